@@ -27,7 +27,9 @@ pub fn add(series: u32, measured: Measured) {
     let latency_ns = measured.latency_ns;
     // SAFETY: the element lives as long as its map, its fields are aligned `u64`s, and `slot` never reaches `SLOTS`.
     unsafe {
-        // The slot last: who sees the event counted sees its sum.
+        // The slot before the sum: the daemon reads in the other order, so its sum never holds an event that its
+        // slots lack.
+        atomic_add((&raw mut (*histogram).slots).cast::<u64>().add(slot(latency_ns)), 1);
         atomic_add(&raw mut (*histogram).sum_ns, latency_ns);
         if measured.bytes > 0 {
             atomic_add(&raw mut (*histogram).bytes, measured.bytes);
@@ -35,7 +37,6 @@ pub fn add(series: u32, measured: Measured) {
         if latency_ns > (*histogram).max_ns {
             (*histogram).max_ns = latency_ns;
         }
-        atomic_add((&raw mut (*histogram).slots).cast::<u64>().add(slot(latency_ns)), 1);
     }
     if RECORDING.load() != 0 {
         record(series, measured);
