@@ -1,1 +1,5 @@
 //! The daemon.
+
+pub mod members;
+
+pub mod etcd;
