@@ -23,6 +23,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 pub use attach::{Fault, KernelConfig};
 use mapped::Mapped;
+pub use reclaim::NS_PER_TICK;
 
 use crate::latency::Latencies;
 
@@ -145,6 +146,11 @@ impl Kernel {
         })
     }
 
+    /// Returns how the programs are attached: the label of `hook_info`.
+    pub fn hook(&self) -> &'static str {
+        "tracepoint"
+    }
+
     /// Returns whether a process that started then (ns since boot) was measured from its first system call.
     pub fn saw_birth_of(&self, started_ns: u64) -> bool {
         started_ns > self.attached_boottime_ns
@@ -166,10 +172,11 @@ impl Kernel {
     /// Returns one histogram as of now.
     pub fn latencies(&self, target: u32, series: u32) -> Latencies {
         let index = target * SERIES + series;
-        // A slot is written after the sum, so the sum is read after the slots: it never lacks a counted event.
-        let slots = (0..SLOTS).map(|slot| self.histograms.word(index, slot)).collect();
         let word = |word| self.histograms.word(index, word);
-        Latencies::new(slots, word(SUM_NS), word(MAX_NS), word(BYTES))
+        // The sum first, then the slots: the programs write in the other order, so the sum never holds an event that
+        // the slots lack.
+        let (sum_ns, max_ns, bytes) = (word(SUM_NS), word(MAX_NS), word(BYTES));
+        Latencies::new((0..SLOTS).map(word).collect(), sum_ns, max_ns, bytes)
     }
 
     /// Returns how many events of a reconciled series have begun.
