@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use probe_ebpf::series::{BACKEND_COMMIT, WAL_FSYNC};
 use tracing::{info, warn};
 
 pub use scrape::scrape_all;
@@ -53,6 +54,7 @@ pub struct Monitor {
     /// Processes that could not be examined, so that each is reported once.
     unreadable: BTreeMap<u32, String>,
     unreadable_total: u64,
+    unclaimed: u64,
     threads_looked_at: Instant,
 }
 
@@ -73,6 +75,7 @@ impl Monitor {
             members: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             unreadable_total: 0,
+            unclaimed: 0,
             threads_looked_at: Instant::now(),
         }
     }
@@ -83,6 +86,12 @@ impl Monitor {
 
     pub fn members(&self) -> impl Iterator<Item = &Tracked> {
         self.members.values()
+    }
+
+    /// Returns how many events came from processes that ended and were never known as members: an etcd that lived for
+    /// less than a second, or something else of its name.
+    pub fn unclaimed(&self) -> u64 {
+        self.unclaimed
     }
 
     /// Returns how many processes of etcd's name could not be examined so far.
@@ -131,6 +140,10 @@ impl Monitor {
                 member = member.name, pid = member.id.pid, data_dir = %member.data_dir.display(),
                 from_birth = birth == Birth::Seen, "member found"
             );
+            if tracked.id().is_some() {
+                // Its predecessor died after this scan had looked for the dead; two cannot hold one WAL.
+                tracked.end(&mut self.kernel);
+            }
             if !member.comm_matches
                 && let Err(error) = self.kernel.watch(member.id.pid, true)
             {
@@ -147,12 +160,13 @@ impl Monitor {
             if !has_ended(&process) {
                 continue;
             }
-            let tracked = self.members.values_mut().find(|tracked| {
-                tracked.id().is_some_and(|id| is_same(&process, id)) && tracked.process().is_some()
-            });
-            if let Some(tracked) = tracked {
-                info!(member = tracked.label(), pid = process.pid, "member ended");
-                tracked.end(&self.kernel);
+            match self.members.values_mut().find(|tracked| tracked.owns(&process)) {
+                Some(tracked) => {
+                    info!(member = tracked.label(), pid = process.pid, "member ended");
+                    tracked.claim(process);
+                    tracked.end(&mut self.kernel);
+                }
+                None => self.unclaimed += reconciled(&self.kernel, process.target),
             }
             if let Err(error) = self.kernel.release(process.target) {
                 warn!(pid = process.pid, %error, "a process that ended keeps its place");
@@ -161,13 +175,18 @@ impl Monitor {
         // Those that never made a call which the kernel side knows.
         for tracked in self.members.values_mut() {
             if tracked.id().is_some_and(|id| !id.is_alive()) {
-                tracked.end(&self.kernel);
+                tracked.end(&mut self.kernel);
             }
         }
     }
 }
 
-/// `/proc` tells the start in ticks.
+/// Returns how many events of a target etcd would have counted.
+fn reconciled(kernel: &Kernel, target: u32) -> u64 {
+    kernel.latencies(target, WAL_FSYNC).count() + kernel.latencies(target, BACKEND_COMMIT).count()
+}
+
+/// Returns whether both are one life of one process; `/proc` tells its start in ticks.
 fn is_same(process: &Process, id: ProcessId) -> bool {
     process.pid == id.pid && process.started_ns / NS_PER_TICK == id.start_ticks
 }

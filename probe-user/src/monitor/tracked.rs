@@ -7,6 +7,8 @@ use std::{
 
 use probe_ebpf::series::{BACKEND_COMMIT, META_COMMIT, OPERATIONS, SERIES, WAL_FSYNC};
 
+use tracing::warn;
+
 use super::{mount::Mount, window::Window};
 use crate::{
     crosscheck::{BOUNDS, Birth, KernelReading, Ledger, Observations},
@@ -120,11 +122,26 @@ impl Tracked {
     /// Takes in what a scan told.
     pub(super) fn describe(&mut self, member: Member, process: Option<Process>) {
         self.member = member;
-        self.process = self.process.or(process);
+        process.into_iter().for_each(|process| self.claim(process));
+    }
+
+    /// Returns whether this is the process of the life that is.
+    pub(super) fn owns(&self, process: &Process) -> bool {
+        self.id().is_some_and(|id| super::is_same(process, id))
+    }
+
+    /// Takes a place in the kernel for its own, if it has none yet.
+    pub(super) fn claim(&mut self, process: Process) {
+        self.process = self.process.or(Some(process));
     }
 
     /// The life is over: its counts move from the kernel's memory to ours.
-    pub(super) fn end(&mut self, kernel: &Kernel) {
+    pub(super) fn end(&mut self, kernel: &mut Kernel) {
+        if !self.member.comm_matches
+            && let Err(error) = kernel.watch(self.member.id.pid, false)
+        {
+            warn!(member = self.label(), %error, "a process that ended is still watched for");
+        }
         for metric in Metric::ALL {
             let finished = self.latencies_now(kernel, self.series_of(metric)).count();
             self.ledgers[metric as usize].end(finished);
