@@ -26,10 +26,12 @@ impl Apt {
             fs::create_dir_all(&part).with_context(|| format!("cannot create {}", part.display()))?;
         }
         let list: String = sources.iter().map(Source::line).collect();
-        let path = directory.join("sources.list");
-        fs::write(&path, list).with_context(|| format!("cannot write {}", path.display()))?;
+        for (name, text) in [("sources.list", list), ("apt.conf", configuration(&directory))] {
+            let path = directory.join(name);
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
         let apt = Self { directory };
-        // `Error-Mode=any`: by default apt-get ignores lists that it could not fetch and reports success.
+        // By default apt-get ignores lists that it could not fetch and reports success.
         run(apt.command("apt-get").args(["--quiet=2", "--error-on=any", "update"]))?;
         Ok(apt)
     }
@@ -62,24 +64,27 @@ impl Apt {
         fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))
     }
 
+    /// Settings go into a file, so that the commands shown stay readable.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        let directory = self.directory.display();
-        for option in [
-            format!("Dir::Etc::SourceList={directory}/sources.list"),
-            "Dir::Etc::SourceParts=/dev/null".to_owned(),
-            format!("Dir::State::Lists={directory}/lists"),
-            format!("Dir::Cache={directory}/cache"),
-            "Acquire::Languages=none".to_owned(),
-            "Acquire::Retries=3".to_owned(),
-            // As root, apt would otherwise download as a user who may not write here.
-            "APT::Sandbox::User=root".to_owned(),
-        ] {
-            command.arg("-o").arg(option);
-        }
-        command.env("LC_ALL", "C");
+        command.env("APT_CONFIG", self.directory.join("apt.conf")).env("LC_ALL", "C");
         command
     }
+}
+
+/// Returns the settings of a private state.
+fn configuration(directory: &Path) -> String {
+    let directory = directory.display();
+    format!(
+        "Dir::Etc::SourceList \"{directory}/sources.list\";\n\
+         Dir::Etc::SourceParts \"/dev/null\";\n\
+         Dir::State::Lists \"{directory}/lists\";\n\
+         Dir::Cache \"{directory}/cache\";\n\
+         Acquire::Languages \"none\";\n\
+         Acquire::Retries \"3\";\n\
+         // As root, apt would otherwise download as a user who may not write here.\n\
+         APT::Sandbox::User \"root\";\n"
+    )
 }
 
 /// Installs packages into the system: as root, else through sudo if it asks for no password.

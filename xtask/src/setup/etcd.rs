@@ -50,8 +50,8 @@ pub fn setup(cache: &Cache) -> Result<()> {
         };
         record.retain(|(name, _)| name != suite);
         record.push((suite.to_owned(), version));
-        let lines: String = record.iter().map(|(suite, version)| format!("{suite} {version}\n")).collect();
-        cache.write(RECORD, &lines)?;
+        let lines: Vec<_> = record.iter().map(|(suite, version)| format!("{suite} {version}")).collect();
+        cache.write(RECORD, &(lines.join("\n") + "\n"))?;
     }
     Ok(())
 }

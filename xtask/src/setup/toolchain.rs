@@ -67,19 +67,16 @@ impl Toolchain {
     }
 
     fn to_text(&self) -> String {
-        let mut text = format!("description {}\n", self.description);
-        let paths = [
-            ("rustc", Some(&self.rustc)),
-            ("linker", Some(&self.linker)),
-            ("cargo", self.cargo.as_ref()),
-            ("libraries", self.libraries.as_ref()),
+        let path = |path: &Path| path.display().to_string();
+        let fields = [
+            ("description", Some(self.description.clone())),
+            ("rustc", Some(path(&self.rustc))),
+            ("linker", Some(path(&self.linker))),
+            ("cargo", self.cargo.as_deref().map(path)),
+            ("libraries", self.libraries.as_deref().map(path)),
         ];
-        for (name, path) in paths {
-            if let Some(path) = path {
-                text += &format!("{name} {}\n", path.display());
-            }
-        }
-        text
+        let lines = fields.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", value?)));
+        lines.collect::<Vec<_>>().join("\n") + "\n"
     }
 
     fn from_text(text: &str) -> Option<Self> {
