@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -16,24 +17,10 @@ pub const BINARY: &str = "target/release/etcd-disk-probe";
 
 pub fn all(toolchain: &Toolchain) -> Result<()> {
     ebpf(toolchain)?;
-    let host = host()?;
-    // A flag for the named target leaves build scripts and macros alone, which cannot be static.
-    let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_"));
-    let mut build = cargo();
-    build
-        .args([
-            "build",
-            "--release",
-            "--package",
-            "probe-user",
-            "--bin",
-            "etcd-disk-probe",
-            "--target",
-            &host,
-        ])
-        .env(flags, "-C target-feature=+crt-static");
+    let mut build = user_space("build")?;
+    build.args(["--package", "probe-user", "--bin", "etcd-disk-probe"]);
     run(&mut build)?;
-    copy_if_changed(&format!("target/{host}/release/etcd-disk-probe"), BINARY)
+    copy_if_changed(&format!("target/{}/release/etcd-disk-probe", host()?), BINARY)
 }
 
 /// Builds the kernel programs in a target directory of their own: their flags and compiler
@@ -43,10 +30,31 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
     build
         .args(["build", "--release", "--package", "probe-ebpf", "--features", "kernel", "--bin", "probe"])
         .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir", "target/ebpf"])
-        // aya reads the types of maps and programs from BTF, which the linker makes of debug information.
-        .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf");
+        // aya reads the types of maps and programs from BTF, which the linker makes of debug information. Linux 5.10 knows
+        // the instructions of v2; what v3 and v4 add came later.
+        .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf -C target-cpu=v2");
     run(&mut build)?;
-    copy_if_changed("target/ebpf/bpfel-unknown-none/release/probe", OBJECT)
+    let linked = "target/ebpf/bpfel-unknown-none/release/probe";
+    let Some(objcopy) = toolchain.objcopy() else {
+        println!("keeping the debug information of the kernel programs: there is no llvm-objcopy");
+        return copy_if_changed(linked, OBJECT);
+    };
+    // BTF stays; five times as much DWARF would only have to be parsed at every start.
+    let stripped = "target/ebpf/probe.stripped";
+    run(clean(objcopy).args(["--strip-debug", linked, stripped]))?;
+    copy_if_changed(stripped, OBJECT)
+}
+
+/// Returns cargo set up for a subcommand on what runs in user space: released, static, for this machine.
+///
+/// Binary, tests and demo all go this way, so that their dependencies are built once.
+pub fn user_space(subcommand: &str) -> Result<Command> {
+    let host = host()?;
+    // A flag for the named target leaves build scripts and macros alone, which cannot be static.
+    let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_"));
+    let mut command = cargo();
+    command.args([subcommand, "--release", "--target", &host]).env(flags, "-C target-feature=+crt-static");
+    Ok(command)
 }
 
 /// Returns the triple of the machine that builds.

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::process::{cargo, run as run_command};
+use crate::process::run as run_command;
 use crate::{compile, setup};
 
 pub fn run(root: &Path, args: &[String]) -> Result<()> {
     let setup = setup::run()?;
     compile::all(&setup.toolchain)?;
-    let mut demo = cargo();
-    demo.args(["run", "--release", "--package", "probe-tests", "--bin", "demo", "--", "--probe"])
+    let mut demo = compile::user_space("run")?;
+    demo.args(["--package", "probe-tests", "--bin", "demo", "--", "--probe"])
         .arg(root.join(compile::BINARY))
         .arg("--etcd")
         .arg(setup.etcd()?)

@@ -36,14 +36,14 @@ pub fn run(root: &Path, only: Option<&str>) -> Result<()> {
         let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
         outcomes.push(check("clippy", || run_command(cargo().args(clippy))));
     }
-    let mut unit = cargo();
-    unit.args(["test", "--no-fail-fast", "--"]).args(only);
+    let mut unit = compile::user_space("test")?;
+    unit.args(["--no-fail-fast", "--"]).args(only);
     outcomes.push(tests("unit", &mut unit));
 
     // These share one kernel and one disk, so they run one after the other.
-    let mut integration = cargo();
+    let mut integration = compile::user_space("test")?;
     integration
-        .args(["test", "--no-fail-fast", "--release", "--package", "probe-tests", "--", "--test-threads=1"])
+        .args(["--no-fail-fast", "--package", "probe-tests", "--", "--test-threads=1"])
         .args(only)
         .env("ETCD_DISK_PROBE_BIN", root.join(compile::BINARY))
         .env("ETCD_DISK_PROBE_CACHE", setup.cache_directory());

@@ -55,13 +55,26 @@ impl Toolchain {
         command
     }
 
-    /// Returns whether both programs still run: packages are removed, and caches are cleaned.
-    fn works(&self) -> bool {
+    /// Returns the tool that strips an object of the kernel, if there is one: it comes with LLVM, not with Rust.
+    pub fn objcopy(&self) -> Option<PathBuf> {
+        let about = capture(self.compiler().arg("-vV")).ok();
+        let beside =
+            about.as_deref().and_then(llvm_major).map(|llvm| llvm_prefix(llvm).join("bin/llvm-objcopy"));
+        beside.filter(|path| path.exists()).or_else(|| find("llvm-objcopy")).or_else(|| find("rust-objcopy"))
+    }
+
+    /// Returns the compiler, able to find its own libraries.
+    fn compiler(&self) -> Command {
         let mut rustc = Command::new(&self.rustc);
         if let Some(libraries) = &self.libraries {
             rustc.env("LD_LIBRARY_PATH", libraries);
         }
-        let source = capture(rustc.args(["--print", "sysroot"]))
+        rustc
+    }
+
+    /// Returns whether both programs still run: packages are removed, and caches are cleaned.
+    fn works(&self) -> bool {
+        let source = capture(self.compiler().args(["--print", "sysroot"]))
             .is_ok_and(|sysroot| core_source(Path::new(sysroot.trim())).is_file());
         source && capture(Command::new(&self.linker).arg("--version")).is_ok()
     }
