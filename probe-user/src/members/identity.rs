@@ -39,6 +39,10 @@ pub enum Look {
 }
 
 /// Looks at a process of etcd's name.
+///
+/// # Errors
+///
+/// What could not be read of a process that still runs.
 pub fn look(id: ProcessId, comm_matches: bool, overrides: &Overrides) -> Result<Look, Unreadable> {
     let looked = try_look(id, comm_matches, overrides);
     // Whatever failed because the process ended is no failure.

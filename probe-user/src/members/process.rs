@@ -114,6 +114,10 @@ impl ProcessId {
     }
 
     /// Reads what the process was started with; `None` if it is gone, or is an etcd that keeps no data.
+    ///
+    /// # Errors
+    ///
+    /// What could not be read, above all for want of `CAP_SYS_PTRACE`.
     pub fn launch(self) -> Result<Option<Launch>, Unreadable> {
         let read = || {
             let process = Process::new(self.pid.cast_signed()).map_err(|error| (What::Arguments, error))?;
@@ -150,6 +154,10 @@ pub struct Finder {
 
 impl Finder {
     /// Returns the processes whose `comm`, or the last part of whose `argv[0]` or executable, is one of the names.
+    ///
+    /// # Errors
+    ///
+    /// When `/proc` cannot be listed.
     pub fn find(&mut self, names: &[String]) -> io::Result<Vec<Found>> {
         self.scans = self.scans.wrapping_add(1);
         if self.scans.is_multiple_of(SCANS_PER_RECHECK) {
