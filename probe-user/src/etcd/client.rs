@@ -78,7 +78,9 @@ impl Client {
 
     /// Asks for etcd's metrics once: the endpoints in turn, until one answers or time is up.
     ///
-    /// The error is that of the endpoint asked first.
+    /// # Errors
+    ///
+    /// Why the endpoint asked first gave no metrics.
     pub async fn scrape(&mut self) -> Result<Scrape, ScrapeError> {
         let deadline = Instant::now() + self.timeout;
         let mut failure = None;

@@ -49,6 +49,10 @@ pub struct Histogram {
 
 impl Scrape {
     /// Parses the body of `/metrics`.
+    ///
+    /// # Errors
+    ///
+    /// When it is not metrics, or not those of an etcd.
     pub fn parse(body: &[u8]) -> Result<Self, ScrapeError> {
         let text = std::str::from_utf8(body).map_err(|_| not_metrics("it is not text"))?;
         let samples = samples(text)?;
@@ -145,7 +149,7 @@ fn whole(value: f64) -> Option<u64> {
         clippy::cast_sign_loss,
         reason = "whole, positive, below 2^53"
     )]
-    (value >= 0.0 && value < EXACT && value.fract() == 0.0).then_some(value as u64)
+    ((0.0..EXACT).contains(&value) && value.fract() == 0.0).then_some(value as u64)
 }
 
 fn not_metrics(why: &str) -> ScrapeError {

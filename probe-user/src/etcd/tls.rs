@@ -22,6 +22,10 @@ use crate::members::{Credentials, FileRef, KeyPair};
 const MAX_PEM_BYTES: u64 = 4 << 20;
 
 /// Reads the files and returns what a connection needs.
+///
+/// # Errors
+///
+/// When a file cannot be used, or there is nobody to trust.
 pub fn client_config(credentials: &Credentials) -> Result<ClientConfig, ScrapeError> {
     let provider = Arc::new(ring::default_provider());
     let verifier = verifier(credentials, &provider)?;

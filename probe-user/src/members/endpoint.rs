@@ -64,6 +64,10 @@ pub struct EndpointError(String);
 
 impl Endpoint {
     /// Parses a URL of etcd's, or HOST:PORT, which etcdctl takes for http.
+    ///
+    /// # Errors
+    ///
+    /// When it is neither, has no port, or carries a user name.
     pub fn parse(url: &str) -> Result<Self, EndpointError> {
         let error = || EndpointError(url.to_owned());
         let (scheme, rest) = match url.split_once("://") {

@@ -39,13 +39,17 @@ pub enum Look {
 }
 
 /// Looks at a process of etcd's name.
-pub fn look(id: ProcessId, comm_matches: bool, overrides: &Overrides) -> Result<Look, Unreadable> {
-    let looked = try_look(id, comm_matches, overrides);
+///
+/// # Errors
+///
+/// What could not be read of a process that still runs.
+pub fn look(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Look, Unreadable> {
+    let looked = try_look(id, names, overrides);
     // Whatever failed because the process ended is no failure.
     if id.is_alive() { looked } else { Ok(Look::Gone) }
 }
 
-fn try_look(id: ProcessId, comm_matches: bool, overrides: &Overrides) -> Result<Look, Unreadable> {
+fn try_look(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Look, Unreadable> {
     let unreadable =
         |what, error: &dyn std::error::Error| Unreadable { pid: id.pid, what, error: chain(error) };
     let Some(launch) = id.launch()? else { return Ok(Look::Gone) };
@@ -66,7 +70,7 @@ fn try_look(id: ProcessId, comm_matches: bool, overrides: &Overrides) -> Result<
     Ok(Look::Member(Box::new(Member {
         name: settings.name.clone(),
         id,
-        comm_matches,
+        comm_matches: id.comm_is_one_of(names),
         data_dir: paths::as_seen(id, &settings.data_dir),
         wal_dir: paths::as_seen(id, &wal_path),
         wal_dir_inode: wal.inode,

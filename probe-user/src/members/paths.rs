@@ -25,6 +25,10 @@ pub struct FileRef {
 
 impl FileRef {
     /// Reads the whole file, which must be a regular one of at most `limit` bytes.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened or read, or is not such a file.
     pub fn read(&self, limit: u64) -> io::Result<Vec<u8>> {
         let file = match self.seen_by {
             Some(process) => Root::of(process)?.open(&self.path, OFlags::RDONLY | OFlags::NONBLOCK)?,
@@ -56,7 +60,11 @@ pub struct Directory {
 }
 
 impl Root {
-    /// Opens the root of a process, which needs CAP_SYS_PTRACE for a process of another user.
+    /// Opens the root of a process, which needs `CAP_SYS_PTRACE` for a process of another user.
+    ///
+    /// # Errors
+    ///
+    /// When the process is gone or its root is closed to us.
     pub fn of(process: ProcessId) -> io::Result<Self> {
         let fd = open_directory(&process.proc_path("root"))?;
         // The pid may have been recycled before we opened its root, but not after: the descriptor stays what it is.
@@ -67,6 +75,10 @@ impl Root {
     }
 
     /// Opens a path as the process would, with links kept inside its root.
+    ///
+    /// # Errors
+    ///
+    /// What `openat2(2)` says: above all that there is no such path inside the root.
     pub fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         if path.is_absolute() {
             return open_in(&self.fd, path, flags, ResolveFlags::IN_ROOT);
@@ -80,11 +92,19 @@ impl Root {
     }
 
     /// Reads a regular file of at most `limit` bytes.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened or read, or is not such a file.
     pub fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         read_regular(self.open(path, OFlags::RDONLY | OFlags::NONBLOCK)?, limit)
     }
 
     /// Opens a directory.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such directory inside the root.
     pub fn directory(&self, path: &Path) -> io::Result<Directory> {
         let fd = self.open(path, OFlags::PATH | OFlags::DIRECTORY)?;
         let stat = rustix::fs::fstat(&fd)?;

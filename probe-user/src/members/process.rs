@@ -33,14 +33,6 @@ pub struct ProcessId {
     pub start_ticks: u64,
 }
 
-/// A process that goes by one of the names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
-    pub id: ProcessId,
-    /// Whether the kernel's own name of the process is one of the names, so that the kernel side knows it by itself.
-    pub comm_matches: bool,
-}
-
 /// What a process was started with.
 #[derive(Clone, Debug)]
 pub struct Launch {
@@ -108,12 +100,24 @@ impl ProcessId {
         Self::of(self.pid) == Some(self)
     }
 
+    /// Tells whether the kernel's own name of the process is one of the names, so that the kernel side knows it.
+    ///
+    /// A process gets that name in the middle of exec(2), so ask when it has its arguments.
+    pub fn comm_is_one_of(self, names: &[String]) -> bool {
+        let comm = fs::read_to_string(self.proc_path("comm")).unwrap_or_default();
+        names.iter().any(|name| comm_is(comm.trim_end_matches('\n'), name))
+    }
+
     /// Returns a path below `/proc/PID`.
     pub fn proc_path(self, entry: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{entry}", self.pid))
     }
 
-    /// Reads what the process was started with; `None` if it is gone, or is an etcd that keeps no data.
+    /// Reads what the process was started with; `None` if it is gone, is about to start, or is an etcd that keeps no data.
+    ///
+    /// # Errors
+    ///
+    /// What could not be read, above all for want of `CAP_SYS_PTRACE`.
     pub fn launch(self) -> Result<Option<Launch>, Unreadable> {
         let read = || {
             let process = Process::new(self.pid.cast_signed()).map_err(|error| (What::Arguments, error))?;
@@ -131,7 +135,9 @@ impl ProcessId {
                 return Err(Unreadable { pid: self.pid, what, error: plain(&error) });
             }
         };
-        if !self.is_alive() || keeps_no_data(&argv) {
+        // In the middle of exec(2) a process has its new name, and neither arguments nor environment.
+        let in_exec = argv.iter().all(String::is_empty);
+        if in_exec || !self.is_alive() || keeps_no_data(&argv) {
             return Ok(None);
         }
         let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
@@ -150,7 +156,11 @@ pub struct Finder {
 
 impl Finder {
     /// Returns the processes whose `comm`, or the last part of whose `argv[0]` or executable, is one of the names.
-    pub fn find(&mut self, names: &[String]) -> io::Result<Vec<Found>> {
+    ///
+    /// # Errors
+    ///
+    /// When `/proc` cannot be listed.
+    pub fn find(&mut self, names: &[String]) -> io::Result<Vec<ProcessId>> {
         self.scans = self.scans.wrapping_add(1);
         if self.scans.is_multiple_of(SCANS_PER_RECHECK) {
             self.nobodies.clear();
@@ -163,23 +173,17 @@ impl Finder {
             };
             let Ok(comm) = fs::read_to_string(format!("/proc/{pid}/comm")) else { continue };
             let comm = comm.trim_end_matches('\n');
-            let comm_matches = names.iter().any(|name| comm_is(comm, name));
-            if !comm_matches {
-                let known = self.nobodies.remove(&pid);
-                if known.as_deref() == Some(comm) || !goes_by(pid, names) {
+            if !names.iter().any(|name| comm_is(comm, name)) {
+                let known = self.nobodies.remove(&pid).filter(|known| known == comm);
+                if known.is_some() || !goes_by(pid, names) {
                     nobodies.insert(pid, known.unwrap_or_else(|| comm.to_owned()));
-                    if let Some(name) = nobodies.get_mut(&pid).filter(|name| *name != comm) {
-                        comm.clone_into(name);
-                    }
                     continue;
                 }
             }
-            if let Some(id) = ProcessId::of(pid) {
-                found.push(Found { id, comm_matches });
-            }
+            found.extend(ProcessId::of(pid));
         }
         self.nobodies = nobodies;
-        found.sort_unstable_by_key(|found| found.id);
+        found.sort_unstable();
         Ok(found)
     }
 }

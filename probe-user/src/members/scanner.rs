@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{
     endpoint::Overrides,
     identity::{self, Look, Member},
-    process::{Finder, Found, ProcessId, Unreadable, What},
+    process::{Finder, ProcessId, Unreadable, What},
 };
 
 /// What one look over the machine found.
@@ -51,24 +51,20 @@ impl Scanner {
                 let error = error.to_string();
                 scan.unreadable.push(Unreadable { pid: 0, what: What::ProcessList, error });
                 // Those that are known and alive are still members.
-                self.members
-                    .values()
-                    .filter(|member| member.id.is_alive())
-                    .map(|member| Found { id: member.id, comm_matches: member.comm_matches })
-                    .collect()
+                self.members.keys().copied().filter(|id| id.is_alive()).collect()
             }
         };
         let mut known = std::mem::take(&mut self.members);
-        for Found { id, comm_matches } in found {
+        for id in found {
             if let Some(member) = known.remove(&id) {
                 self.members.insert(id, member);
                 continue;
             }
-            match identity::look(id, comm_matches, overrides) {
+            match identity::look(id, names, overrides) {
                 Ok(Look::Member(member)) => {
                     self.members.insert(id, *member);
                 }
-                Ok(Look::NoWal) => scan.pending.push(Pending { id, comm_matches }),
+                Ok(Look::NoWal) => scan.pending.push(Pending { id, comm_matches: id.comm_is_one_of(names) }),
                 Ok(Look::Gone) => {}
                 Err(unreadable) => scan.unreadable.push(unreadable),
             }

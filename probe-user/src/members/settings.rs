@@ -128,6 +128,10 @@ impl<'a> Source<'a> {
 
 impl Settings {
     /// Returns what etcd makes of its configuration file.
+    ///
+    /// # Errors
+    ///
+    /// When it is not YAML, or a key has a value of another type.
     pub fn from_config_file(yaml: &str) -> Result<Self, SettingsError> {
         if yaml.trim().is_empty() {
             return Ok(Self::from(Given::default()));
@@ -206,7 +210,9 @@ fn urls(list: Option<String>) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn environment(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+    type Variables = &'static [(&'static str, &'static str)];
+
+    fn environment(pairs: Variables) -> HashMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
@@ -216,7 +222,7 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_environment_and_both_over_defaults() {
-        let cases: [(&str, &[(&str, &str)], &str, &str, &str); 9] = [
+        let cases: [(&str, Variables, &str, &str, &str); 9] = [
             ("etcd", &[], "default", "default.etcd", "nothing given"),
             ("etcd --name=a", &[], "a", "a.etcd", "the data directory follows the name"),
             ("etcd -name a -data-dir /d", &[], "a", "/d", "one dash, values apart"),
@@ -271,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_configuration_file_is_found_by_flag_or_variable() {
-        let cases: [(&str, &[(&str, &str)], Option<&str>, &str); 4] = [
+        let cases: [(&str, Variables, Option<&str>, &str); 4] = [
             ("etcd --config-file /f --name a", &[], Some("/f"), "by flag"),
             ("etcd --name a", &[("ETCD_CONFIG_FILE", "/g")], Some("/g"), "by variable"),
             ("etcd --config-file=/f", &[("ETCD_CONFIG_FILE", "/g")], Some("/f"), "the flag wins"),

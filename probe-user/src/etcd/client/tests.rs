@@ -88,7 +88,7 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, serves: Serves)
             Serves::Endless => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.ok()?;
                 loop {
-                    stream.write_all(&[b'#'; 1 << 16]).await.ok()?;
+                    stream.write_all(&[b'#'; 1 << 14]).await.ok()?;
                 }
             }
         };

@@ -37,7 +37,9 @@ impl Scratch {
     fn program(&self, name: &str) -> PathBuf {
         let program = self.0.join(name);
         fs::create_dir_all(program.parent().unwrap()).unwrap();
-        fs::copy("/bin/sleep", &program).unwrap();
+        // By another process: were it open for writing here, a child that another test forks meanwhile would inherit
+        // the descriptor, and a file that somebody writes cannot be executed.
+        assert!(Command::new("cp").arg("/bin/sleep").arg(&program).status().unwrap().success());
         program
     }
 
@@ -154,7 +156,8 @@ fn a_pending_process_becomes_a_member_and_a_dead_one_leaves() {
     fs::create_dir_all(&wal).unwrap();
     fs::rename(&held, wal.join(SEGMENT)).unwrap();
     let scan = scan_for(&mut scanner, &[&fake]);
-    assert_eq!(scan.members[0].name, "default");
+    // Other tests have processes of this name at the same time, so the label may be longer.
+    assert_eq!(scan.members[0].settings.name, "default");
     assert_eq!(scan.members[0].data_dir, fs::canonicalize(&scratch.0).unwrap().join("default.etcd"));
     let id = fake.id();
     drop(fake);
@@ -214,7 +217,7 @@ fn a_root_of_its_own_is_not_left() {
         Fake::spawn(&mut command, &scratch.0, &[("ETCD_CONFIG_FILE", "/etc/etcd.yaml")], Some(&segment));
     let scan = scan_for(&mut Scanner::default(), &[&fake]);
     let member = scan.members.first().unwrap_or_else(|| panic!("no member: {scan:?}"));
-    assert_eq!((&*member.name, &*member.data_dir), ("inside", Path::new("/../link")));
+    assert_eq!((&*member.settings.name, &*member.data_dir), ("inside", Path::new("/../link")));
     assert_eq!(member.wal_dir_inode, fs::metadata(segment.parent().unwrap()).unwrap().ino());
 
     let read = |path: &str| FileRef { path: path.into(), seen_by: Some(fake.id()) }.read(1 << 10);
