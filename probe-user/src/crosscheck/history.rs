@@ -189,7 +189,7 @@ fn load(events: Range<usize>) -> impl Strategy<Value = Load> {
 
 /// Histories whose middle load has that many events of the first sequence.
 pub(super) fn histories(middle: Range<usize>) -> impl Strategy<Value = History> {
-    let attach = prop_oneof![Just(None), (0..12_usize, 0.0..1.0).prop_map(Some)];
+    let attach = prop_oneof![1 => Just(None), 2 => (0..7_usize, 0.0..1.0).prop_map(Some)];
     // During which load a second backend exists, if any.
     let second = prop_oneof![2 => Just(None), 1 => (0..3_usize).prop_map(Some)];
     ((load(8..24), load(middle), load(1..24)), attach, second).prop_map(|((a, b, c), attach, second)| {
@@ -242,7 +242,7 @@ impl History {
     fn attach(&mut self, attach: Option<(usize, f64)>) {
         let Some((index, fraction)) = attach else { return };
         // The first 7 of at least 8 events of the first sequence.
-        let event = self.events[index % 7];
+        let event = self.events[index];
         let length_ns = (event.observed_ns - event.begun_ns) as f64;
         #[expect(
             clippy::cast_possible_truncation,

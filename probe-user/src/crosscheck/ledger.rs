@@ -126,7 +126,7 @@ mod tests {
             (Seen, &[still(0, 5, 5)], 0, 0, "the last reading failed: the last round counts"),
             (Seen, &[still(0, 4, 5)], 4, 0, "etcd counted more: no fewer than none"),
             (Missed, &[still(0, 5, 105)], 9, 9, "never pinned"),
-            (Missed, &[still(0, 5, 105), still(2000, 5, 105)], 9, 4, "pinned at 100"),
+            (Missed, &[still(0, 4, 104), still(9, 5, 105), still(2000, 5, 105)], 9, 4, "pinned at 100"),
             (Seen, &[still(0, 5, 5), still(9, 6, 6)], 9, 3, "the last scrape counts"),
         ];
         for (birth, rounds, last_finished, expected, why) in cases {

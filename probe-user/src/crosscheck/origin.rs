@@ -4,7 +4,7 @@
 //! `E − F(after) ..= E − S(before) + sequences(before)` at every round. An event in flight from the reading
 //! before to the one after makes that a single value, and so does a quiet second.
 
-use super::{Birth, Round, signed};
+use super::{Birth, KernelReading, Round, signed};
 
 /// How long nothing may happen until whatever finished has surely been observed: etcd's goroutine runs
 /// between the return of its syscall and the observation, and a starved one waits for a CPU there.
@@ -73,6 +73,8 @@ pub(super) struct Origin {
     apparent: Interval,
     /// An event that entered before the probe attached may still be in flight, unknown to the kernel's counts.
     unseen: bool,
+    /// How many events had entered at the first reading with a single sequence.
+    entered_in_one: Option<u64>,
     standstill: Option<Standstill>,
     violations: u64,
 }
@@ -83,7 +85,14 @@ impl Origin {
             Birth::Seen => (Interval::exactly(0), false),
             Birth::Missed => (Interval { lo: 0, hi: i64::MAX }, true),
         };
-        Self { established: interval, apparent: interval, unseen, standstill: None, violations: 0 }
+        Self {
+            established: interval,
+            apparent: interval,
+            unseen,
+            entered_in_one: None,
+            standstill: None,
+            violations: 0,
+        }
     }
 
     pub(super) fn observe(&mut self, round: &Round) -> Step {
@@ -120,10 +129,7 @@ impl Origin {
     fn quiet(&mut self, round: &Round) -> bool {
         let (before, after) = (&round.before, &round.after);
         let finished = after.finished.count;
-        // All are of one sequence, and one of them entered after whatever was in flight as the probe came.
-        if before.sequences == 1 && before.entered > 0 {
-            self.unseen = false;
-        }
+        self.rule_out_unseen(before);
         // `>` and not `!=`: a probe that doubles returns must not look busy for ever.
         if after.entered > finished {
             self.standstill = None;
@@ -140,6 +146,17 @@ impl Origin {
         };
         self.standstill = Some(standstill);
         !self.unseen && before.at_ns.saturating_sub(standstill.since_ns) >= QUIET_NS
+    }
+
+    /// Tells from an entry into the only sequence that whatever was in flight there at the attach is done.
+    ///
+    /// One sequence is not enough: the events seen may be of a backend that closed, while a commit hangs in
+    /// the other. Of two backends the older closes first, and one that opens after the attach hides nothing.
+    fn rule_out_unseen(&mut self, before: &KernelReading) {
+        if before.sequences == 1 {
+            let first = *self.entered_in_one.get_or_insert(before.entered);
+            self.unseen &= before.entered <= first;
+        }
     }
 
     pub(super) fn established(&self) -> Interval {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::history::{Fault, History, histories};
-use super::{Breach, Invariant, Ledger, Reconciliation};
+use super::{Birth, Breach, Invariant, Ledger, Reconciliation, Round};
 
 const CASES: u32 = 256;
 
@@ -43,6 +43,13 @@ fn rounds_until_quiet(history: &History, load: usize, rounds: usize) -> usize {
     rounds - (history.scrapes.len() - 1 - history.quiet_scrape(load))
 }
 
+/// Tells whether a pause can pin the origin: nothing unseen can be in flight, and the rounds show it.
+fn pinnable(history: &History, rounds: &[Round]) -> bool {
+    let mut entered = rounds.iter().map(|round| &round.before).filter(|before| before.sequences == 1);
+    let first = entered.next().map_or(u64::MAX, |before| before.entered);
+    history.birth() == Birth::Seen || entered.any(|before| before.entered > first)
+}
+
 #[test]
 fn the_truth_never_violates_anything() {
     let (missed, amid_event, by_sandwich, two) = <(Tally, Tally, Tally, Tally)>::default();
@@ -71,7 +78,7 @@ fn the_truth_never_violates_anything() {
             coherent_under_load.count(outcome.coherent && !outcome.quiet);
             two.count(round.before.sequences == 2);
         }
-        missed.count(history.birth() == super::Birth::Missed);
+        missed.count(history.birth() == Birth::Missed);
         amid_event.count(history.attached_amid_event());
         by_sandwich.count(pinned_by_sandwich);
         Ok(())
@@ -82,17 +89,17 @@ fn the_truth_never_violates_anything() {
     rounds_seen.at_least(2_000, "rounds");
     busy.at_least(300, "rounds with an event in flight");
     coherent_under_load.at_least(300, "coherent rounds under load");
-    two.at_least(100, "rounds with two sequences");
+    two.at_least(50, "rounds with two sequences");
 }
 
 /// Returns when etcd took the figures of a round.
-fn taken_ns(history: &History, rounds: &[super::Round], index: usize) -> u64 {
+fn taken_ns(history: &History, rounds: &[Round], index: usize) -> u64 {
     history.scrapes[history.scrapes.len() - rounds.len() + index].taken_ns
 }
 
 #[test]
 fn a_quiet_second_pins_the_origin() {
-    let vague_before = Tally::default();
+    let (vague_before, hidden) = <(Tally, Tally)>::default();
     check(&histories(1..24), |history| {
         let mut reconciliation = Reconciliation::new(history.birth());
         let rounds = history.rounds(&[]);
@@ -100,22 +107,29 @@ fn a_quiet_second_pins_the_origin() {
         for (index, round) in rounds.iter().enumerate() {
             let vague = !reconciliation.pinned();
             let outcome = reconciliation.observe(round);
-            if (0..3).any(|load| index + 1 == rounds_until_quiet(&history, load, rounds.len())) {
-                prop_assert!(outcome.quiet && outcome.coherent, "a pause of a second");
-                prop_assert_eq!(reconciliation.uncertainty(), Some(0));
-                prop_assert_eq!(reconciliation.kernel_events(), reconciliation.etcd_events());
-                vague_before.count(vague);
+            let until = &rounds[..=index];
+            if (0..3).any(|load| until.len() == rounds_until_quiet(&history, load, rounds.len())) {
+                let pinned = pinnable(&history, until);
+                prop_assert_eq!(outcome.quiet, pinned, "a pause of a second");
+                prop_assert!(pinned || until.len() == first_quiet, "later pauses always pin it");
+                if pinned {
+                    prop_assert!(outcome.coherent);
+                    prop_assert_eq!(reconciliation.uncertainty(), Some(0));
+                    prop_assert_eq!(reconciliation.kernel_events(), reconciliation.etcd_events());
+                }
+                vague_before.count(vague && pinned);
+                hidden.count(!pinned);
             }
-            if index + 1 >= first_quiet {
-                prop_assert!(reconciliation.pinned(), "pinned for ever");
-            }
+            prop_assert!(vague || reconciliation.pinned(), "pinned for ever");
         }
+        prop_assert!(reconciliation.pinned());
         let last = rounds.last().unwrap();
         let overhead_s = reconciliation.overhead_s();
         prop_assert!(overhead_s > 0.0 && overhead_s <= last.etcd.sum_s, "{}", overhead_s);
         Ok(())
     });
-    vague_before.at_least(16, "pinned by a pause");
+    vague_before.at_least(4, "pinned by a pause");
+    hidden.at_least(1, "pauses that could not pin it");
 }
 
 #[test]
@@ -132,6 +146,7 @@ fn no_fault_stays_hidden() {
         let rounds = history.rounds(&[(*pick.get(&victims), fault)]);
         let (pinned, caught) =
             (rounds_until_quiet(&history, 0, rounds.len()), rounds_until_quiet(&history, 1, rounds.len()));
+        prop_assume!(pinnable(&history, &rounds[..pinned]));
         let mut reconciliation = Reconciliation::new(history.birth());
         for (index, round) in rounds.iter().enumerate() {
             reconciliation.observe(round);
@@ -147,17 +162,20 @@ fn no_fault_stays_hidden() {
             prop_assert!(shown == 0 || shown == difference, "round {}: {}", index, shown);
             if index + 1 >= caught {
                 prop_assert_eq!(shown, difference, "round {} of {}", index, rounds.len());
-                prop_assert_eq!(reconciliation.violations(Invariant::Sandwich), 1, "told once");
+                let told = reconciliation.violations(Invariant::Sandwich);
+                // While an event that entered twice is in flight, the counts of entries and returns contradict
+                // each other, and the apparent origin may follow now one, now the other.
+                prop_assert!(told == 1 || (told > 1 && fault == Fault::Double), "told {} times", told);
                 prop_assert_eq!(reconciliation.uncertainty(), Some(0), "what was established stays");
             }
             before_quiet.count(index + 1 < caught && shown != 0);
         }
-        seen.count(history.birth() == super::Birth::Seen);
-        missed.count(history.birth() == super::Birth::Missed);
+        seen.count(history.birth() == Birth::Seen);
+        missed.count(history.birth() == Birth::Missed);
         Ok(())
     });
     before_quiet.at_least(32, "rounds that caught it before the pause");
-    seen.at_least(64, "seen from birth");
+    seen.at_least(48, "seen from birth");
     missed.at_least(64, "attached late");
 }
 
@@ -181,6 +199,7 @@ fn a_kernel_slower_than_etcd_breaks_dominance() {
         let rounds = history.rounds(&[(victim, Fault::Latency(latency_ns))]);
         let (clean, caught) =
             (rounds_until_quiet(&history, 0, rounds.len()), rounds_until_quiet(&history, 1, rounds.len()));
+        prop_assume!(pinnable(&history, &rounds[..clean]));
         let mut reconciliation = Reconciliation::new(history.birth());
         for (index, round) in rounds.iter().enumerate() {
             reconciliation.observe(round);

@@ -1,7 +1,7 @@
 //! Tables of rounds: what each tells about the origin.
 
 use super::*;
-use crate::crosscheck::{KernelReading, Observations};
+use crate::crosscheck::Observations;
 
 /// `(at, entered, finished)` before, etcd's count, and the same after; `at` in milliseconds.
 type Row = ((u64, u64, u64), u64, (u64, u64, u64));
@@ -23,10 +23,13 @@ fn origin_after(birth: Birth, sequences: u32, rows: &[Row]) -> (Origin, Vec<Step
     (origin, steps)
 }
 
+/// An earlier round, so that an entry into the only sequence shows; it leaves 99 to 101.
+const EARLIER: Row = ((0, 3, 3), 103, (0, 4, 4));
+
 #[test]
 fn rounds_narrow_the_origin() {
     use Birth::{Missed, Seen};
-    let cases: [(_, _, &[Row], _, _); 16] = [
+    let cases: [(_, _, &[Row], _, _); 17] = [
         (Seen, 1, &[], (0, 0), "known from birth"),
         (Missed, 1, &[], (0, i64::MAX), "unknown before the first scrape"),
         (Missed, 1, &[((0, 0, 0), 7, (1, 0, 0))], (7, 8), "an event may have been in flight at the attach"),
@@ -52,21 +55,21 @@ fn rounds_narrow_the_origin() {
         (
             Missed,
             1,
-            &[((0, 5, 5), 105, (1, 5, 5)), ((1000, 5, 5), 105, (1001, 5, 5))],
+            &[EARLIER, ((0, 5, 5), 105, (1, 5, 5)), ((1000, 5, 5), 105, (1001, 5, 5))],
             (100, 100),
             "a second without a change pins it",
         ),
         (
             Missed,
             1,
-            &[((0, 5, 5), 105, (1, 5, 5)), ((999, 5, 5), 105, (2000, 5, 5))],
+            &[EARLIER, ((0, 5, 5), 105, (1, 5, 5)), ((999, 5, 5), 105, (2000, 5, 5))],
             (100, 101),
             "the figures may be from the start of a slow scrape, which is too early",
         ),
         (
             Missed,
             1,
-            &[((0, 5, 4), 104, (1, 5, 5)), ((1000, 5, 5), 104, (1001, 5, 5))],
+            &[EARLIER, ((0, 5, 4), 104, (1, 5, 5)), ((1000, 5, 5), 104, (1001, 5, 5))],
             (99, 100),
             "still since the reading after only: 999 ms",
         ),
@@ -74,6 +77,7 @@ fn rounds_narrow_the_origin() {
             Missed,
             1,
             &[
+                EARLIER,
                 ((0, 5, 5), 105, (1, 5, 5)),
                 ((600, 5, 5), 105, (601, 5, 5)),
                 ((1200, 5, 5), 105, (1201, 5, 5)),
@@ -91,9 +95,16 @@ fn rounds_narrow_the_origin() {
         (
             Missed,
             2,
-            &[((0, 5, 5), 105, (1, 5, 5)), ((9000, 5, 5), 105, (9001, 5, 5))],
+            &[EARLIER, ((0, 5, 5), 105, (1, 5, 5)), ((9000, 5, 5), 105, (9001, 5, 5))],
             (100, 102),
             "it may hang in the other backend",
+        ),
+        (
+            Missed,
+            1,
+            &[((0, 5, 5), 105, (1, 5, 5)), ((9000, 5, 5), 105, (9001, 5, 5))],
+            (100, 101),
+            "or in this one: nothing entered since the first reading",
         ),
     ];
     for (birth, sequences, rows, (lo, hi), why) in cases {
@@ -102,6 +113,26 @@ fn rounds_narrow_the_origin() {
         assert_eq!(origin.apparent(), Interval { lo, hi }, "{why}");
         assert!(steps.iter().all(|step| step.gap.is_none()), "{why}");
         assert_eq!((origin.violations(), origin.difference()), (0, 0), "{why}");
+    }
+}
+
+#[test]
+fn an_unseen_event_may_hang_in_the_backend_that_stays() {
+    let rounds = [
+        (
+            round(((0, 2, 1), 100, (1, 2, 1)), 2),
+            (99, 100),
+            "two backends, one commit seen to finish, one in flight",
+        ),
+        (round(((2, 2, 2), 101, (3, 2, 2)), 1), (99, 100), "one closes"),
+        (round(((5000, 2, 2), 101, (5001, 2, 2)), 1), (99, 100), "what hangs in the other is still unseen"),
+        (round(((5010, 3, 3), 103, (5011, 3, 3)), 1), (100, 100), "it is done once the next one enters"),
+    ];
+    let mut origin = Origin::new(Birth::Missed);
+    for (round, (lo, hi), why) in rounds {
+        origin.observe(&round);
+        assert_eq!(origin.established(), Interval { lo, hi }, "{why}");
+        assert_eq!(origin.violations(), 0, "{why}");
     }
 }
 
