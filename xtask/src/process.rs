@@ -21,6 +21,13 @@ pub fn clean(program: impl AsRef<OsStr>) -> Command {
     {
         command.env_remove(name);
     }
+    // Cargo describes this package to us in variables that build scripts watch (ring's does): passed on, they
+    // would make each build by hand and each one from here undo the other.
+    for (name, _) in env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
