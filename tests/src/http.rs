@@ -1,6 +1,6 @@
 //! One small HTTP/1.1 client, plain or over TLS with a client certificate, bounded in time and size.
 //!
-//! [`Endpoint::get`] and [`Endpoint::post`] block and open a connection each; [`Connection`] is kept alive, for load.
+//! [`Endpoint::get`] and [`Endpoint::post`] block and open a connection each.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream as StdTcpStream};
@@ -19,6 +19,7 @@ use rustix::thread::LinkNameSpaceType;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -29,10 +30,15 @@ use crate::certs::Pair;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long one request may take. A healthy etcd on a bad disk may need seconds for a put.
-const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// How large a response may be: etcd's metrics are 100 kB.
 const RESPONSE_LIMIT: usize = 16 << 20;
+
+/// A connection, plain or encrypted.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Where a server is, and how to talk to it.
 #[derive(Clone, Debug)]
@@ -130,22 +136,29 @@ impl Endpoint {
 
     /// Opens a connection that stays open. Needs a runtime around it.
     pub async fn connect(&self) -> anyhow::Result<Connection> {
+        let stream = self.stream(b"http/1.1").await?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.context("cannot speak HTTP")?;
+        // An error of the connection reaches whoever waits for a response on it.
+        tokio::spawn(connection);
+        Ok(Connection { sender, host: self.address.to_string() })
+    }
+
+    /// Connects, and over TLS agrees on a protocol.
+    pub(crate) async fn stream(&self, protocol: &[u8]) -> anyhow::Result<Box<dyn Stream>> {
         let socket = self.socket()?;
         socket.set_nonblocking(true)?;
         let socket = TcpStream::from_std(socket)?;
         // A put is one small segment: without this every other one would wait for an acknowledgement.
         socket.set_nodelay(true)?;
-        let sender = match &self.tls {
-            None => serve(TokioIo::new(socket)).await?,
-            Some(config) => {
-                let name = ServerName::IpAddress(self.address.ip().into());
-                let handshake = TlsConnector::from(config.clone()).connect(name, socket);
-                let stream =
-                    timeout(CONNECT_LIMIT, handshake).await.context("cannot finish TLS in time")??;
-                serve(TokioIo::new(stream)).await?
-            }
+        let Some(config) = &self.tls else {
+            return Ok(Box::new(socket));
         };
-        Ok(Connection { sender, host: self.address.to_string() })
+        let mut config = ClientConfig::clone(config);
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let name = ServerName::IpAddress(self.address.ip().into());
+        let handshake = TlsConnector::from(Arc::new(config)).connect(name, socket);
+        let stream = timeout(CONNECT_LIMIT, handshake).await.context("cannot finish TLS in time")?;
+        Ok(Box::new(stream.context("cannot agree on TLS")?))
     }
 
     /// Connects the socket, on a thread of its own if that has to happen in another network.
@@ -164,17 +177,6 @@ impl Endpoint {
         };
         thread::scope(|scope| scope.spawn(enter_and_connect).join().expect("connecting does not panic"))
     }
-}
-
-/// Drives one connection in the background, for as long as its sender lives.
-async fn serve<S>(stream: S) -> anyhow::Result<SendRequest<Full<Bytes>>>
-where
-    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let (sender, connection) = handshake(stream).await.context("cannot speak HTTP")?;
-    // An error of the connection reaches whoever waits for a response on it.
-    tokio::spawn(connection);
-    Ok(sender)
 }
 
 /// An open connection, one request at a time.

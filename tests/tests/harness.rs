@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use probe_tests::certs::{Authority, Mutual, Validity};
 use probe_tests::etcd::{self, Etcd, Member, Namespaces, Readiness};
-use probe_tests::http::Endpoint;
+use probe_tests::http::{Endpoint, Response};
 use probe_tests::load::{Amount, Done, Load};
 use probe_tests::needs::{self, Need};
 use probe_tests::process;
@@ -46,7 +46,7 @@ fn each_etcd_serves_loads_dies_and_restarts() {
         let member = Member::new(&etcd::find(version).unwrap(), "member", scratch.path());
         let mut etcd = member.tls(&tls).set("snapshot-count", "1000").given(given).start().unwrap();
         assert_eq!(process::comm(etcd.pid()).as_deref(), Some("etcd"), "{why}");
-        let stranger = Endpoint::plain(etcd.endpoint().address()).get("/metrics").and_then(|r| r.text());
+        let stranger = Endpoint::plain(etcd.endpoint().address()).get("/metrics").and_then(Response::text);
         assert!(stranger.is_err(), "{why}: nobody gets in without a certificate");
 
         let before = etcd.observations().unwrap();
