@@ -1,1 +1,20 @@
-//! The daemon.
+//! The daemon of etcd-disk-probe, as a library that its binary and its tests share.
+//!
+//! In the order of the flow: `config` is what to do, `kernel` counts and `latency` is what it counted, `members` are the
+//! etcds here and `etcd` asks them for their own figures, `crosscheck` reconciles the two, `monitor` keeps all that over
+//! time, `verdict` judges and `report` tells it, `metrics` and `server` publish, `daemon` runs the commands.
+
+pub mod config;
+pub mod kernel;
+pub mod latency;
+pub mod members;
+pub mod etcd;
+pub mod crosscheck;
+pub mod monitor;
+pub mod verdict;
+pub mod report;
+pub mod metrics;
+pub mod server;
+pub mod daemon;
+pub mod exit;
+pub mod logging;

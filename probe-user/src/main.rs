@@ -1,1 +1,36 @@
-fn main() {}
+//! The command line of etcd-disk-probe.
+
+use std::process::ExitCode;
+
+use clap::{Parser, error::ErrorKind};
+use probe_user::{
+    config::{Args, Config},
+    daemon, exit, logging,
+};
+use tracing::error;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let _ = error.print(); // A closed pipe cannot be told anything.
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(exit::BAD_USAGE) };
+        }
+    };
+    logging::init(args.options.log_format);
+    let config = match Config::try_from(args) {
+        Ok(config) => config,
+        Err(error) => {
+            error!("bad configuration: {error}");
+            return ExitCode::from(exit::of_config(&error));
+        }
+    };
+    match daemon::run(&config) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            error!("{}", logging::chain(error.as_ref()));
+            ExitCode::from(exit::of(&error))
+        }
+    }
+}

@@ -1,1 +1,73 @@
-fn main() {}
+//! Every command that people and CI run on this repository.
+
+mod compile;
+mod demo;
+mod process;
+mod setup;
+mod test;
+mod tidy;
+
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Get whatever is missing: eBPF toolchain, system packages, etcds for the tests
+    Setup,
+    /// Leave `target/release/etcd-disk-probe`, static, the kernel programs inside
+    Build {
+        /// Build only the kernel programs
+        #[arg(long)]
+        ebpf_only: bool,
+    },
+    /// Probe a real etcd under load and print the report
+    Demo {
+        /// Passed through to the demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run every test there is
+    Test {
+        /// Run only the tests whose name contains this, and none of the other checks
+        #[arg(long, value_name = "FILTER")]
+        only: Option<String>,
+    },
+    /// Check what no other tool checks: dependencies, lengths of files, words that must not be committed
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a task at the root of the workspace, wherever in it the user is.
+fn run(task: Task) -> Result<()> {
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let root = PathBuf::from(manifest).join("..");
+    let root = root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?;
+    env::set_current_dir(&root).with_context(|| format!("cannot enter {}", root.display()))?;
+    match task {
+        Task::Setup => setup::run().map(drop),
+        Task::Build { ebpf_only: true } => compile::ebpf(&setup::run()?.toolchain),
+        Task::Build { ebpf_only: false } => compile::all(&setup::run()?.toolchain),
+        Task::Demo { args } => demo::run(&root, &args),
+        Task::Test { only } => test::run(&root, only.as_deref()),
+        Task::Tidy => tidy::run(),
+    }
+}

@@ -1,0 +1,82 @@
+//! Tells what a file descriptor is to etcd, from the kernel's own structures.
+//!
+//! `task_struct.files → files_struct.fdt → fdtable.fd[fd] → file.f_path.dentry` holds for the length of the call, so
+//! no open, rename or rotation can come between; and it needs no knowledge of what was opened before the probe began.
+
+use probe_ebpf::{
+    miss::Miss,
+    name::{self, Name, Named},
+};
+
+use crate::{
+    offset,
+    target::{read, task},
+};
+
+/// A file by the kernel's `dentry`.
+#[derive(Clone, Copy)]
+pub struct Dentry(*const u8);
+
+/// What tells one file from another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    pub inode: u64,
+    pub dev: u32,
+}
+
+/// Returns the file of a descriptor of the running thread, or none if there is none.
+#[inline(always)]
+pub fn open_file(descriptor: u64) -> Result<Option<Dentry>, Miss> {
+    let files: *const u8 = read(task(), offset!(task_files))?;
+    let table: *const u8 = read(files, offset!(files_fdt))?;
+    // A descriptor is an `unsigned int`; the upper half of the register means nothing.
+    let descriptor = descriptor & 0xffff_ffff;
+    if descriptor >= u64::from(read::<u32>(table, offset!(fdt_max_fds))?) {
+        return Ok(None);
+    }
+    let array: *const u8 = read(table, offset!(fdt_fd))?;
+    let file: *const u8 = read(array, descriptor as usize * size_of::<usize>())?;
+    if file.is_null() {
+        return Ok(None);
+    }
+    read(file, offset!(file_dentry)).map(|dentry| Some(Dentry(dentry)))
+}
+
+impl Dentry {
+    /// Returns the role that the file's name gives it, if any.
+    #[inline(always)]
+    pub fn named(self) -> Result<Option<Named>, Miss> {
+        let (length, name) = self.name()?;
+        if !name::may_matter(length) {
+            return Ok(None);
+        }
+        // The kernel allocates names in steps of 32 bytes or more and ends them with zero; what lies behind is not looked at.
+        Ok(name::role(&read::<Name>(name, 0)?, length))
+    }
+
+    /// Returns whether this is a directory called `snap`, where etcd keeps its database and snapshots.
+    #[inline(always)]
+    pub fn is_snap(self) -> Result<bool, Miss> {
+        let (length, name) = self.name()?;
+        Ok(length == 4 && read::<u32>(name, 0)? == u32::from_le_bytes(*b"snap"))
+    }
+
+    #[inline(always)]
+    pub fn parent(self) -> Result<Self, Miss> {
+        read(self.0, offset!(dentry_parent)).map(Self)
+    }
+
+    #[inline(always)]
+    pub fn identity(self) -> Result<Identity, Miss> {
+        let inode: *const u8 = read(self.0, offset!(dentry_inode))?;
+        let super_block: *const u8 = read(inode, offset!(inode_sb))?;
+        Ok(Identity { inode: read(inode, offset!(inode_number))?, dev: read(super_block, offset!(sb_dev))? })
+    }
+
+    /// Returns the length of the name and where it is.
+    #[inline(always)]
+    fn name(self) -> Result<(u32, *const u8), Miss> {
+        let hash_len: u64 = read(self.0, offset!(dentry_hash_len))?;
+        Ok(((hash_len >> 32) as u32, read(self.0, offset!(dentry_name))?))
+    }
+}

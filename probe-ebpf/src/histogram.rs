@@ -1,0 +1,127 @@
+//! Log-linear histograms whose edges contain all of etcd's.
+
+/// One millisecond in units of 61.035 ns, so that 1 ms × 2^k is always the edge of a slot.
+///
+/// All 14 edges of `etcd_disk_wal_fsync_duration_seconds` are thereby ours, and counts compare one to one.
+pub const UNITS_PER_MS: u64 = 1 << 14;
+
+/// Slots per doubling: a quantile is off by 1/32 at most.
+pub const STEPS: u64 = 32;
+
+/// Slots in all: the last ends at 65.536 s and holds whatever is longer, too.
+pub const SLOTS: usize = 832;
+
+/// Longer latencies count as this long in [`slot`], so that its product stays within 64 bits: 78 hours.
+const LONGEST_NS: u64 = 1 << 48;
+
+const NS_PER_MS: u64 = 1_000_000;
+
+/// One series: the kernel adds atomically from every CPU, the daemon reads.
+///
+/// How many events have ended is the sum of the slots, so no reader can see a count that disagrees with them.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Histogram {
+    pub slots: [u64; SLOTS],
+    /// Exact total; never estimated from the edges.
+    pub sum_ns: u64,
+    /// The longest since the target was first seen. etcd's locks let one operation of a series run at a time,
+    /// so that a plain store after a comparison does.
+    pub max_ns: u64,
+    /// Bytes that the ended operations wrote.
+    pub bytes: u64,
+    /// Events begun; kept only for the series that are reconciled with etcd, 0 in all others.
+    pub entered: u64,
+}
+
+const _: () = assert!(size_of::<Histogram>() == 8 * (SLOTS + 4), "no padding allowed");
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, `Copy` and only `u64` fields: no padding, and every bit pattern is valid.
+unsafe impl aya::Pod for Histogram {}
+
+/// Returns the slot of a latency: linear below 2 µs, 32 steps per doubling above.
+///
+/// Edges are inclusive, as Prometheus defines `le`: exactly 1 ms counts under `le="0.001"`.
+#[inline(always)]
+pub const fn slot(latency_ns: u64) -> usize {
+    let latency_ns = if latency_ns > LONGEST_NS { LONGEST_NS } else { latency_ns };
+    let units = (latency_ns * UNITS_PER_MS).div_ceil(NS_PER_MS);
+    let below = units.saturating_sub(1);
+    let slot = if below < STEPS {
+        below
+    } else {
+        let shift = (below.ilog2() - STEPS.ilog2()) as u64;
+        (shift + 1) * STEPS + (below >> shift) - STEPS
+    };
+    if slot < SLOTS as u64 { slot as usize } else { SLOTS - 1 }
+}
+
+/// Returns the upper edge of a slot, inclusive, in units of 1 ms / 2^14.
+///
+/// The last slot has this edge for the sake of quantiles, although it also holds what is longer.
+pub const fn edge_units(slot: usize) -> u64 {
+    let slot = slot as u64;
+    if slot < STEPS {
+        slot + 1
+    } else {
+        let shift = slot / STEPS - 1;
+        (slot % STEPS + STEPS + 1) << shift
+    }
+}
+
+/// Returns the upper edge of a slot in seconds.
+pub fn edge_seconds(slot: usize) -> f64 {
+    edge_units(slot) as f64 / UNITS_PER_MS as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_edges_are_inclusive() {
+        let cases = [
+            (0, 0, "nothing is below the first slot"),
+            (1, 0, "the shortest latency is in the first slot"),
+            (61, 0, "61 ns is below one unit"),
+            (62, 1, "62 ns is above one unit"),
+            (1_953, 31, "the last linear edge belongs to its own slot"),
+            (1_954, 32, "one past an edge belongs to the next"),
+            (65_536_000_000, SLOTS - 1, "the last edge belongs to the last slot"),
+            (u64::MAX, SLOTS - 1, "a clock gone wrong stays in range"),
+        ];
+        for (latency_ns, expected, why) in cases {
+            assert_eq!(slot(latency_ns), expected, "{latency_ns} ns: {why}");
+        }
+    }
+
+    #[test]
+    fn every_edge_that_people_use_closes_a_slot() {
+        let etcd = (0..14).map(|k| 1_000_000 << k);
+        let guidance = [10_000_000, 25_000_000, 100_000_000];
+        for edge_ns in etcd.chain(guidance) {
+            assert_eq!(slot(edge_ns) + 1, slot(edge_ns + 1), "{edge_ns} ns");
+            let units = edge_units(slot(edge_ns));
+            assert_eq!(units * NS_PER_MS, edge_ns * UNITS_PER_MS, "{edge_ns} ns");
+        }
+    }
+
+    #[test]
+    fn edges_enclose_what_their_slot_holds() {
+        for index in 1..SLOTS {
+            // The largest whole nanosecond within an edge, and the next one.
+            let within_ns = edge_units(index - 1) * NS_PER_MS / UNITS_PER_MS;
+            assert_eq!(slot(within_ns), index - 1, "{within_ns} ns ends slot {}", index - 1);
+            assert_eq!(slot(within_ns + 1), index, "{} ns begins slot {index}", within_ns + 1);
+        }
+    }
+
+    #[test]
+    fn a_slot_is_never_wider_than_a_thirty_second_of_its_lower_edge() {
+        for index in STEPS as usize..SLOTS {
+            let (lower, upper) = (edge_units(index - 1), edge_units(index));
+            assert!((upper - lower) * STEPS <= lower, "slot {index}: {lower} to {upper}");
+        }
+    }
+}

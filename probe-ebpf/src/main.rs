@@ -1,0 +1,27 @@
+//! The kernel programs: they time etcd's operations on its files and count, nothing else.
+//!
+//! Every program does constant work and sends no event per call. What each file does, in the order of a system call:
+//! `tracepoint` is entered, `target` tells whether the caller is an etcd, `file` what the descriptor is, `operation`
+//! remembers and measures, `record` counts.
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the bpf target has no `AtomicU64::fetch_add`; see `maps::atomic_add`")]
+
+mod file;
+mod maps;
+mod operation;
+mod record;
+mod target;
+mod tracepoint;
+
+/// The helpers that read kernel memory are for programs under the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // No program panics: one that could would not pass the verifier, for want of an end to this loop.
+    loop {}
+}

@@ -1,0 +1,139 @@
+//! All state of the programs, and the values that the daemon sets before it loads them.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use aya_ebpf::{
+    Global,
+    macros::map,
+    maps::{Array, HashMap, RingBuf, Stack},
+};
+use probe_ebpf::{
+    histogram::Histogram,
+    layout::{Names, Offsets},
+    miss::Miss,
+    series::SERIES,
+    state::{ErrorKey, ProcessKey, Record, Target, Thread, ThreadKey},
+};
+
+/// `BPF_F_MMAPABLE` of `include/uapi/linux/bpf.h`, Linux 5.5: the daemon reads the array in its own memory.
+const MMAPABLE: u32 = 1 << 10;
+
+/// Processes at once. The daemon sets another number with the map's size.
+const TARGETS: u32 = 16;
+
+/// Threads of all targets at once. Go starts one per blocked system call, some tens in all.
+const THREADS: u32 = 4096;
+
+/// Offsets in the running kernel; read them with [`crate::offset`].
+#[unsafe(no_mangle)]
+pub static OFFSETS: Offsets = Offsets {
+    task_files: 0,
+    task_group_leader: 0,
+    task_start: 0,
+    files_fdt: 0,
+    fdt_max_fds: 0,
+    fdt_fd: 0,
+    file_dentry: 0,
+    dentry_hash_len: 0,
+    dentry_name: 0,
+    dentry_parent: 0,
+    dentry_inode: 0,
+    inode_number: 0,
+    inode_sb: 0,
+    sb_dev: 0,
+};
+
+/// Names of the processes to measure.
+#[unsafe(no_mangle)]
+pub static NAMES: Names = Names::NONE;
+
+/// 1: every latency goes to [`RECORDS`], too. For tests of the histograms; 0 removes the code.
+#[unsafe(no_mangle)]
+pub static RECORDING: Global<u32> = Global::new(0);
+
+/// A fault for tests of the cross-check: 1 drops and 2 doubles every thousandth event; 0 removes the code.
+#[unsafe(no_mangle)]
+pub static FAULT: Global<u32> = Global::new(0);
+
+#[map]
+pub static TARGET_BY_PROCESS: HashMap<ProcessKey, u32> = HashMap::with_max_entries(TARGETS, 0);
+
+/// Free positions in [`TARGET_STATE`], filled by the daemon. A stack needs no compare-and-swap, which 5.10 lacks.
+#[map]
+pub static FREE_TARGETS: Stack<u32> = Stack::with_max_entries(TARGETS, 0);
+
+#[map]
+pub static TARGET_STATE: Array<Target> = Array::with_max_entries(TARGETS, MMAPABLE);
+
+/// A fixed block of [`SERIES`] histograms per target, shared by all CPUs: memory does not grow with them.
+#[map]
+pub static HISTOGRAMS: Array<Histogram> = Array::with_max_entries(TARGETS * SERIES, MMAPABLE);
+
+/// Entered once per thread, not per operation: hash insertions are dear.
+#[map]
+pub static THREAD_BY_KEY: HashMap<ThreadKey, u32> = HashMap::with_max_entries(THREADS, 0);
+
+/// Free positions in [`THREAD_STATE`], filled by the daemon.
+#[map]
+pub static FREE_THREADS: Stack<u32> = Stack::with_max_entries(THREADS, 0);
+
+#[map]
+pub static THREAD_STATE: Array<Thread> = Array::with_max_entries(THREADS, MMAPABLE);
+
+/// Processes that are targets whatever their threads are called; the daemon adds them.
+#[map]
+pub static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(64, 0);
+
+/// How many [`PIDS`] there are, so that everybody else is not looked up among none.
+#[map]
+pub static PID_COUNT: Array<u64> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static ERRORS: HashMap<ErrorKey, u64> = HashMap::with_max_entries(1024, 0);
+
+/// By [`Miss`].
+#[map]
+pub static MISSES: Array<u64> = Array::with_max_entries(Miss::ALL.len() as u32, MMAPABLE);
+
+/// The debugging ring; the daemon makes it one page when it is off.
+#[map]
+pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
+
+/// Events that [`FAULT`] counts.
+#[map]
+pub static FAULT_EVENTS: Array<u64> = Array::with_max_entries(1, 0);
+
+const _: () = assert!(size_of::<Record>() == 24, "no padding allowed");
+
+/// Reads one offset; the verifier knows its value, since the daemon freezes what it sets.
+#[macro_export]
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: a field of a static; volatile, because the daemon sets it after the compiler has seen zero.
+        (unsafe { core::ptr::read_volatile(&raw const $crate::maps::OFFSETS.$field) }) as usize
+    };
+}
+
+/// Adds from any number of CPUs at once.
+///
+/// A plain `+=` on a slot per CPU would lose counts: programs on syscall tracepoints may be preempted since
+/// Linux 57918341dd19 (2026). Relaxed order compiles to `lock xadd`, which 5.10 knows; the fetching add came with 5.12.
+///
+/// # Safety
+/// `to` points to an aligned `u64` in a map.
+#[inline(always)]
+pub unsafe fn atomic_add(to: *mut u64, amount: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(to, amount);
+    }
+}
+
+/// Counts an event that was not measured.
+#[inline(always)]
+pub fn count(miss: Miss) {
+    if let Some(counter) = MISSES.get_ptr_mut(miss as u32) {
+        // SAFETY: a map's element lives as long as the map, and `u64` elements are aligned.
+        unsafe { atomic_add(counter, 1) };
+    }
+}

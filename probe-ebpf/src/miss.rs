@@ -1,0 +1,79 @@
+//! What was not measured, by reason.
+
+/// Why an event of a target was not measured. The number is the index in the map and the order of labels: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Miss {
+    /// No block of histograms is left for another process.
+    TargetsFull,
+    /// No slot is left for another thread.
+    ThreadsFull,
+    /// A sync or allocation returned whose beginning was not seen, as for those in flight when the probe attached.
+    ExitWithoutEnter,
+    /// A thread began an operation while its last one had not ended.
+    EnterWithoutExit,
+    /// A target synced a file that is none of the roles.
+    UnknownFile,
+    /// An operation that etcd is not known to make on a file of that role.
+    UnknownOperation,
+    /// The file of a descriptor could not be read from the kernel.
+    UnreadableFile,
+    /// A WAL segment outside the directory where the target's first was seen.
+    ForeignWal,
+    /// The page that a commit wrote could not be read; whether it was the meta page is told by its place alone.
+    UnreadablePage,
+    /// A target has more than four databases open at once.
+    BackendsFull,
+    /// The table of failed operations is full.
+    ErrorsFull,
+    /// A record of the debugging ring was lost.
+    RingFull,
+}
+
+impl Miss {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 12] = [
+        Self::TargetsFull,
+        Self::ThreadsFull,
+        Self::ExitWithoutEnter,
+        Self::EnterWithoutExit,
+        Self::UnknownFile,
+        Self::UnknownOperation,
+        Self::UnreadableFile,
+        Self::ForeignWal,
+        Self::UnreadablePage,
+        Self::BackendsFull,
+        Self::ErrorsFull,
+        Self::RingFull,
+    ];
+
+    /// Returns the value of the label `reason`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TargetsFull => "targets_full",
+            Self::ThreadsFull => "threads_full",
+            Self::ExitWithoutEnter => "exit_without_enter",
+            Self::EnterWithoutExit => "enter_without_exit",
+            Self::UnknownFile => "unknown_file",
+            Self::UnknownOperation => "unknown_operation",
+            Self::UnreadableFile => "unreadable_file",
+            Self::ForeignWal => "foreign_wal",
+            Self::UnreadablePage => "unreadable_page",
+            Self::BackendsFull => "backends_full",
+            Self::ErrorsFull => "errors_full",
+            Self::RingFull => "ring_full",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_positions() {
+        for (position, miss) in Miss::ALL.iter().enumerate() {
+            assert_eq!(*miss as usize, position, "{}", miss.as_str());
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What the kernel remembers between system calls: of each process, of each thread, of each open database.
+
+/// Databases that one process may have open at once: the one in use and, for a moment, the one it replaces.
+pub const BACKENDS: usize = 4;
+
+/// One etcd process. The daemon maps these and reads them without a system call.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Start of the process, ns since boot; 0 while the entry is free. With `tgid` it tells one life of a process
+    /// from another that got the same number.
+    pub started_ns: u64,
+    /// Inode of the WAL directory, known from the first segment seen in it; 0 before.
+    pub wal_dir_inode: u64,
+    /// Inode of the directory above, which etcd syncs once, when it creates its WAL.
+    pub wal_parent_inode: u64,
+    /// When the rotation in progress began; 0 if none.
+    pub cut_started_ns: u64,
+    pub backends: [Backend; BACKENDS],
+    /// Process, as the initial pid namespace numbers it.
+    pub tgid: u32,
+    /// Device of the WAL directory: the kernel's `s_dev`, major << 20 | minor.
+    pub wal_dev: u32,
+}
+
+const _: () = assert!(size_of::<Target>() == 40 + BACKENDS * size_of::<Backend>(), "no padding allowed");
+
+/// One database file of a process, and where its transaction stands.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    /// 0 while the entry is free.
+    pub inode: u64,
+    /// First write of the transaction in progress; 0 if none.
+    pub commit_started_ns: u64,
+    /// When it was last written or synced.
+    pub used_ns: u64,
+    pub dev: u32,
+    /// Length of the last meta page seen; 0 before.
+    pub page_bytes: u32,
+    /// 1 from the write of the meta page to the end of the sync that makes it durable.
+    pub meta_written: u64,
+}
+
+const _: () = assert!(size_of::<Backend>() == 40, "no padding allowed");
+
+/// Identifies one life of one thread: numbers are used again, start times are not.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadKey {
+    /// Process in the upper half, thread in the lower.
+    pub pid_tgid: u64,
+    /// ns since boot
+    pub started_ns: u64,
+}
+
+/// Identifies one life of one process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessKey {
+    /// ns since boot
+    pub started_ns: u64,
+    pub tgid: u64,
+}
+
+/// The operation that a thread is in. It is never removed between operations, only cleared.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Thread {
+    pub key: ThreadKey,
+    /// When the operation began; 0 if none is in flight.
+    pub started_ns: u64,
+    /// Database of the operation, for operations on one.
+    pub inode: u64,
+    pub target: u32,
+    /// Its position in [`crate::series::OPERATIONS`], or [`UNKNOWN`].
+    pub series: u32,
+    pub dev: u32,
+    /// What else ends with this operation: `ENDS_*`.
+    pub ends: u32,
+}
+
+const _: () = assert!(size_of::<Thread>() == 48, "no padding allowed");
+
+/// `Thread::series` of an operation on a file that is none of ours.
+pub const UNKNOWN: u32 = u32::MAX;
+
+/// `Thread::ends`: an observation of `etcd_disk_wal_fsync_duration_seconds`.
+pub const ENDS_WAL_FSYNC: u32 = 1;
+/// `Thread::ends`: that observation, even if the call fails (etcd's `wal.sync()` observes before it returns the error).
+pub const ENDS_WAL_FSYNC_ALWAYS: u32 = 2;
+/// `Thread::ends`: the rotation in progress, if there is one.
+pub const ENDS_ROTATION: u32 = 4;
+/// `Thread::ends`: the write of a meta page.
+pub const ENDS_META: u32 = 8;
+/// `Thread::ends`: an observation of `etcd_disk_backend_commit_duration_seconds`.
+pub const ENDS_COMMIT: u32 = 16;
+
+/// A failed operation, counted by what it was and how it failed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ErrorKey {
+    pub target: u32,
+    pub series: u32,
+    /// Positive, as in `errno.h`.
+    pub errno: u32,
+}
+
+/// One latency as the histograms took it, for tests that fold them anew.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub entered_ns: u64,
+    pub latency_ns: u64,
+    pub target: u32,
+    pub series: u32,
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Backend, ErrorKey, ProcessKey, Record, Target, Thread, ThreadKey};
+
+    // SAFETY (all): `repr(C)`, `Copy`, integers only, no padding, so every bit pattern is valid.
+    unsafe impl aya::Pod for Backend {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for ErrorKey {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for ProcessKey {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for Record {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for Target {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for Thread {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for ThreadKey {}
+}

@@ -1,0 +1,130 @@
+//! Tells whether the running thread belongs to an etcd, and finds what is remembered of it.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_kernel,
+        generated::bpf_get_current_task,
+    },
+};
+use probe_ebpf::{
+    miss::Miss,
+    state::{ProcessKey, Target, Thread, ThreadKey},
+};
+
+use crate::{
+    maps::{
+        FREE_TARGETS, FREE_THREADS, NAMES, PID_COUNT, PIDS, TARGET_BY_PROCESS, TARGET_STATE, THREAD_BY_KEY,
+        THREAD_STATE,
+    },
+    offset,
+};
+
+/// Returns whether the running thread is called like an etcd, or its process was named by the daemon.
+///
+/// This is all that the programs do for everybody else on the host.
+#[inline(always)]
+pub fn is_target() -> bool {
+    bpf_get_current_comm().is_ok_and(|comm| NAMES.contain(&comm)) || is_named_by_pid()
+}
+
+#[inline(always)]
+fn is_named_by_pid() -> bool {
+    match PID_COUNT.get(0) {
+        None | Some(0) => false,
+        Some(_) => PIDS.get_ptr((bpf_get_current_pid_tgid() >> 32) as u32).is_some(),
+    }
+}
+
+/// Reads a field of a kernel structure.
+#[inline(always)]
+pub fn read<T>(base: *const u8, offset: usize) -> Result<T, Miss> {
+    // SAFETY: the helper checks the address and fails on one that cannot be read.
+    unsafe { bpf_probe_read_kernel(base.wrapping_add(offset).cast()) }.map_err(|_| Miss::UnreadableFile)
+}
+
+/// Returns the running thread's `task_struct`.
+#[inline(always)]
+pub fn task() -> *const u8 {
+    // SAFETY: the helper takes no arguments and may be called from any tracing program.
+    unsafe { bpf_get_current_task() as *const u8 }
+}
+
+/// Returns what is remembered of the running thread, or none if it is not known yet.
+#[inline(always)]
+pub fn known_thread() -> Result<Option<*mut Thread>, Miss> {
+    let key = thread_key()?;
+    // SAFETY: elements are removed by the daemon only, once their thread is gone; this one is running.
+    let index = unsafe { THREAD_BY_KEY.get(key) };
+    Ok(index.and_then(|index| THREAD_STATE.get_ptr_mut(*index)))
+}
+
+/// Returns what is remembered of the running thread, beginning with this call if need be.
+#[inline(always)]
+pub fn thread() -> Result<*mut Thread, Miss> {
+    if let Some(known) = known_thread()? {
+        return Ok(known);
+    }
+    let key = thread_key()?;
+    let target = target()?;
+    let index = FREE_THREADS.pop().ok().flatten().ok_or(Miss::ThreadsFull)?;
+    let thread = THREAD_STATE.get_ptr_mut(index).ok_or(Miss::ThreadsFull)?;
+    // SAFETY: the element lives as long as its map, and nobody else was given this position.
+    unsafe {
+        (*thread).key = key;
+        (*thread).target = target;
+        (*thread).started_ns = 0;
+    }
+    // Nobody else inserts this thread's key, so the only failure is a full table.
+    THREAD_BY_KEY.insert(key, index, BPF_NOEXIST.into()).map_err(|_| Miss::ThreadsFull)?;
+    Ok(thread)
+}
+
+/// Returns the state of a target.
+#[inline(always)]
+pub fn target_state(target: u32) -> Result<*mut Target, Miss> {
+    TARGET_STATE.get_ptr_mut(target).ok_or(Miss::TargetsFull)
+}
+
+/// Returns the position of the running process, taking a free one if need be.
+#[inline(always)]
+fn target() -> Result<u32, Miss> {
+    let key = process_key()?;
+    // SAFETY: elements are removed by the daemon only, once their process is gone; this one is running.
+    if let Some(index) = unsafe { TARGET_BY_PROCESS.get(key) } {
+        return Ok(*index);
+    }
+    let index = FREE_TARGETS.pop().ok().flatten().ok_or(Miss::TargetsFull)?;
+    let state = target_state(index)?;
+    // SAFETY: the element lives as long as its map, and nobody else was given this position.
+    unsafe {
+        (*state).tgid = key.tgid as u32;
+        (*state).started_ns = key.started_ns;
+    }
+    if TARGET_BY_PROCESS.insert(key, index, BPF_NOEXIST.into()).is_ok() {
+        return Ok(index);
+    }
+    // Another thread of this process was faster: its position counts, ours goes back.
+    // SAFETY: as above.
+    unsafe { (*state).started_ns = 0 };
+    let _ = FREE_TARGETS.push(index, 0); // It was taken from there, so there is room.
+    // SAFETY: as above.
+    unsafe { TARGET_BY_PROCESS.get(key) }.copied().ok_or(Miss::TargetsFull)
+}
+
+/// Returns whether the running process is a target already.
+#[inline(always)]
+pub fn is_known_process() -> Result<bool, Miss> {
+    Ok(TARGET_BY_PROCESS.get_ptr(process_key()?).is_some())
+}
+
+#[inline(always)]
+fn process_key() -> Result<ProcessKey, Miss> {
+    let leader: *const u8 = read(task(), offset!(task_group_leader))?;
+    Ok(ProcessKey { started_ns: read(leader, offset!(task_start))?, tgid: bpf_get_current_pid_tgid() >> 32 })
+}
+
+#[inline(always)]
+fn thread_key() -> Result<ThreadKey, Miss> {
+    Ok(ThreadKey { pid_tgid: bpf_get_current_pid_tgid(), started_ns: read(task(), offset!(task_start))? })
+}

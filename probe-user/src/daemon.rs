@@ -1,0 +1,163 @@
+//! The commands: start everything in order, stop it in order.
+
+use std::{
+    io::Write,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tracing::info;
+
+use crate::{
+    config::{Config, Options, Output, RunOrCheck},
+    kernel::{Fault, Kernel, KernelConfig},
+    members::{Endpoint, Overrides},
+    monitor::{Monitor, Settings, Shared, lock, scrape_all},
+    report,
+    server::{self, Served},
+};
+
+/// How often members that came and went are looked for.
+const SCAN_EVERY: Duration = Duration::from_secs(1);
+
+/// `check` scrapes this often at least, since a quiet moment is a second long.
+const CHECK_SCRAPES_EVERY: Duration = Duration::from_secs(1);
+
+/// Listening failed; the exit code tells it from other failures.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}; is another probe running, or take another address with --listen")]
+pub struct ListenError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// Runs a command to its end and returns the exit code.
+///
+/// # Errors
+/// One sentence from intent to cause; nothing is left attached.
+pub fn run(config: &Config) -> anyhow::Result<u8> {
+    run_with(config, None)
+}
+
+/// [`run`] with a fault that the cross-check has to find; for tests.
+///
+/// # Errors
+/// As [`run`].
+#[tokio::main(flavor = "current_thread")]
+pub async fn run_with(config: &Config, fault: Option<Fault>) -> anyhow::Result<u8> {
+    match config.command {
+        RunOrCheck::Run { listen } => run_daemon(&config.options, listen, fault).await.map(|()| 0),
+        RunOrCheck::Check { duration, output } => check(&config.options, duration, output, fault).await,
+    }
+}
+
+async fn run_daemon(options: &Options, listen: SocketAddr, fault: Option<Fault>) -> anyhow::Result<()> {
+    // Before anything is attached: a second probe must not disturb the first.
+    let listener =
+        TcpListener::bind(listen).await.map_err(|source| ListenError { address: listen, source })?;
+    let stop = stop_signal()?;
+    let monitor = start(options, options.window, fault)?;
+    let address = listener.local_addr().context("cannot tell the address listened on")?;
+    info!(listen = %address, "attached");
+    let served = Served { monitor: monitor.clone(), options: Arc::new(options.clone()) };
+    tokio::select! {
+        served = server::serve(listener, served, stop) => served,
+        () = scan_forever(&monitor) => Ok(()),
+        () = scrape_forever(&monitor, options.scrape_interval) => Ok(()),
+    }
+}
+
+async fn check(
+    options: &Options,
+    duration: Duration,
+    output: Output,
+    fault: Option<Fault>,
+) -> anyhow::Result<u8> {
+    let stop = stop_signal()?;
+    // The report covers the whole time.
+    let monitor = start(options, duration + options.command_timeout, fault)?;
+    let end = Instant::now() + duration;
+    tokio::select! {
+        () = sleep_until(end) => {}
+        () = stop => info!("stopped early"),
+        () = scan_forever(&monitor) => {}
+        () = scrape_forever(&monitor, options.scrape_interval.min(CHECK_SCRAPES_EVERY)) => {}
+    }
+    // One more, so that the report ends now.
+    scrape_all(&monitor).await;
+    let report = report::report(&lock(&monitor), options);
+    let text = match output {
+        Output::Text => report::render(&report),
+        Output::Json => serde_json::to_string_pretty(&report).context("cannot encode the report")? + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print the report")?;
+    Ok(report.exit_code())
+}
+
+/// Attaches, and looks for members once.
+fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::Result<Shared> {
+    let kernel = Kernel::attach(&KernelConfig {
+        process_names: options.process_name.clone(),
+        max_targets: options.max_members,
+        log: options.kernel_log,
+        recording: false,
+        fault,
+    })
+    .context("cannot start the kernel probe")?;
+    let endpoints: Result<Vec<Endpoint>, _> =
+        options.endpoints.iter().map(|url| Endpoint::parse(url)).collect();
+    let mut monitor = Monitor::new(
+        kernel,
+        Settings {
+            process_names: options.process_name.clone(),
+            overrides: Overrides {
+                endpoints: endpoints?,
+                cacert: options.cacert.clone(),
+                cert: options.cert.clone(),
+                key: options.key.clone(),
+                insecure_skip_tls_verify: options.insecure_skip_tls_verify,
+            },
+            command_timeout: options.command_timeout,
+            window,
+        },
+    );
+    monitor.scan();
+    Ok(Arc::new(Mutex::new(monitor)))
+}
+
+async fn scan_forever(monitor: &Shared) {
+    let mut ticks = interval(SCAN_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        lock(monitor).scan();
+    }
+}
+
+async fn scrape_forever(monitor: &Shared, every: Duration) {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        scrape_all(monitor).await;
+    }
+}
+
+/// Returns a future that ends with SIGTERM or SIGINT; from here on neither ends the process by itself.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,13 @@
+//! Asks an etcd for its own metrics.
+//!
+//! What comes back is judged before it is used: a body that is not etcd's is an error with a reason, never a zero.
+
+pub mod client;
+mod connect;
+pub mod error;
+pub mod text;
+pub mod tls;
+
+pub use client::Client;
+pub use error::{Reason, ScrapeError};
+pub use text::{Histogram, Scrape};

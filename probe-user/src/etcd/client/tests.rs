@@ -1,0 +1,371 @@
+//! Every reason for a failed scrape, brought about by a real server on the loopback address.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::{
+    etcd::{Reason, connect::enter},
+    members::{Credentials, FileRef, KeyPair as ClientPair, ProcessId},
+};
+
+const METRICS: &str = include_str!("../../../testdata/etcd-3.4.23-metrics.txt");
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the server does with a connection.
+#[derive(Clone, Copy, PartialEq)]
+enum Serves {
+    Metrics,
+    /// One answer a connection, without saying so.
+    MetricsOnce,
+    Body(&'static str),
+    Status(&'static str),
+    Endless,
+    Nothing,
+}
+
+/// Serves on a listener until the test ends; returns the port and the number of connections so far.
+fn serve(listener: TcpListener, tls: Option<ServerConfig>, serves: Serves) -> (u16, Arc<AtomicUsize>) {
+    let port = listener.local_addr().unwrap().port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let connections = count.clone();
+    let acceptor = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            connections.fetch_add(1, Ordering::Relaxed);
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                match acceptor {
+                    Some(acceptor) => match acceptor.accept(stream).await {
+                        Ok(stream) => answer(stream, serves).await,
+                        Err(_) => None,
+                    },
+                    None => answer(stream, serves).await,
+                }
+            });
+        }
+    });
+    (port, count)
+}
+
+async fn local(tls: Option<ServerConfig>, serves: Serves) -> (u16, Arc<AtomicUsize>) {
+    serve(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(), tls, serves)
+}
+
+/// Ends, with or without a value, once the client is gone.
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, serves: Serves) -> Option<()> {
+    loop {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.ok()?);
+        }
+        let (status, body) = match serves {
+            Serves::Metrics | Serves::MetricsOnce => ("200 OK", METRICS),
+            Serves::Body(body) => ("200 OK", body),
+            Serves::Status(status) => (status, ""),
+            Serves::Nothing => std::future::pending().await,
+            Serves::Endless => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.ok()?;
+                loop {
+                    stream.write_all(&[b'#'; 1 << 16]).await.ok()?;
+                }
+            }
+        };
+        let head =
+            format!("HTTP/1.1 {status}\r\nlocation: /elsewhere\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all((head + body).as_bytes()).await.ok()?;
+        stream.flush().await.ok()?;
+        if serves == Serves::MetricsOnce {
+            return None;
+        }
+    }
+}
+
+fn client(url: &str, credentials: &Credentials, timeout: Duration) -> Client {
+    let endpoint = Endpoint { credentials: credentials.clone(), ..Endpoint::parse(url).unwrap() };
+    Client::new(vec![endpoint], timeout)
+}
+
+async fn reason(url: &str, credentials: &Credentials) -> Reason {
+    let error = client(url, credentials, TIMEOUT).scrape().await.expect_err("the scrape has to fail");
+    assert!(error.to_string().starts_with("cannot "), "{error}");
+    error.reason()
+}
+
+#[tokio::test]
+async fn each_odd_answer_has_its_reason() {
+    let cases = [
+        (Serves::Endless, Reason::TooLarge),
+        (Serves::Body("<html>It works!</html>"), Reason::NotMetrics),
+        (Serves::Body("# TYPE up gauge\nup 1\n"), Reason::NotEtcd),
+        (Serves::Status("404 Not Found"), Reason::HttpStatus),
+        (Serves::Status("302 Found"), Reason::HttpStatus),
+    ];
+    for (serves, expected) in cases {
+        let (port, _) = local(None, serves).await;
+        assert_eq!(reason(&format!("http://127.0.0.1:{port}"), &Credentials::default()).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_or_absent_has_its_reason() {
+    let none = Credentials::default();
+    let (port, _) = local(None, Serves::Nothing).await;
+    for scheme in ["http", "https"] {
+        let credentials = Credentials { insecure_skip_verify: true, ..none.clone() };
+        // In https the server waits for a request, and gets a handshake that it never answers.
+        let mut client =
+            client(&format!("{scheme}://127.0.0.1:{port}"), &credentials, Duration::from_millis(300));
+        let started = std::time::Instant::now();
+        assert_eq!(client.scrape().await.expect_err("no answer").reason(), Reason::Timeout, "{scheme}");
+        assert!(started.elapsed() < Duration::from_secs(2), "{scheme}: bounded in time");
+    }
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port();
+    assert_eq!(reason(&format!("http://127.0.0.1:{free}"), &none).await, Reason::Refused);
+    assert_eq!(reason(&format!("http://localhost:{free}"), &none).await, Reason::Refused);
+    assert_eq!(reason("http://no-such-host.invalid:1", &none).await, Reason::Dns);
+    assert_eq!(Client::new(vec![], TIMEOUT).scrape().await.expect_err("no endpoint").reason(), Reason::Other);
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_and_made_anew_once_it_is_stale() {
+    for (serves, connections) in [(Serves::Metrics, 1), (Serves::MetricsOnce, 3)] {
+        let (port, count) = local(None, serves).await;
+        let mut client = client(&format!("http://127.0.0.1:{port}"), &Credentials::default(), TIMEOUT);
+        for _ in 0..3 {
+            assert_eq!(client.scrape().await.unwrap().wal_fsync.count, 5);
+        }
+        assert_eq!(count.load(Ordering::Relaxed), connections);
+    }
+}
+
+#[tokio::test]
+async fn the_next_endpoint_is_tried_and_the_first_ones_error_is_told() {
+    let (good, _) = local(None, Serves::Metrics).await;
+    let (bad, _) = local(None, Serves::Status("500 Oops")).await;
+    let parse = |port: u16| Endpoint::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+    let mut client = Client::new(vec![parse(bad), parse(good)], TIMEOUT);
+    client.scrape().await.unwrap();
+    assert_eq!(client.endpoint().unwrap().port, good, "the one that answers is asked first from then on");
+    let mut client = Client::new(vec![parse(bad), parse(1)], TIMEOUT);
+    assert_eq!(client.scrape().await.expect_err("neither answers").reason(), Reason::HttpStatus);
+}
+
+#[tokio::test]
+async fn etcds_network_namespace_is_entered() {
+    assert!(rustix::process::geteuid().is_root(), "this test makes a network namespace: run it as root");
+    let mut holder = Command::new("unshare")
+        .args(["--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 60"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut up = [0; 2];
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut up).unwrap();
+    let id = ProcessId::of(holder.id()).unwrap();
+    let listener = std::thread::spawn(move || {
+        enter(id).unwrap();
+        std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
+    });
+    let listener = listener.join().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (port, _) = serve(TcpListener::from_std(listener).unwrap(), None, Serves::Metrics);
+    let here = Endpoint::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+    let there = Endpoint { network_of: Some(id), ..here.clone() };
+    let inside = Client::new(vec![there.clone()], TIMEOUT).scrape().await;
+    let outside = Client::new(vec![here], TIMEOUT).scrape().await;
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(inside.unwrap().wal_fsync.count, 5);
+    assert_eq!(outside.expect_err("nobody listens here").reason(), Reason::Refused);
+    let gone = Client::new(vec![there], TIMEOUT).scrape().await.expect_err("its process has ended");
+    assert!(matches!(gone, ScrapeError::Namespace(_)), "{gone:?}");
+}
+
+/// Certificates of one authority, as files.
+struct Pki {
+    directory: PathBuf,
+    authority: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Pki {
+    fn new(test: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("etcd-disk-probe-{test}-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, test);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        fs::write(directory.join("ca.pem"), authority.pem()).unwrap();
+        Self { directory, authority }
+    }
+
+    fn issue(&self, name: &str, host: &str, change: impl FnOnce(&mut CertificateParams)) -> ClientPair {
+        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = match params.is_ca {
+            IsCa::Ca(_) => params.self_signed(&key).unwrap(),
+            _ => params.signed_by(&key, &self.authority).unwrap(),
+        };
+        let pair = ClientPair {
+            certificate: self.file(&format!("{name}.pem")),
+            key: self.file(&format!("{name}.key")),
+        };
+        fs::write(&pair.certificate.path, certificate.pem()).unwrap();
+        fs::write(&pair.key.path, key.serialize_pem()).unwrap();
+        pair
+    }
+
+    fn file(&self, name: &str) -> FileRef {
+        FileRef { path: self.directory.join(name), seen_by: None }
+    }
+
+    fn trusting(&self, client: Vec<ClientPair>) -> Credentials {
+        Credentials { authorities: vec![self.file("ca.pem")], client, ..Credentials::default() }
+    }
+
+    fn server(&self, pair: &ClientPair, requires_client: bool) -> ServerConfig {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let chain = vec![CertificateDer::from_pem_file(&pair.certificate.path).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(&pair.key.path).unwrap();
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = if requires_client {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.authority.der().clone()).unwrap();
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+            builder.with_client_cert_verifier(verifier)
+        } else {
+            builder.with_no_client_auth()
+        };
+        builder.with_single_cert(chain, key).unwrap()
+    }
+}
+
+impl Drop for Pki {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn expired(params: &mut CertificateParams) {
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+}
+
+#[tokio::test]
+async fn each_fault_of_the_servers_certificate_has_its_reason() {
+    let pki = Pki::new("server");
+    let other = Pki::new("other");
+    let good = pki.issue("good", "127.0.0.1", |_| {});
+    let wrong_name = pki.issue("name", "etcd.example", |_| {});
+    let old = pki.issue("old", "127.0.0.1", expired);
+    let own = |pair: &ClientPair| Credentials {
+        server_certificate: Some(pair.certificate.clone()),
+        ..Credentials::default()
+    };
+    let self_signed = pki.issue("self", "etcd.example", |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    });
+    let cases = [
+        (&good, pki.trusting(vec![]), None, "signed by the authority"),
+        (&good, other.trusting(vec![]), Some(Reason::TlsUntrusted), "signed by another authority"),
+        (&wrong_name, pki.trusting(vec![]), Some(Reason::TlsName), "made for another host"),
+        (&old, pki.trusting(vec![]), Some(Reason::TlsExpired), "expired"),
+        (&self_signed, own(&self_signed), None, "etcd's own file vouches for it"),
+        (&old, own(&old), Some(Reason::TlsExpired), "expired is expired, whoever vouches"),
+        (&good, own(&self_signed), Some(Reason::TlsUntrusted), "another certificate than etcd's file has"),
+        (&good, Credentials::default(), Some(Reason::TlsUntrusted), "nobody to trust"),
+        (
+            &old,
+            Credentials { insecure_skip_verify: true, ..Credentials::default() },
+            None,
+            "told not to look",
+        ),
+    ];
+    for (pair, credentials, expected, why) in cases {
+        let (port, _) = local(Some(pki.server(pair, false)), Serves::Metrics).await;
+        let outcome = client(&format!("https://127.0.0.1:{port}"), &credentials, TIMEOUT).scrape().await;
+        assert_eq!(outcome.err().map(|error| error.reason()), expected, "{why}");
+    }
+}
+
+#[tokio::test]
+async fn each_fault_of_the_clients_certificate_has_its_reason() {
+    let pki = Pki::new("client");
+    let other = Pki::new("stranger");
+    let server = pki.issue("server", "127.0.0.1", |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    let usable = |params: &mut CertificateParams| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    };
+    let good = pki.issue("good", "client", usable);
+    let stranger = other.issue("stranger", "client", usable);
+    let old = pki.issue("old", "client", expired);
+    let missing = ClientPair { certificate: pki.file("none.pem"), key: pki.file("none.key") };
+    let not_pem = ClientPair { certificate: good.certificate.clone(), key: pki.file("ca.pem") };
+    let mismatched = ClientPair { certificate: good.certificate.clone(), key: stranger.key.clone() };
+    let rejected = Some(Reason::TlsClientRejected);
+    let unreadable = Some(Reason::UnreadableCredentials);
+    let cases = [
+        (vec![good.clone()], None, "the right one"),
+        (vec![server.clone(), good.clone()], None, "the first that a client may use"),
+        (vec![missing.clone(), good], None, "a missing one has a substitute"),
+        (vec![], rejected, "none"),
+        (vec![server.clone()], rejected, "one for servers only is not presented"),
+        (vec![stranger], rejected, "of another authority"),
+        (vec![old], rejected, "expired"),
+        (vec![missing], unreadable, "no such file"),
+        (vec![not_pem], unreadable, "the key file holds no key"),
+        (vec![mismatched], unreadable, "the key is of another certificate"),
+    ];
+    let (port, _) = local(Some(pki.server(&server, true)), Serves::Metrics).await;
+    let url = format!("https://127.0.0.1:{port}");
+    for (pairs, expected, why) in cases {
+        // The server's alert races with our request, so one try proves little.
+        for _ in 0..20 {
+            let outcome = client(&url, &pki.trusting(pairs.clone()), TIMEOUT).scrape().await;
+            assert_eq!(
+                outcome.map_err(|error| (error.reason(), error)).err().map(|error| error.0),
+                expected,
+                "{why}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rotated_certificate_counts_from_the_next_connection() {
+    let pki = Pki::new("rotated");
+    let server = pki.issue("server", "127.0.0.1", |_| {});
+    let pair = pki.issue("client", "client", expired);
+    let (port, _) = local(Some(pki.server(&server, true)), Serves::Metrics).await;
+    let mut client = client(&format!("https://127.0.0.1:{port}"), &pki.trusting(vec![pair]), TIMEOUT);
+    assert_eq!(client.scrape().await.expect_err("expired").reason(), Reason::TlsClientRejected);
+    pki.issue("client", "client", |_| {});
+    client.scrape().await.unwrap();
+}

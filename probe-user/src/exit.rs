@@ -1,0 +1,45 @@
+//! Exit codes that mean something, from `sysexits.h` where it has one.
+
+use std::{error::Error, io};
+
+use crate::{config::ConfigError, daemon::ListenError, kernel::KernelError};
+
+/// `EX_USAGE`: a flag or setting is wrong; a restart will not help.
+pub const BAD_USAGE: u8 = 64;
+/// `EX_NOINPUT`: a file that a flag names cannot be read.
+pub const UNREADABLE: u8 = 66;
+/// `EX_UNAVAILABLE`: this kernel lacks what the probe needs.
+pub const NO_KERNEL_SUPPORT: u8 = 69;
+/// `EX_OSERR`: the address cannot be listened on.
+pub const CANNOT_LISTEN: u8 = 71;
+/// `EX_SOFTWARE`: anything else.
+pub const FAILURE: u8 = 70;
+/// `EX_NOPERM`: the kernel refuses for want of privilege.
+pub const NO_PRIVILEGE: u8 = 77;
+
+/// Returns the exit code of settings that cannot be.
+pub fn of_config(error: &ConfigError) -> u8 {
+    match error {
+        ConfigError::Usage(_) => BAD_USAGE,
+        ConfigError::Unreadable { .. } => UNREADABLE,
+    }
+}
+
+/// Returns the exit code of a failure, by what is in its chain.
+pub fn of(error: &anyhow::Error) -> u8 {
+    if error.is::<ListenError>() {
+        CANNOT_LISTEN
+    } else if error.chain().any(is_permission) {
+        NO_PRIVILEGE
+    } else if error.chain().any(|cause| cause.is::<KernelError>()) {
+        NO_KERNEL_SUPPORT
+    } else {
+        FAILURE
+    }
+}
+
+fn is_permission(cause: &(dyn Error + 'static)) -> bool {
+    let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+    let rustix = cause.downcast_ref::<rustix::io::Errno>().map(|errno| errno.kind());
+    io.or(rustix) == Some(io::ErrorKind::PermissionDenied)
+}

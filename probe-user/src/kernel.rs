@@ -1,0 +1,276 @@
+//! The kernel half: everything that calls aya.
+//!
+//! [`Kernel::attach`] loads and attaches; from then on the counts are read from memory that we share with the kernel.
+
+mod attach;
+mod mapped;
+mod offsets;
+mod reclaim;
+
+use aya::{
+    Ebpf, EbpfError,
+    maps::{HashMap, Map, MapData, MapError, RingBuf, Stack},
+    programs::ProgramError,
+};
+use aya_log::EbpfLogger;
+use probe_ebpf::{
+    histogram::{Histogram, SLOTS},
+    miss::Miss,
+    series::SERIES,
+    state::{ErrorKey, ProcessKey, Record, Target, Thread, ThreadKey, UNKNOWN},
+};
+use rustix::time::{ClockId, clock_gettime};
+
+pub use attach::{Fault, KernelConfig};
+use mapped::Mapped;
+pub use reclaim::NS_PER_TICK;
+
+use crate::latency::Latencies;
+
+/// Threads at once, of all targets: `THREADS` of the kernel side.
+const THREADS: u32 = 4096;
+
+/// Words of a [`Histogram`] behind its slots.
+const SUM_NS: usize = SLOTS;
+const MAX_NS: usize = SLOTS + 1;
+const BYTES: usize = SLOTS + 2;
+const ENTERED: usize = SLOTS + 3;
+
+/// Why the kernel half could not start: a message names the object and the way out.
+/// The cause stays in `source`, so the chain prints it once.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    #[error("cannot read /sys/kernel/btf/vmlinux ({0}); the kernel needs CONFIG_DEBUG_INFO_BTF")]
+    NoBtf(String),
+    #[error("cannot find `{0}.{1}` in this kernel's BTF; please report its version")]
+    NoField(&'static str, &'static str),
+    #[error("cannot watch for process name `{0}`; at most four names, none empty")]
+    TooManyNames(String),
+    #[error("cannot load the kernel programs; this needs CAP_BPF and CAP_PERFMON, or root")]
+    Load(#[source] EbpfError),
+    #[error("cannot load program `{0}`; this needs CAP_BPF and CAP_PERFMON, or root")]
+    Verify(String, #[source] ProgramError),
+    #[error("cannot find program `{0}` in the object; build with `cargo xtask build`")]
+    NoProgram(String),
+    #[error("cannot attach to tracepoint `syscalls:{0}`; this needs CAP_PERFMON and CONFIG_FTRACE_SYSCALLS")]
+    Attach(String, #[source] ProgramError),
+    #[error("cannot find tracefs; mount it with `mount -t tracefs tracefs /sys/kernel/tracing`")]
+    NoTracefs(#[source] rustix::io::Errno),
+    #[error("cannot open map `{0}`")]
+    Map(&'static str, #[source] MapError),
+    #[error("cannot map `{0}` into memory")]
+    Memory(&'static str, #[source] std::io::Error),
+}
+
+/// The attached programs and their state. Dropping it detaches them.
+pub struct Kernel {
+    targets: Mapped<Target>,
+    histograms: Mapped<Histogram>,
+    threads: Mapped<Thread>,
+    misses: Mapped<u64>,
+    errors: HashMap<MapData, ErrorKey, u64>,
+    target_by_process: HashMap<MapData, ProcessKey, u32>,
+    thread_by_key: HashMap<MapData, ThreadKey, u32>,
+    free_targets: Stack<MapData, u32>,
+    free_threads: Stack<MapData, u32>,
+    pids: HashMap<MapData, u32, u8>,
+    pid_count: aya::maps::Array<MapData, u64>,
+    records: RingBuf<MapData>,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    attached_boottime_ns: u64,
+    /// Keeps the programs attached.
+    _ebpf: Ebpf,
+}
+
+/// A process that the programs measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its position in the kernel's arrays.
+    pub target: u32,
+    pub pid: u32,
+    /// ns since boot; with `pid` it tells one life of a process from another.
+    pub started_ns: u64,
+}
+
+/// An operation that has not returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    pub target: u32,
+    /// Its position in `OPERATIONS`.
+    pub series: u32,
+    pub age_ns: u64,
+}
+
+impl Kernel {
+    /// Loads and attaches the programs.
+    ///
+    /// # Errors
+    /// Names what this kernel or these privileges do not allow; then nothing is left attached.
+    pub fn attach(config: &KernelConfig) -> Result<Self, KernelError> {
+        let mut ebpf = attach::load(config)?;
+        let logger = if config.log { EbpfLogger::init(&mut ebpf).ok() } else { None };
+        let mut free_targets =
+            Stack::try_from(take(&mut ebpf, "FREE_TARGETS")?).map_err(in_map("FREE_TARGETS"))?;
+        let mut free_threads =
+            Stack::try_from(take(&mut ebpf, "FREE_THREADS")?).map_err(in_map("FREE_THREADS"))?;
+        // The top of a stack comes first; low numbers are easier to read in a log.
+        for index in (0..config.max_targets).rev() {
+            free_targets.push(index, 0).map_err(in_map("FREE_TARGETS"))?;
+        }
+        for index in (0..THREADS).rev() {
+            free_threads.push(index, 0).map_err(in_map("FREE_THREADS"))?;
+        }
+        let kernel = Self {
+            targets: mapped(&mut ebpf, "TARGET_STATE", config.max_targets)?,
+            histograms: mapped(&mut ebpf, "HISTOGRAMS", config.max_targets * SERIES)?,
+            threads: mapped(&mut ebpf, "THREAD_STATE", THREADS)?,
+            misses: mapped(&mut ebpf, "MISSES", u32::try_from(Miss::ALL.len()).expect("a dozen"))?,
+            errors: hash(&mut ebpf, "ERRORS")?,
+            target_by_process: hash(&mut ebpf, "TARGET_BY_PROCESS")?,
+            thread_by_key: hash(&mut ebpf, "THREAD_BY_KEY")?,
+            free_targets,
+            free_threads,
+            pids: hash(&mut ebpf, "PIDS")?,
+            pid_count: aya::maps::Array::try_from(take(&mut ebpf, "PID_COUNT")?)
+                .map_err(in_map("PID_COUNT"))?,
+            records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(in_map("RECORDS"))?,
+            logger,
+            attached_boottime_ns: 0,
+            _ebpf: ebpf,
+        };
+        // Attaching comes last: the first event already finds everything in place.
+        Ok(Self {
+            _ebpf: attach::attach(kernel._ebpf)?,
+            attached_boottime_ns: now_ns(ClockId::Boottime),
+            ..kernel
+        })
+    }
+
+    /// Returns how the programs are attached: the label of `hook_info`.
+    pub fn hook(&self) -> &'static str {
+        "tracepoint"
+    }
+
+    /// Returns whether a process that started then (ns since boot) was measured from its first system call.
+    pub fn saw_birth_of(&self, started_ns: u64) -> bool {
+        started_ns > self.attached_boottime_ns
+    }
+
+    /// Returns the processes that the programs have found.
+    pub fn processes(&self) -> Vec<Process> {
+        let all = (0..self.targets.length()).map(|target| (target, self.targets.read(target)));
+        let used = all.filter(|(_, state)| state.started_ns != 0);
+        used.map(|(target, state)| Process { target, pid: state.tgid, started_ns: state.started_ns })
+            .collect()
+    }
+
+    /// Returns the state of a target, as the programs keep it.
+    pub fn state(&self, target: u32) -> Target {
+        self.targets.read(target)
+    }
+
+    /// Returns one histogram as of now.
+    pub fn latencies(&self, target: u32, series: u32) -> Latencies {
+        let index = target * SERIES + series;
+        let word = |word| self.histograms.word(index, word);
+        // The sum first, then the slots: the programs write in the other order, so the sum never holds an event that
+        // the slots lack.
+        let (sum_ns, max_ns, bytes) = (word(SUM_NS), word(MAX_NS), word(BYTES));
+        Latencies::new((0..SLOTS).map(word).collect(), sum_ns, max_ns, bytes)
+    }
+
+    /// Returns how many events of a reconciled series have begun.
+    pub fn entered(&self, target: u32, series: u32) -> u64 {
+        self.histograms.word(target * SERIES + series, ENTERED)
+    }
+
+    /// Returns the operations that have begun and not returned.
+    pub fn in_flight(&self) -> Vec<InFlight> {
+        let now_ns = monotonic_ns();
+        let all = (0..self.threads.length()).map(|thread| self.threads.read(thread));
+        all.filter(|thread| thread.started_ns != 0 && thread.series != UNKNOWN)
+            .map(|thread| InFlight {
+                target: thread.target,
+                series: thread.series,
+                age_ns: now_ns.saturating_sub(thread.started_ns),
+            })
+            .collect()
+    }
+
+    /// Returns what was not measured, by reason.
+    pub fn misses(&self) -> [(Miss, u64); Miss::ALL.len()] {
+        Miss::ALL.map(|miss| (miss, self.misses.word(miss as u32, 0)))
+    }
+
+    /// Returns how often operations failed.
+    pub fn errors(&self) -> Vec<(ErrorKey, u64)> {
+        self.errors.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Measures a process whatever its threads are called, or stops to.
+    ///
+    /// # Errors
+    /// If the kernel refuses; sixty-four processes at most.
+    pub fn watch(&mut self, pid: u32, watched: bool) -> Result<(), KernelError> {
+        if watched {
+            self.pids.insert(pid, 1, 0).map_err(in_map("PIDS"))?;
+        } else {
+            self.pids.remove(&pid).map_err(in_map("PIDS"))?;
+        }
+        let count = self.pids.keys().filter_map(Result::ok).count() as u64;
+        self.pid_count.set(0, count, 0).map_err(in_map("PID_COUNT"))
+    }
+
+    /// Returns the latencies that came since the last call, if recording is on.
+    pub fn records(&mut self) -> Vec<Record> {
+        let mut records = Vec::new();
+        while let Some(bytes) = self.records.next() {
+            // SAFETY: the programs write whole records, and any bit pattern is one.
+            records.push(unsafe { bytes.as_ptr().cast::<Record>().read_unaligned() });
+        }
+        records
+    }
+
+    /// Passes the programs' log lines on to ours.
+    pub fn flush_log(&mut self) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+}
+
+/// Returns ns of the clock that latencies are measured with.
+pub fn monotonic_ns() -> u64 {
+    now_ns(ClockId::Monotonic)
+}
+
+fn now_ns(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    #[expect(clippy::cast_sign_loss, reason = "time since boot is not negative")]
+    {
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    let missing = || KernelError::Map(name, MapError::InvalidName { name: name.to_owned() });
+    ebpf.take_map(name).ok_or_else(missing)
+}
+
+fn hash<K: aya::Pod, V: aya::Pod>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<HashMap<MapData, K, V>, KernelError> {
+    HashMap::try_from(take(ebpf, name)?).map_err(in_map(name))
+}
+
+fn mapped<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str, length: u32) -> Result<Mapped<T>, KernelError> {
+    match take(ebpf, name)? {
+        Map::Array(map) => Mapped::new(name, &map, length),
+        _ => Err(KernelError::Map(name, MapError::InvalidName { name: name.to_owned() })),
+    }
+}
+
+fn in_map(name: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |error| KernelError::Map(name, error)
+}

@@ -1,0 +1,111 @@
+//! Looks up where the running kernel keeps what the programs read.
+
+use std::path::Path;
+
+use btf_rs::{Btf, Type};
+use probe_ebpf::layout::Offsets;
+
+use super::KernelError;
+
+/// The running kernel's description of its own types; there since Linux 5.4 with `CONFIG_DEBUG_INFO_BTF`.
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// The longest common fields before a tracepoint's own that the programs expect, in bytes.
+const LONGEST_COMMON_FIELDS: usize = 12;
+
+/// Structures whose members are followed inwards: unions and structures without a name, as deep as the kernel nests them.
+const DEPTH: usize = 4;
+
+/// Returns the offsets in the running kernel.
+///
+/// # Errors
+/// If the kernel has no BTF, or its structures are not those that the programs know.
+pub fn running_kernel() -> Result<Offsets, KernelError> {
+    let btf = Btf::from_file(Path::new(VMLINUX)).map_err(|error| KernelError::NoBtf(error.to_string()))?;
+    check_tracepoints(&btf)?;
+    let of = |path: &[(&'static str, &'static str)]| offset(&btf, path);
+    Ok(Offsets {
+        task_files: of(&[("task_struct", "files")])?,
+        task_group_leader: of(&[("task_struct", "group_leader")])?,
+        task_start: of(&[("task_struct", "start_boottime")])?,
+        files_fdt: of(&[("files_struct", "fdt")])?,
+        fdt_max_fds: of(&[("fdtable", "max_fds")])?,
+        fdt_fd: of(&[("fdtable", "fd")])?,
+        file_dentry: of(&[("file", "f_path"), ("path", "dentry")])?,
+        dentry_hash_len: of(&[("dentry", "d_name"), ("qstr", "hash_len")])?,
+        dentry_name: of(&[("dentry", "d_name"), ("qstr", "name")])?,
+        dentry_parent: of(&[("dentry", "d_parent")])?,
+        dentry_inode: of(&[("dentry", "d_inode")])?,
+        inode_number: of(&[("inode", "i_ino")])?,
+        inode_sb: of(&[("inode", "i_sb")])?,
+        sb_dev: of(&[("super_block", "s_dev")])?,
+    })
+}
+
+/// Refuses a kernel whose tracepoints begin with longer common fields, as some real-time kernels of vendors may.
+fn check_tracepoints(btf: &Btf) -> Result<(), KernelError> {
+    let entry = structure(btf, "trace_entry")?;
+    if entry.size() > LONGEST_COMMON_FIELDS {
+        return Err(KernelError::NoField("trace_entry", "members of 12 bytes or less"));
+    }
+    Ok(())
+}
+
+/// Returns the offset in bytes of a member of a member …
+fn offset(btf: &Btf, path: &[(&'static str, &'static str)]) -> Result<u32, KernelError> {
+    let mut total = 0;
+    for (name, member) in path {
+        let found = member_offset(btf, &structure(btf, name)?, member, DEPTH);
+        total += found.ok_or(KernelError::NoField(name, member))?;
+    }
+    Ok(total)
+}
+
+fn structure(btf: &Btf, name: &'static str) -> Result<btf_rs::Struct, KernelError> {
+    let types = btf.resolve_types_by_name(name).map_err(|_| KernelError::NoField(name, "definition"))?;
+    types
+        .into_iter()
+        .find_map(|found| match found {
+            Type::Struct(structure) => Some(structure),
+            _ => None,
+        })
+        .ok_or(KernelError::NoField(name, "definition"))
+}
+
+/// Returns the offset in bytes of a member, looking into members without a name, too.
+fn member_offset(btf: &Btf, structure: &btf_rs::Struct, wanted: &str, depth: usize) -> Option<u32> {
+    structure.members.iter().find_map(|member| {
+        let bytes = member.bit_offset() / 8;
+        match btf.resolve_name(member).unwrap_or_default().as_str() {
+            name if name == wanted => Some(bytes),
+            "" if depth > 0 => match btf.resolve_chained_type(member) {
+                Ok(Type::Struct(inner) | Type::Union(inner)) => {
+                    member_offset(btf, &inner, wanted, depth - 1).map(|inside| bytes + inside)
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fact of every 64-bit kernel from 5.10 to 7.2: `struct qstr` is the hash, the length, the pointer.
+    #[test]
+    fn this_kernel_has_every_field() {
+        let offsets = running_kernel().expect("the tests need a kernel with BTF, 5.10 or later");
+        assert_eq!(offsets.dentry_name, offsets.dentry_hash_len + 8, "{offsets:?}");
+        assert_eq!(offsets.fdt_fd, 8, "`max_fds` and padding come first");
+        assert!(offsets.task_files > 500, "`files` is deep in `task_struct`: {offsets:?}");
+    }
+
+    #[test]
+    fn an_unknown_member_is_named() {
+        let btf = Btf::from_file(Path::new(VMLINUX)).expect("the tests need a kernel with BTF");
+        let error = offset(&btf, &[("dentry", "d_nothing")]).expect_err("there is no such member");
+        assert!(error.to_string().contains("`dentry.d_nothing`"), "{error}");
+    }
+}

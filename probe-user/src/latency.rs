@@ -1,0 +1,204 @@
+//! Histograms at rest: what the kernel counted up to one instant, and questions to it.
+
+use probe_ebpf::histogram::{SLOTS, edge_seconds, slot};
+
+/// Bounds in nanoseconds that the exported histograms have: etcd's fourteen (1 ms to 8.192 s), the doublings below and
+/// above them, and the limits of etcd's guidance (10 and 25 ms) and 100 ms. All are edges of the kernel's slots.
+pub const BOUNDS_NS: [u64; 27] = [
+    7_812,
+    15_625,
+    31_250,
+    62_500,
+    125_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    4_000_000,
+    8_000_000,
+    10_000_000,
+    16_000_000,
+    25_000_000,
+    32_000_000,
+    64_000_000,
+    100_000_000,
+    128_000_000,
+    256_000_000,
+    512_000_000,
+    1_024_000_000,
+    2_048_000_000,
+    4_096_000_000,
+    8_192_000_000,
+    16_384_000_000,
+    32_768_000_000,
+    65_536_000_000,
+];
+
+/// One series as of one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Latencies {
+    slots: Box<[u64]>,
+    pub sum_ns: u64,
+    /// The longest ever, not only in a window.
+    pub max_ns: u64,
+    /// Bytes written.
+    pub bytes: u64,
+}
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self { slots: vec![0; SLOTS].into_boxed_slice(), sum_ns: 0, max_ns: 0, bytes: 0 }
+    }
+}
+
+impl Latencies {
+    /// Takes what was read from the kernel; `slots` has [`SLOTS`] entries.
+    pub fn new(slots: Box<[u64]>, sum_ns: u64, max_ns: u64, bytes: u64) -> Self {
+        assert_eq!(slots.len(), SLOTS, "both sides share one histogram");
+        Self { slots, sum_ns, max_ns, bytes }
+    }
+
+    /// Adds one latency, as the kernel does.
+    pub fn record(&mut self, latency_ns: u64) {
+        self.slots[slot(latency_ns)] += 1;
+        self.sum_ns += latency_ns;
+        self.max_ns = self.max_ns.max(latency_ns);
+    }
+
+    /// Returns how many events there are.
+    pub fn count(&self) -> u64 {
+        self.slots.iter().sum()
+    }
+
+    pub fn sum_seconds(&self) -> f64 {
+        seconds(self.sum_ns)
+    }
+
+    /// Returns how many took at most each of these bounds, which ascend and are edges of slots.
+    pub fn at_most<const N: usize>(&self, bounds_ns: &[u64; N]) -> [u64; N] {
+        let mut counted = 0;
+        let mut next = 0;
+        bounds_ns.map(|bound_ns| {
+            let end = slot(bound_ns) + 1;
+            counted += self.slots[next..end].iter().sum::<u64>();
+            next = end;
+            counted
+        })
+    }
+
+    /// Returns the latency in seconds that a share `q` of the events does not exceed, or none without events.
+    ///
+    /// It is the upper edge of a slot: at most 1/32 above the truth, and never above the longest.
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        let count = self.count();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a count is a count"
+        )]
+        let rank = ((q * count as f64).ceil() as u64).clamp(1, count.max(1));
+        let mut counted = 0;
+        let slot = self.slots.iter().position(|n| {
+            counted += n;
+            counted >= rank
+        })?;
+        Some(edge_seconds(slot).min(seconds(self.max_ns)))
+    }
+
+    /// Returns the longest of these events in seconds, exact if it is the longest ever, else to 1/32.
+    pub fn max_seconds(&self) -> Option<f64> {
+        let last = self.slots.iter().rposition(|n| *n > 0)?;
+        Some(if last == slot(self.max_ns) { seconds(self.max_ns) } else { edge_seconds(last) })
+    }
+
+    /// Adds another series' events to this one's.
+    pub fn add(&mut self, other: &Self) {
+        for (to, from) in self.slots.iter_mut().zip(&other.slots) {
+            *to += from;
+        }
+        self.sum_ns += other.sum_ns;
+        self.max_ns = self.max_ns.max(other.max_ns);
+        self.bytes += other.bytes;
+    }
+
+    /// Returns the events that came since an earlier reading of the same series.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let slots =
+            self.slots.iter().zip(&earlier.slots).map(|(now, then)| now.saturating_sub(*then)).collect();
+        Self {
+            slots,
+            sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
+            max_ns: self.max_ns,
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+        }
+    }
+}
+
+/// Returns nanoseconds as seconds.
+pub fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(latencies_ns: &[u64]) -> Latencies {
+        let mut all = Latencies::default();
+        for latency_ns in latencies_ns {
+            all.record(*latency_ns);
+        }
+        all
+    }
+
+    #[test]
+    fn bounds_are_edges_of_slots() {
+        for bound_ns in BOUNDS_NS {
+            // 7,812.5 ns is an edge, too; no whole number of nanoseconds lies between.
+            let next_ns = bound_ns + 1;
+            assert_eq!(slot(bound_ns) + 1, slot(next_ns).max(slot(bound_ns) + 1), "{bound_ns} ns");
+            assert!(slot(next_ns) > slot(bound_ns) || bound_ns == 65_536_000_000, "{bound_ns} ns");
+        }
+    }
+
+    #[test]
+    fn counts_at_bounds_are_inclusive_and_cumulative() {
+        let all = of(&[500_000, 1_000_000, 1_000_001, 2_000_000, 9_000_000_000]);
+        assert_eq!(all.at_most(&[1_000_000, 2_000_000, 8_192_000_000]), [2, 4, 4]);
+        assert_eq!(all.count(), 5);
+        assert_eq!(all.max_ns, 9_000_000_000);
+    }
+
+    #[test]
+    fn quantiles_are_within_a_thirty_second() {
+        let thousand: Vec<u64> = (1..=1000).map(|n| n * 100_000).collect();
+        let all = of(&thousand);
+        for (q, truth) in [(0.5, 0.05), (0.99, 0.099), (0.999, 0.0999), (1.0, 0.1)] {
+            let got = all.quantile(q).expect("there are events");
+            assert!((0.0..=truth / 32.0).contains(&(got - truth)), "p{q}: {got} for {truth}");
+        }
+        assert_eq!(Latencies::default().quantile(0.5), None, "no events, no quantile");
+        assert_eq!(of(&[123_456]).quantile(0.99), Some(0.000_123_456), "never above the longest");
+    }
+
+    #[test]
+    fn a_window_is_the_difference_of_two_readings() {
+        let earlier = of(&[1_000_000, 5_000_000]);
+        let mut later = earlier.clone();
+        later.record(3_000_000);
+        let window = later.since(&earlier);
+        assert_eq!((window.count(), window.sum_ns), (1, 3_000_000));
+        let max = window.max_seconds().expect("there is one event");
+        assert!(
+            (0.003..0.003 * 33.0 / 32.0).contains(&max),
+            "{max}: the longest of the window, not of all time"
+        );
+    }
+
+    #[test]
+    fn incarnations_add_up() {
+        let mut all = of(&[1_000_000]);
+        all.add(&of(&[2_000_000, 4_000_000]));
+        assert_eq!((all.count(), all.sum_ns, all.max_ns), (3, 7_000_000, 4_000_000));
+    }
+}

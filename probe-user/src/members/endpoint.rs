@@ -1,0 +1,268 @@
+//! Where an etcd serves its metrics, and with which certificates it is asked for them.
+
+use std::{fmt, path::PathBuf};
+
+use super::{
+    paths::FileRef,
+    process::ProcessId,
+    settings::{Settings, Tls},
+};
+
+/// Where etcd listens if it is told nothing.
+const DEFAULT_CLIENT_URL: &str = "http://localhost:2379";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+/// One address that serves `/metrics`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub scheme: Scheme,
+    /// A name or an address; IPv6 without brackets.
+    pub host: String,
+    pub port: u16,
+    /// The process whose network namespace must be entered to connect, if it is not ours.
+    pub network_of: Option<ProcessId>,
+    pub credentials: Credentials,
+}
+
+/// What TLS to an endpoint takes. Files are read at each connection, so that rotated ones count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// Whom to trust.
+    pub authorities: Vec<FileRef>,
+    /// The server's own certificate as etcd reads it: whoever proves to hold its key is the process we look at.
+    pub server_certificate: Option<FileRef>,
+    /// Which pairs may be presented as ours, the best one first.
+    pub client: Vec<KeyPair>,
+    pub insecure_skip_verify: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPair {
+    pub certificate: FileRef,
+    pub key: FileRef,
+}
+
+/// What the operator says instead of what we find; named as etcdctl names it. Files and addresses are our own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    pub endpoints: Vec<Endpoint>,
+    pub cacert: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub insecure_skip_tls_verify: bool,
+}
+
+/// Why a text is no endpoint.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot use `{0}` as an endpoint: expected http://HOST:PORT or https://HOST:PORT")]
+pub struct EndpointError(String);
+
+impl Endpoint {
+    /// Parses a URL of etcd's, or HOST:PORT, which etcdctl takes for http.
+    pub fn parse(url: &str) -> Result<Self, EndpointError> {
+        let error = || EndpointError(url.to_owned());
+        let (scheme, rest) = match url.split_once("://") {
+            Some(("http", rest)) => (Scheme::Http, rest),
+            Some(("https", rest)) => (Scheme::Https, rest),
+            Some(_) => return Err(error()),
+            None => (Scheme::Http, url),
+        };
+        let authority: hyper::http::uri::Authority =
+            rest.trim_end_matches('/').parse().map_err(|_| error())?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let plain = !host.is_empty() && !authority.as_str().contains('@');
+        let port = authority.port_u16().filter(|port| *port != 0 && plain).ok_or_else(error)?;
+        Ok(Self {
+            scheme,
+            host: host.to_owned(),
+            port,
+            network_of: None,
+            credentials: Credentials::default(),
+        })
+    }
+
+    /// Returns host and port as a URL has them.
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.scheme == Scheme::Http { "http" } else { "https" };
+        write!(f, "{scheme}://{}", self.authority())
+    }
+}
+
+/// Returns the endpoints of a process, the simplest one first: an `http` metrics address takes no certificate.
+///
+/// `network_of` is the process if it lives in another network namespace. Addresses that are not TCP are left out.
+pub fn endpoints(
+    settings: &Settings,
+    process: ProcessId,
+    foreign_network: bool,
+    overrides: &Overrides,
+) -> Vec<Endpoint> {
+    let credentials = credentials(&settings.client_tls, process, overrides);
+    if !overrides.endpoints.is_empty() {
+        return overrides
+            .endpoints
+            .iter()
+            .map(|endpoint| Endpoint { credentials: credentials.clone(), ..endpoint.clone() })
+            .collect();
+    }
+    let metrics = &settings.listen_metrics_urls;
+    let of = |scheme: &'static str| metrics.iter().filter(move |url| url.starts_with(scheme));
+    let default = [DEFAULT_CLIENT_URL.to_owned()];
+    let clients =
+        if settings.listen_client_urls.is_empty() { &default[..] } else { &settings.listen_client_urls };
+    of("http://")
+        .chain(of("https://"))
+        .chain(clients)
+        .filter_map(|url| Endpoint::parse(url).ok())
+        .map(|endpoint| Endpoint {
+            host: reachable(endpoint.host),
+            network_of: foreign_network.then_some(process),
+            credentials: credentials.clone(),
+            ..endpoint
+        })
+        .collect()
+}
+
+/// An address that means "all of mine" to a listener, as one that can be connected to.
+fn reachable(host: String) -> String {
+    match &*host {
+        "0.0.0.0" => "127.0.0.1".to_owned(),
+        "::" => "::1".to_owned(),
+        _ => host,
+    }
+}
+
+fn credentials(tls: &Tls, process: ProcessId, overrides: &Overrides) -> Credentials {
+    let theirs = |path: &PathBuf| FileRef { path: path.clone(), seen_by: Some(process) };
+    let ours = |path: &PathBuf| FileRef { path: path.clone(), seen_by: None };
+    let authorities = match &overrides.cacert {
+        Some(path) => vec![ours(path)],
+        None => tls.trusted_ca_file.iter().map(theirs).collect(),
+    };
+    let client = match (&overrides.cert, &overrides.key) {
+        (Some(certificate), Some(key)) => {
+            vec![KeyPair { certificate: ours(certificate), key: ours(key) }]
+        }
+        _ => client_pairs(tls, process),
+    };
+    Credentials {
+        authorities,
+        // An operator who names an authority wants that one, and no other, to vouch for the server.
+        server_certificate: tls.cert_file.as_ref().filter(|_| overrides.cacert.is_none()).map(theirs),
+        client,
+        insecure_skip_verify: overrides.insecure_skip_tls_verify,
+    }
+}
+
+/// Returns the pairs of etcd's own that could serve as a client's, the best one first.
+///
+/// The place to add layouts (kubeadm's `healthcheck-client`, an operator's mounted secret): whether a pair that is
+/// listed here exists and may be used by a client is decided when the connection is made.
+fn client_pairs(tls: &Tls, process: ProcessId) -> Vec<KeyPair> {
+    let theirs = |path: &PathBuf| FileRef { path: path.clone(), seen_by: Some(process) };
+    [(&tls.client_cert_file, &tls.client_key_file), (&tls.cert_file, &tls.key_file)]
+        .into_iter()
+        .filter_map(|(certificate, key)| Some((certificate.as_ref()?, key.as_ref()?)))
+        .map(|(certificate, key)| KeyPair { certificate: theirs(certificate), key: theirs(key) })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::members::settings::Source;
+
+    const PROCESS: ProcessId = ProcessId { pid: 7, start_ticks: 70 };
+
+    fn settings(line: &str) -> Settings {
+        let argv: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        Source::new(&argv, &HashMap::new()).settings()
+    }
+
+    #[test]
+    fn endpoints_come_in_the_order_of_least_trouble() {
+        let cases = [
+            ("etcd", "http://localhost:2379", "etcd's default"),
+            (
+                "etcd --listen-metrics-urls=https://1.1.1.1:1,http://0.0.0.0:2381 --listen-client-urls=https://[::]:2379",
+                "http://127.0.0.1:2381 https://1.1.1.1:1 https://[::1]:2379",
+                "plain text first, wildcards made reachable",
+            ),
+            (
+                "etcd --listen-client-urls=unix://localhost:2379,http://10.0.0.1:2379",
+                "http://10.0.0.1:2379",
+                "a unix socket serves us nothing",
+            ),
+        ];
+        for (line, expected, why) in cases {
+            let found = endpoints(&settings(line), PROCESS, false, &Overrides::default());
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            assert_eq!(found.join(" "), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn the_namespace_is_the_process_only_where_it_differs() {
+        for (foreign, expected) in [(true, Some(PROCESS)), (false, None)] {
+            let found = endpoints(&settings("etcd"), PROCESS, foreign, &Overrides::default());
+            assert_eq!(found[0].network_of, expected);
+        }
+    }
+
+    #[test]
+    fn overrides_replace_what_was_found() {
+        let settings = settings("etcd --cert-file /c --key-file /k --trusted-ca-file /a");
+        let own = FileRef { path: "/x".into(), seen_by: None };
+        let found = endpoints(&settings, PROCESS, true, &Overrides::default());
+        assert_eq!(found[0].credentials.authorities[0].path, PathBuf::from("/a"));
+        assert_eq!(found[0].credentials.client[0].key.seen_by, Some(PROCESS));
+
+        let overrides = Overrides {
+            endpoints: vec![Endpoint::parse("https://h:1").unwrap()],
+            cacert: Some("/x".into()),
+            cert: Some("/x".into()),
+            key: Some("/x".into()),
+            insecure_skip_tls_verify: true,
+        };
+        let found = endpoints(&settings, PROCESS, true, &overrides);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].to_string().as_str(), found[0].network_of), ("https://h:1", None));
+        let credentials = &found[0].credentials;
+        assert_eq!((&credentials.authorities[..], &credentials.client[0].key), (&[own.clone()][..], &own));
+        assert!(credentials.insecure_skip_verify && credentials.server_certificate.is_none());
+    }
+
+    #[test]
+    fn endpoints_are_parsed_as_etcdctl_does() {
+        let cases = [
+            ("127.0.0.1:2379", Some("http://127.0.0.1:2379"), "no scheme means http"),
+            ("https://[fe80::1]:2379/", Some("https://[fe80::1]:2379"), "IPv6 in brackets"),
+            ("https://etcd.local:1", Some("https://etcd.local:1"), "a name"),
+            ("unix:///run/etcd", None, "not TCP"),
+            ("http://127.0.0.1", None, "etcd requires a port"),
+            ("http://user:secret@127.0.0.1:1", None, "nothing secret in a URL"),
+            ("", None, "empty"),
+        ];
+        for (url, expected, why) in cases {
+            let parsed = Endpoint::parse(url).ok().map(|endpoint| endpoint.to_string());
+            assert_eq!(parsed.as_deref(), expected, "{url}: {why}");
+        }
+    }
+}

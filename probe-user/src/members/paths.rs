@@ -1,0 +1,169 @@
+//! Opens files as another process would find them.
+//!
+//! That process may live in a container, and whoever controls the container controls its symbolic links. So a path is
+//! resolved by `openat2(2)` with `RESOLVE_IN_ROOT` (Linux 5.6): a link, absolute or not, never leads out of the root
+//! of the process, and the file is used through the descriptor that this yields.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::fd::{AsFd, OwnedFd},
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+
+use super::process::ProcessId;
+
+/// A file by the path under which a process knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRef {
+    pub path: PathBuf,
+    /// Whose root and working directory the path is relative to; `None` for our own.
+    pub seen_by: Option<ProcessId>,
+}
+
+impl FileRef {
+    /// Reads the whole file, which must be a regular one of at most `limit` bytes.
+    pub fn read(&self, limit: u64) -> io::Result<Vec<u8>> {
+        let file = match self.seen_by {
+            Some(process) => Root::of(process)?.open(&self.path, OFlags::RDONLY | OFlags::NONBLOCK)?,
+            None => rustix::fs::openat(
+                CWD,
+                &self.path,
+                OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?,
+        };
+        read_regular(file, limit)
+    }
+}
+
+/// The root directory of a process, held open.
+#[derive(Debug)]
+pub struct Root {
+    process: ProcessId,
+    fd: OwnedFd,
+}
+
+/// A directory of another process, held open.
+#[derive(Debug)]
+pub struct Directory {
+    fd: OwnedFd,
+    /// As `stat(2)` tells it; on btrfs this is not the device that mountinfo and the kernel's superblock name.
+    pub st_dev: u64,
+    pub inode: u64,
+}
+
+impl Root {
+    /// Opens the root of a process, which needs CAP_SYS_PTRACE for a process of another user.
+    pub fn of(process: ProcessId) -> io::Result<Self> {
+        let fd = open_directory(&process.proc_path("root"))?;
+        // The pid may have been recycled before we opened its root, but not after: the descriptor stays what it is.
+        if !process.is_alive() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Self { process, fd })
+    }
+
+    /// Opens a path as the process would, with links kept inside its root.
+    pub fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        if path.is_absolute() {
+            return open_in(&self.fd, path, flags, ResolveFlags::IN_ROOT);
+        }
+        let cwd = open_directory(&self.process.proc_path("cwd"))?;
+        match self.locate(&cwd)? {
+            Some(directory) => open_in(&self.fd, &directory.join(path), flags, ResolveFlags::IN_ROOT),
+            // Its working directory has no path inside its root: follow nothing that leads out of that directory.
+            None => open_in(&cwd, path, flags, ResolveFlags::BENEATH),
+        }
+    }
+
+    /// Reads a regular file of at most `limit` bytes.
+    pub fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        read_regular(self.open(path, OFlags::RDONLY | OFlags::NONBLOCK)?, limit)
+    }
+
+    /// Opens a directory.
+    pub fn directory(&self, path: &Path) -> io::Result<Directory> {
+        let fd = self.open(path, OFlags::PATH | OFlags::DIRECTORY)?;
+        let stat = rustix::fs::fstat(&fd)?;
+        Ok(Directory { fd, st_dev: stat.st_dev, inode: stat.st_ino })
+    }
+
+    /// Returns where the working directory is inside the root, if it is there.
+    ///
+    /// The links in /proc are texts relative to *our* root or to the mount namespace of the process, so they are
+    /// candidates, and an inode settles which one is right.
+    fn locate(&self, cwd: &OwnedFd) -> io::Result<Option<PathBuf>> {
+        let root = std::fs::read_link(self.process.proc_path("root"))?;
+        let text = std::fs::read_link(self.process.proc_path("cwd"))?;
+        let wanted = rustix::fs::fstat(cwd)?;
+        let inside = text.strip_prefix(&root).map(|rest| Path::new("/").join(rest));
+        for candidate in inside.into_iter().chain([text.clone()]) {
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let Ok(fd) = open_in(&self.fd, &candidate, flags, ResolveFlags::IN_ROOT) else { continue };
+            let found = rustix::fs::fstat(&fd)?;
+            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino) {
+                return Ok(Some(candidate));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Directory {
+    /// Tells whether the file of this name directly inside the directory is the one that `link`, an entry of
+    /// /proc/PID/fd, leads to.
+    pub fn holds(&self, name: &std::ffi::OsStr, link: &Path) -> bool {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let inside = open_in(&self.fd, Path::new(name), flags, ResolveFlags::BENEATH)
+            .and_then(|fd| Ok(rustix::fs::fstat(fd)?));
+        match (inside, rustix::fs::stat(link)) {
+            (Ok(inside), Ok(open)) => (inside.st_dev, inside.st_ino) == (open.st_dev, open.st_ino),
+            _ => false,
+        }
+    }
+}
+
+/// Returns the path that etcd would name in its own log: absolute, against the working directory that /proc tells.
+pub fn as_seen(process: ProcessId, path: &Path) -> PathBuf {
+    if path.is_absolute() {
+        return path.to_path_buf();
+    }
+    let cwd = std::fs::read_link(process.proc_path("cwd")).unwrap_or_default();
+    let root = std::fs::read_link(process.proc_path("root")).unwrap_or_else(|_| "/".into());
+    let cwd = cwd.strip_prefix(&root).map_or(cwd.clone(), |rest| Path::new("/").join(rest));
+    cwd.join(path).components().filter(|part| *part != Component::CurDir).collect()
+}
+
+fn open_in(directory: &OwnedFd, path: &Path, flags: OFlags, resolve: ResolveFlags) -> io::Result<OwnedFd> {
+    // A magic link (/proc/self/root of the container's own procfs) would be resolved for us, not for the process.
+    let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match rustix::fs::openat2(directory.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            // The kernel saw a rename somewhere while it resolved `..`, and wants to be asked again.
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// A FIFO would block us, a device would never end; neither is a file that etcd could use.
+fn read_regular(file: OwnedFd, limit: u64) -> io::Result<Vec<u8>> {
+    let stat = rustix::fs::fstat(&file)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::from(file).take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::other(format!("it is larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}

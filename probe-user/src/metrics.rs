@@ -1,0 +1,373 @@
+//! The probe's own metrics: the one place that names them.
+//!
+//! [`Snapshot`] is what they are made of; [`encode`] is pure, so that a test can hold its text against a file.
+
+mod format;
+mod snapshot;
+
+use std::fmt;
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, text},
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+
+pub use format::Format;
+pub use snapshot::{Figure, MemberSnapshot, Operation, Snapshot};
+
+use crate::{
+    crosscheck::Invariant,
+    latency::{BOUNDS_NS, Latencies},
+    monitor::Metric,
+    verdict::Verdict,
+};
+
+const PREFIX: &str = "etcd_disk_probe";
+
+type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
+
+/// Returns the whole exposition.
+///
+/// # Errors
+/// None in practice: writing to a string cannot fail.
+pub fn encode(snapshot: Snapshot, format: Format) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix(PREFIX);
+    registry.register_collector(Box::new(snapshot));
+    let mut out = String::new();
+    text::encode(&mut out, &registry)?;
+    Ok(match format {
+        Format::OpenMetrics => out,
+        Format::Prometheus => format::to_prometheus(&out),
+    })
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let mut out = Encoder(&mut encoder);
+        self.encode_latencies(&mut out)?;
+        self.encode_operations(&mut out)?;
+        self.encode_crosscheck(&mut out)?;
+        self.encode_etcd(&mut out)?;
+        self.encode_probe(&mut out)
+    }
+}
+
+impl Snapshot {
+    fn encode_latencies(&self, out: &mut Encoder) -> fmt::Result {
+        let twins = [
+            (
+                "wal_fsync_duration",
+                "Time of WAL syncs in the kernel, the twin of etcd_disk_wal_fsync_duration_seconds.",
+            ),
+            (
+                "backend_commit_duration",
+                "Time of backend commits in the kernel, from the first write to the end of the second sync, the twin of \
+                 etcd_disk_backend_commit_duration_seconds.",
+            ),
+        ];
+        for (metric, (name, help)) in Metric::ALL.into_iter().zip(twins) {
+            let mut family = out.family(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+            for member in &self.members {
+                histogram(
+                    &mut family,
+                    &[("member", member.name.as_str())],
+                    &member.figures[metric as usize].latencies,
+                )?;
+            }
+        }
+        let mut family = out.family(
+            "wal_rotation_duration",
+            "Time of WAL rotations, from the truncation of the full segment to the sync of the directory, waiting for \
+             pre-allocation included.",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for member in &self.members {
+            histogram(&mut family, &[("member", member.name.as_str())], &member.rotation)?;
+        }
+        Ok(())
+    }
+
+    fn encode_operations(&self, out: &mut Encoder) -> fmt::Result {
+        let mut family = out.family(
+            "operation_duration",
+            "Time of the system calls that etcd makes on its files.",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for (member, operation) in self.operations() {
+            histogram(&mut family, &operation.labels(&member.name), &operation.latencies)?;
+        }
+        let mut family =
+            out.family("operation_bytes", "Bytes that etcd wrote to its files.", None, MetricType::Counter)?;
+        for (member, operation) in self.operations().filter(|(_, operation)| operation.op.returns_bytes()) {
+            counter(&mut family, &operation.labels(&member.name), operation.latencies.bytes)?;
+        }
+        let mut family =
+            out.family("operation_errors", "System calls of etcd's that failed.", None, MetricType::Counter)?;
+        for (member, operation) in self.operations() {
+            let [member, file, op] = operation.labels(&member.name);
+            for (errno, count) in &operation.errors {
+                counter(&mut family, &[member, file, op, ("errno", errno)], *count)?;
+            }
+        }
+        let mut family = out.family(
+            "operation_in_flight",
+            "Age of the oldest operation that has not returned, 0 for none.",
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        for member in &self.members {
+            for (file, age_s) in &member.in_flight_s {
+                gauge(&mut family, &[("member", member.name.as_str()), ("file", file)], *age_s)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_crosscheck(&self, out: &mut Encoder) -> fmt::Result {
+        let mut family = out.family(
+            "crosscheck_events",
+            "Events that both the kernel and etcd could count, by who counted them.",
+            None,
+            MetricType::Counter,
+        )?;
+        for (member, metric, figure) in self.figures() {
+            for (source, count) in [("kernel", figure.kernel_events), ("etcd", figure.etcd_events)] {
+                counter(&mut family, &[("member", member), ("metric", metric), ("source", source)], count)?;
+            }
+        }
+        let mut family = out.family(
+            "crosscheck_difference",
+            "Events that etcd counted and the kernel did not, negative for the reverse, 0 when exact.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (member, metric, figure) in self.figures() {
+            gauge(&mut family, &[("member", member), ("metric", metric)], figure.difference as f64)?;
+        }
+        let mut family = out.family(
+            "crosscheck_origin_uncertainty",
+            "Events by which it is unknown how much etcd had counted before the probe came, 0 when pinned; absent until \
+             etcd was scraped.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (member, metric, figure) in self.figures() {
+            if let Some(events) = figure.uncertainty {
+                gauge(&mut family, &[("member", member), ("metric", metric)], events as f64)?;
+            }
+        }
+        let mut family = out.family(
+            "crosscheck_unverified",
+            "Events of etcds that ended before a scrape could confirm them.",
+            None,
+            MetricType::Counter,
+        )?;
+        for (member, metric, figure) in self.figures() {
+            counter(&mut family, &[("member", member), ("metric", metric)], figure.unverified)?;
+        }
+        let mut family = out.family(
+            "crosscheck_violations",
+            "Scrapes that broke an invariant: the probe lost or doubled events, or the endpoint is another process's.",
+            None,
+            MetricType::Counter,
+        )?;
+        for (member, metric, figure) in self.figures() {
+            for (invariant, count) in Invariant::ALL.into_iter().zip(figure.violations) {
+                let labels = [("member", member), ("metric", metric), ("invariant", invariant.as_str())];
+                counter(&mut family, &labels, count)?;
+            }
+        }
+        let mut family = out.family(
+            "crosscheck_overhead",
+            "Time that etcd's figures hold beyond the kernel's, added up between moments at which both hold the same \
+             events.",
+            Some(&Unit::Seconds),
+            MetricType::Counter,
+        )?;
+        for (member, metric, figure) in self.figures() {
+            counter(&mut family, &[("member", member), ("metric", metric)], figure.overhead_s)?;
+        }
+        Ok(())
+    }
+
+    fn encode_etcd(&self, out: &mut Encoder) -> fmt::Result {
+        let mut family =
+            out.family("verdict", "1 for the current verdict, 0 for the others.", None, MetricType::Gauge)?;
+        for member in &self.members {
+            for verdict in Verdict::ALL {
+                let labels = [("member", member.name.as_str()), ("verdict", verdict.as_str())];
+                gauge(&mut family, &labels, f64::from(u8::from(verdict == member.verdict)))?;
+            }
+        }
+        let mut family =
+            out.family("etcd_up", "Whether the last scrape of etcd succeeded.", None, MetricType::Gauge)?;
+        for member in &self.members {
+            gauge(&mut family, &[("member", member.name.as_str())], f64::from(u8::from(member.etcd_up)))?;
+        }
+        let mut family =
+            out.family("etcd_scrape_errors", "Scrapes of etcd that failed.", None, MetricType::Counter)?;
+        for member in &self.members {
+            for (reason, count) in &member.scrape_errors {
+                counter(&mut family, &[("member", member.name.as_str()), ("reason", reason)], *count)?;
+            }
+        }
+        let mut family = out.family("member", "What is known of a member.", None, MetricType::Info)?;
+        for member in &self.members {
+            family.encode_info(&[
+                ("member", member.name.as_str()),
+                ("data_dir", &member.data_dir),
+                ("device", &member.device),
+                ("filesystem", &member.filesystem),
+                ("version", &member.version),
+            ])?;
+        }
+        Ok(())
+    }
+
+    fn encode_probe(&self, out: &mut Encoder) -> fmt::Result {
+        let mut family =
+            out.family("misses", "Events that were not measured, by reason.", None, MetricType::Counter)?;
+        for (reason, count) in &self.misses {
+            counter(&mut family, &[("reason", *reason)], *count)?;
+        }
+        let mut family = out.family("hook", "How the programs are attached.", None, MetricType::Info)?;
+        family.encode_info(&[("hook", self.hook)])?;
+        let mut family = out.family("build", "The probe that runs.", None, MetricType::Info)?;
+        family.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+
+    fn figures(&self) -> impl Iterator<Item = (&str, &'static str, &Figure)> {
+        self.members.iter().flat_map(|member| {
+            let figures = Metric::ALL.into_iter().zip(&member.figures);
+            figures.map(|(metric, figure)| (member.name.as_str(), metric.as_str(), figure))
+        })
+    }
+
+    fn operations(&self) -> impl Iterator<Item = (&MemberSnapshot, &Operation)> {
+        self.members
+            .iter()
+            .flat_map(|member| member.operations.iter().map(move |operation| (member, operation)))
+    }
+}
+
+impl Operation {
+    fn labels<'a>(&self, member: &'a str) -> Labels<'a, 3> {
+        [("member", member), ("file", self.role.as_str()), ("op", self.op.as_str())]
+    }
+}
+
+/// The library's encoder, less what every family has in common.
+struct Encoder<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Encoder<'_, '_> {
+    /// Begins a family. The registry adds the prefix, the encoder the unit and `_total`.
+    fn family<'s>(
+        &'s mut self,
+        name: &'s str,
+        help: &str,
+        unit: Option<&'s Unit>,
+        kind: MetricType,
+    ) -> Result<MetricEncoder<'s>, fmt::Error> {
+        self.0.encode_descriptor(name, help, unit, kind)
+    }
+}
+
+fn histogram(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, seen: &Latencies) -> fmt::Result {
+    let at_most = seen.at_most(&BOUNDS_NS);
+    let mut below = 0;
+    let mut buckets = [(f64::INFINITY, 0); BOUNDS_NS.len() + 1];
+    for ((bucket, bound_ns), count) in buckets.iter_mut().zip(BOUNDS_NS).zip(at_most) {
+        *bucket = (bound_ns as f64 / 1e9, count - below);
+        below = count;
+    }
+    let count = seen.count();
+    buckets[BOUNDS_NS.len()].1 = count - below;
+    family.encode_family(labels)?.encode_histogram::<prometheus_client::encoding::NoLabelSet>(
+        seen.sum_seconds(),
+        count,
+        &buckets,
+        None,
+    )
+}
+
+fn counter(
+    family: &mut MetricEncoder,
+    labels: &impl EncodeLabelSet,
+    value: impl prometheus_client::encoding::EncodeCounterValue,
+) -> fmt::Result {
+    use prometheus_client::encoding::NoLabelSet;
+    family.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
+}
+
+fn gauge(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, value: f64) -> fmt::Result {
+    family.encode_family(labels)?.encode_gauge(&value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use probe_ebpf::series::OPERATIONS;
+
+    use super::*;
+
+    fn latencies(latencies_ns: &[u64]) -> Latencies {
+        let mut all = Latencies::default();
+        latencies_ns.iter().for_each(|latency_ns| all.record(*latency_ns));
+        all.bytes = 4096;
+        all
+    }
+
+    fn snapshot() -> Snapshot {
+        let figure = |latencies| Figure {
+            latencies,
+            kernel_events: 12,
+            etcd_events: 11,
+            difference: -1,
+            uncertainty: Some(0),
+            unverified: 3,
+            violations: [1, 0],
+            overhead_s: 0.25,
+        };
+        let (role, op) = OPERATIONS[0];
+        let errors = BTreeMap::from([("ENOSPC", 2)]);
+        Snapshot {
+            hook: "tracepoint",
+            misses: vec![("unknown_file", 4)],
+            members: vec![MemberSnapshot {
+                name: "a \"quoted\" name".to_owned(),
+                figures: [figure(latencies(&[500_000, 1_000_000, 70_000_000_000])), figure(latencies(&[]))],
+                rotation: latencies(&[20_000_000]),
+                operations: vec![Operation { role, op, latencies: latencies(&[9_000]), errors }],
+                in_flight_s: vec![("wal", 1.5)],
+                verdict: Verdict::Healthy,
+                etcd_up: true,
+                scrape_errors: BTreeMap::from([("refused", 1)]),
+                data_dir: "/var/lib/etcd".to_owned(),
+                device: "/dev/vda1".to_owned(),
+                filesystem: "ext4".to_owned(),
+                version: "3.5.16".to_owned(),
+            }],
+        }
+    }
+
+    /// Renamed metrics show in the diff. `UPDATE_GOLDEN=1 cargo test -p probe-user` writes the files anew.
+    #[test]
+    fn the_whole_text_is_as_recorded() {
+        for (format, file) in
+            [(Format::OpenMetrics, "metrics.openmetrics"), (Format::Prometheus, "metrics.prom")]
+        {
+            let text = encode(snapshot(), format).expect("strings take any text");
+            let path = format!("{}/testdata/{file}", env!("CARGO_MANIFEST_DIR"));
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                std::fs::write(&path, &text).expect("the file can be written");
+            }
+            let golden = std::fs::read_to_string(&path).expect("the file is in the repository");
+            assert_eq!(text, golden, "{file}");
+        }
+    }
+}

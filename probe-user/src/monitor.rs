@@ -1,0 +1,197 @@
+//! Brings the kernel's counts, the members and etcd's own metrics together, over restarts of each.
+//!
+//! [`Monitor`] is the state; `scrape` asks etcds; `window` remembers what the verdict looks back on.
+
+mod mount;
+mod scrape;
+mod tracked;
+mod window;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use probe_ebpf::series::{BACKEND_COMMIT, WAL_FSYNC};
+use tracing::{info, warn};
+
+pub use scrape::scrape_all;
+pub use tracked::{LastScrape, Metric, Tracked};
+pub use window::Window;
+
+use crate::{
+    crosscheck::Birth,
+    kernel::{Kernel, NS_PER_TICK, Process},
+    members::{Member, Overrides, ProcessId, Scanner},
+};
+
+/// How long the series of a member that is gone stay, so that its last counts are scraped.
+const KEPT: Duration = Duration::from_mins(15);
+
+/// How often threads that ended in living processes are looked for; Go seldom ends one.
+const THREADS_EVERY: Duration = Duration::from_secs(10);
+
+/// What tells one member from another over restarts: etcd's name and its data directory.
+pub type MemberKey = (String, PathBuf);
+
+/// What the monitor is to look for, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub process_names: Vec<String>,
+    pub overrides: Overrides,
+    pub command_timeout: Duration,
+    pub window: Duration,
+}
+
+/// All that is known.
+pub struct Monitor {
+    pub settings: Settings,
+    kernel: Kernel,
+    scanner: Scanner,
+    members: BTreeMap<MemberKey, Tracked>,
+    /// Processes that could not be examined, so that each is reported once.
+    unreadable: BTreeMap<u32, String>,
+    unreadable_total: u64,
+    unclaimed: u64,
+    threads_looked_at: Instant,
+}
+
+/// The monitor as the tasks of the daemon share it.
+pub type Shared = Arc<Mutex<Monitor>>;
+
+/// Locks the monitor. No lock is held across an await, and whoever panicked with it left counters that are still true.
+pub fn lock(shared: &Shared) -> MutexGuard<'_, Monitor> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Monitor {
+    pub fn new(kernel: Kernel, settings: Settings) -> Self {
+        Self {
+            settings,
+            kernel,
+            scanner: Scanner::default(),
+            members: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            unreadable_total: 0,
+            unclaimed: 0,
+            threads_looked_at: Instant::now(),
+        }
+    }
+
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    pub fn members(&self) -> impl Iterator<Item = &Tracked> {
+        self.members.values()
+    }
+
+    /// Returns how many events came from processes that ended and were never known as members: an etcd that lived for
+    /// less than a second, or something else of its name.
+    pub fn unclaimed(&self) -> u64 {
+        self.unclaimed
+    }
+
+    /// Returns how many processes of etcd's name could not be examined so far.
+    pub fn unreadable_total(&self) -> u64 {
+        self.unreadable_total
+    }
+
+    /// Looks for members that came and went. Called each second.
+    pub fn scan(&mut self) {
+        self.kernel.flush_log();
+        self.retire_dead();
+        let scan = self.scanner.scan(&self.settings.overrides, &self.settings.process_names);
+        let mut unreadable = BTreeMap::new();
+        for process in scan.unreadable {
+            if !self.unreadable.contains_key(&process.pid) {
+                warn!(pid = process.pid, "cannot examine a process: {process}");
+                self.unreadable_total += 1;
+            }
+            unreadable.insert(process.pid, process.to_string());
+        }
+        self.unreadable = unreadable;
+        let processes = self.kernel.processes();
+        for member in scan.members {
+            let process = processes.iter().find(|process| is_same(process, member.id)).copied();
+            self.track(member, process);
+        }
+        self.members.retain(|_, tracked| tracked.gone_for().is_none_or(|gone| gone < KEPT));
+        if self.threads_looked_at.elapsed() > THREADS_EVERY {
+            self.threads_looked_at = Instant::now();
+            if let Err(error) = self.kernel.release_ended_threads() {
+                warn!(%error, "threads that ended keep their slots");
+            }
+        }
+    }
+
+    fn track(&mut self, member: Member, process: Option<Process>) {
+        let key = (member.settings.name.clone(), member.data_dir.clone());
+        let tracked = self.members.entry(key).or_insert_with(|| Tracked::new(&member, self.settings.window));
+        if tracked.id() != Some(member.id) {
+            // Rounded down to a tick, so a process that started just after the probe may pass for an older one; never
+            // the other way round.
+            let started_ns =
+                process.map_or(member.id.start_ticks * NS_PER_TICK, |process| process.started_ns);
+            let birth = if self.kernel.saw_birth_of(started_ns) { Birth::Seen } else { Birth::Missed };
+            info!(
+                member = member.name, pid = member.id.pid, data_dir = %member.data_dir.display(),
+                from_birth = birth == Birth::Seen, "member found"
+            );
+            if tracked.id().is_some() {
+                // Its predecessor died after this scan had looked for the dead; two cannot hold one WAL.
+                tracked.end(&mut self.kernel);
+            }
+            if !member.comm_matches
+                && let Err(error) = self.kernel.watch(member.id.pid, true)
+            {
+                warn!(member = member.name, %error, "member is not measured");
+            }
+            tracked.begin(&member, birth, self.settings.command_timeout);
+        }
+        tracked.describe(member, process);
+    }
+
+    /// Takes over the counts of processes that have ended, and gives their place in the kernel to others.
+    fn retire_dead(&mut self) {
+        for process in self.kernel.processes() {
+            if !has_ended(&process) {
+                continue;
+            }
+            match self.members.values_mut().find(|tracked| tracked.owns(&process)) {
+                Some(tracked) => {
+                    info!(member = tracked.label(), pid = process.pid, "member ended");
+                    tracked.claim(process);
+                    tracked.end(&mut self.kernel);
+                }
+                None => self.unclaimed += reconciled(&self.kernel, process.target),
+            }
+            if let Err(error) = self.kernel.release(process.target) {
+                warn!(pid = process.pid, %error, "a process that ended keeps its place");
+            }
+        }
+        // Those that never made a call which the kernel side knows.
+        for tracked in self.members.values_mut() {
+            if tracked.id().is_some_and(|id| !id.is_alive()) {
+                tracked.end(&mut self.kernel);
+            }
+        }
+    }
+}
+
+/// Returns how many events of a target etcd would have counted.
+fn reconciled(kernel: &Kernel, target: u32) -> u64 {
+    kernel.latencies(target, WAL_FSYNC).count() + kernel.latencies(target, BACKEND_COMMIT).count()
+}
+
+/// Returns whether both are one life of one process; `/proc` tells its start in ticks.
+fn is_same(process: &Process, id: ProcessId) -> bool {
+    process.pid == id.pid && process.started_ns / NS_PER_TICK == id.start_ticks
+}
+
+/// Returns whether a process is over, all its threads included; a dead one may await its parent as a zombie.
+fn has_ended(process: &Process) -> bool {
+    !ProcessId { pid: process.pid, start_ticks: process.started_ns / NS_PER_TICK }.is_alive()
+}

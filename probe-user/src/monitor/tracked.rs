@@ -1,0 +1,274 @@
+//! One member over all its lives: counters outlive a restart of its etcd and never fall.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use probe_ebpf::series::{BACKEND_COMMIT, META_COMMIT, OPERATIONS, SERIES, WAL_FSYNC};
+
+use tracing::warn;
+
+use super::{mount::Mount, window::Window};
+use crate::{
+    crosscheck::{BOUNDS, Birth, KernelReading, Ledger, Observations},
+    etcd::{Client, Scrape},
+    kernel::{Kernel, Process, monotonic_ns},
+    latency::{Latencies, seconds},
+    members::{Member, ProcessId},
+};
+
+/// The upper bounds of etcd's disk histograms: 1 ms × 2^k.
+const ETCD_BOUNDS_NS: [u64; BOUNDS] = {
+    let mut bounds = [1_000_000; BOUNDS];
+    let mut k = 1;
+    while k < BOUNDS {
+        bounds[k] = bounds[k - 1] * 2;
+        k += 1;
+    }
+    bounds
+};
+
+/// A database that was used so recently may still be closing while the next one commits.
+const BACKEND_CLOSES_NS: u64 = 60_000_000_000;
+
+/// One of etcd's two disk figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    WalFsync,
+    BackendCommit,
+}
+
+impl Metric {
+    pub const ALL: [Self; 2] = [Self::WalFsync, Self::BackendCommit];
+
+    /// Returns the value of the label `metric`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WalFsync => "wal_fsync",
+            Self::BackendCommit => "backend_commit",
+        }
+    }
+}
+
+/// What ended lives counted.
+#[derive(Clone, Debug)]
+pub struct Past {
+    series: Vec<Latencies>,
+    /// By series and errno.
+    errors: BTreeMap<(u32, u32), u64>,
+}
+
+/// How the last scrape ended.
+#[derive(Clone, Debug)]
+pub enum LastScrape {
+    NotYet,
+    /// etcd answered, and it was the process that is traced.
+    Done(Box<Scrape>),
+    /// Another process answered.
+    OtherProcess,
+    Failed {
+        reason: &'static str,
+        error: String,
+    },
+}
+
+/// One member.
+pub struct Tracked {
+    member: Member,
+    /// Its place in the kernel, once it has made a call that the kernel side knows.
+    process: Option<Process>,
+    mount: Mount,
+    /// When its process ended; none while it lives.
+    ended: Option<Instant>,
+    past: Past,
+    ledgers: [Ledger; 2],
+    pub window: Window,
+    pub last_scrape: LastScrape,
+    /// By reason.
+    pub scrape_errors: BTreeMap<&'static str, u64>,
+    /// Not here while a scrape is under way.
+    pub(super) client: Option<Client>,
+}
+
+impl Tracked {
+    pub(super) fn new(member: &Member, window: Duration) -> Self {
+        Self {
+            member: member.clone(),
+            process: None,
+            mount: Mount::default(),
+            // It begins with `begin`.
+            ended: Some(Instant::now()),
+            past: Past { series: vec![Latencies::default(); SERIES as usize], errors: BTreeMap::new() },
+            ledgers: [Ledger::default(), Ledger::default()],
+            window: Window::new(window),
+            last_scrape: LastScrape::NotYet,
+            scrape_errors: BTreeMap::new(),
+            client: None,
+        }
+    }
+
+    /// A new life begins.
+    pub(super) fn begin(&mut self, member: &Member, birth: Birth, timeout: Duration) {
+        self.ended = None;
+        self.process = None;
+        self.ledgers.iter_mut().for_each(|ledger| ledger.begin(birth));
+        self.window.clear();
+        self.last_scrape = LastScrape::NotYet;
+        self.mount = super::mount::of(member.id.pid, &member.wal_dir, member.wal_dir_st_dev);
+        self.client = Some(Client::new(member.endpoints.clone(), timeout));
+    }
+
+    /// Takes in what a scan told.
+    pub(super) fn describe(&mut self, member: Member, process: Option<Process>) {
+        self.member = member;
+        process.into_iter().for_each(|process| self.claim(process));
+    }
+
+    /// Returns whether this is the process of the life that is.
+    pub(super) fn owns(&self, process: &Process) -> bool {
+        self.id().is_some_and(|id| super::is_same(process, id))
+    }
+
+    /// Takes a place in the kernel for its own, if it has none yet.
+    pub(super) fn claim(&mut self, process: Process) {
+        self.process = self.process.or(Some(process));
+    }
+
+    /// The life is over: its counts move from the kernel's memory to ours.
+    pub(super) fn end(&mut self, kernel: &mut Kernel) {
+        if !self.member.comm_matches
+            && let Err(error) = kernel.watch(self.member.id.pid, false)
+        {
+            warn!(member = self.label(), %error, "a process that ended is still watched for");
+        }
+        for metric in Metric::ALL {
+            let finished = self.latencies_now(kernel, self.series_of(metric)).count();
+            self.ledgers[metric as usize].end(finished);
+        }
+        if let Some(process) = self.process.take() {
+            for series in 0..SERIES {
+                self.past.series[series as usize].add(&kernel.latencies(process.target, series));
+            }
+            for (key, count) in kernel.errors().into_iter().filter(|(key, _)| key.target == process.target) {
+                *self.past.errors.entry((key.series, key.errno)).or_default() += count;
+            }
+        }
+        self.client = None;
+        self.ended = Some(Instant::now());
+    }
+
+    /// Returns the process, while it lives.
+    pub fn id(&self) -> Option<ProcessId> {
+        self.ended.is_none().then_some(self.member.id)
+    }
+
+    pub fn process(&self) -> Option<Process> {
+        self.process
+    }
+
+    pub fn member(&self) -> &Member {
+        &self.member
+    }
+
+    /// Returns the value of the label `member`.
+    pub fn label(&self) -> &str {
+        &self.member.name
+    }
+
+    pub fn mount(&self) -> &Mount {
+        &self.mount
+    }
+
+    pub fn gone_for(&self) -> Option<Duration> {
+        self.ended.map(|ended| ended.elapsed())
+    }
+
+    pub fn ledger(&self, metric: Metric) -> &Ledger {
+        &self.ledgers[metric as usize]
+    }
+
+    pub(super) fn ledger_mut(&mut self, metric: Metric) -> &mut Ledger {
+        &mut self.ledgers[metric as usize]
+    }
+
+    /// Returns the series that is the kernel's twin of etcd's figure.
+    pub fn series_of(&self, metric: Metric) -> u32 {
+        match metric {
+            Metric::WalFsync => WAL_FSYNC,
+            // Without syncs a commit ends with its meta page.
+            Metric::BackendCommit if self.member.settings.unsafe_no_fsync => META_COMMIT,
+            Metric::BackendCommit => BACKEND_COMMIT,
+        }
+    }
+
+    /// Returns a series over all lives.
+    pub fn latencies(&self, kernel: &Kernel, series: u32) -> Latencies {
+        let mut all = self.latencies_now(kernel, series);
+        all.add(&self.past.series[series as usize]);
+        all
+    }
+
+    /// Returns a series of the life that is.
+    fn latencies_now(&self, kernel: &Kernel, series: u32) -> Latencies {
+        self.process.map_or_else(Latencies::default, |process| kernel.latencies(process.target, series))
+    }
+
+    /// Returns how often operations failed, by series and errno, over all lives.
+    pub fn errors(&self, kernel: &Kernel) -> BTreeMap<(u32, u32), u64> {
+        let mut all = self.past.errors.clone();
+        if let Some(process) = self.process {
+            for (key, count) in kernel.errors().into_iter().filter(|(key, _)| key.target == process.target) {
+                *all.entry((key.series, key.errno)).or_default() += count;
+            }
+        }
+        all
+    }
+
+    /// Returns the age of the oldest operation in flight of each series of [`OPERATIONS`], in seconds.
+    pub fn in_flight_s(&self, kernel: &Kernel) -> [f64; OPERATIONS.len()] {
+        let mut oldest = [0.0; OPERATIONS.len()];
+        let Some(process) = self.process else { return oldest };
+        for operation in kernel.in_flight().iter().filter(|operation| operation.target == process.target) {
+            if let Some(age_s) = oldest.get_mut(operation.series as usize) {
+                *age_s = seconds(operation.age_ns).max(*age_s);
+            }
+        }
+        oldest
+    }
+
+    /// Reads what the kernel counted of a figure in the life that is, in the order that the cross-check asks for.
+    pub fn reading(&self, kernel: &Kernel, metric: Metric) -> (KernelReading, Latencies) {
+        let series = self.series_of(metric);
+        let before_ns = monotonic_ns();
+        let latencies = self.latencies_now(kernel, series);
+        let finished = observations(&latencies);
+        let (entered, sequences) = match self.process {
+            Some(process) => (kernel.entered(process.target, series), sequences(kernel, process, metric)),
+            None => (0, 1),
+        };
+        (KernelReading { at_ns: before_ns, entered, sequences, finished }, latencies)
+    }
+}
+
+/// Returns how many commits can be under way independently of each other.
+fn sequences(kernel: &Kernel, process: Process, metric: Metric) -> u32 {
+    match metric {
+        Metric::WalFsync => 1,
+        Metric::BackendCommit => {
+            let since_ns = monotonic_ns().saturating_sub(BACKEND_CLOSES_NS);
+            let used = kernel.state(process.target).backends;
+            let recent =
+                used.iter().filter(|backend| backend.inode != 0 && backend.used_ns > since_ns).count();
+            u32::try_from(recent).unwrap_or(u32::MAX).max(1)
+        }
+    }
+}
+
+fn observations(latencies: &Latencies) -> Observations {
+    Observations {
+        count: latencies.count(),
+        sum_s: latencies.sum_seconds(),
+        at_most: latencies.at_most(&ETCD_BOUNDS_NS),
+    }
+}

@@ -1,0 +1,283 @@
+//! What `check` prints and `/api/v1/report` serves: one window of every member, with its verdict.
+
+mod text;
+
+use serde::Serialize;
+
+pub use text::render;
+
+use crate::{
+    config::Options,
+    crosscheck::Observations,
+    latency::Latencies,
+    monitor::{LastScrape, Metric, Monitor, Tracked},
+    verdict::{Evidence, Figure, Judgement, Scraped, judge},
+};
+
+/// An operation in flight for longer than this stalls its member; etcd itself complains of slow syncs from here on
+/// (`warnSyncDuration`, server/storage/wal/wal.go, 3.4 to 3.6).
+const STALL_LIMIT_S: f64 = 1.0;
+
+/// A report. Fields are added, never renamed or removed, while `schema` stays.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub schema: u32,
+    pub hook: &'static str,
+    pub members: Vec<MemberReport>,
+    /// What was not measured, by reason; those that are 0 are left out.
+    pub misses: Vec<(&'static str, u64)>,
+}
+
+/// One member in the window.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemberReport {
+    pub member: String,
+    pub verdict: &'static str,
+    pub reason: String,
+    pub pid: Option<u32>,
+    pub version: Option<String>,
+    pub data_dir: String,
+    pub wal_dir: String,
+    pub endpoint: Option<String>,
+    pub window_s: f64,
+    pub in_flight_s: f64,
+    pub figures: [FigureReport; 2],
+    #[serde(skip)]
+    exit_code: u8,
+}
+
+/// One of etcd's figures beside its twin in the kernel.
+#[derive(Clone, Debug, Serialize)]
+pub struct FigureReport {
+    pub metric: &'static str,
+    pub limit_s: f64,
+    pub kernel: Side,
+    pub etcd: Side,
+    /// Mean time by which etcd's figure exceeds the kernel's.
+    pub overhead_s: Option<f64>,
+    pub crosscheck: Crosscheck,
+}
+
+/// Latencies of a window in seconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Side {
+    pub count: u64,
+    pub mean_s: Option<f64>,
+    pub p50_s: Option<f64>,
+    pub p99_s: Option<f64>,
+    pub p999_s: Option<f64>,
+    /// etcd has no maximum.
+    pub max_s: Option<f64>,
+}
+
+/// The reconciliation of a member's present life.
+#[derive(Clone, Debug, Serialize)]
+pub struct Crosscheck {
+    /// Events since the probe came or etcd started, as the kernel counted them.
+    pub kernel_events: u64,
+    /// The same as etcd counted them; the last few may not have been scraped.
+    pub etcd_events: u64,
+    /// Events that only one side counted; 0 if exact.
+    pub difference: i64,
+    /// Events by which the origin is unknown; 0 once pinned, none before the first scrape.
+    pub origin_uncertainty: Option<u64>,
+    pub unverified: u64,
+    pub violations: u64,
+}
+
+impl Report {
+    /// Returns the exit code of `check`: the worst of all members', 2 if there is none.
+    pub fn exit_code(&self) -> u8 {
+        // Unhealthy beats unknown: somebody has to act.
+        let codes = self.members.iter().map(|member| member.exit_code);
+        codes.max_by_key(|code| [0, 2, 1][usize::from(*code)]).unwrap_or(2)
+    }
+}
+
+/// Reports on every member.
+pub fn report(monitor: &Monitor, options: &Options) -> Report {
+    let misses = monitor.kernel().misses().into_iter().filter(|(_, count)| *count > 0);
+    Report {
+        schema: 1,
+        hook: monitor.kernel().hook(),
+        members: monitor.members().map(|tracked| member(monitor, tracked, options)).collect(),
+        misses: misses.map(|(miss, count)| (miss.as_str(), count)).collect(),
+    }
+}
+
+/// Judges a member by its window.
+pub fn judgement(monitor: &Monitor, tracked: &Tracked, options: &Options) -> Judgement {
+    let kernel = Metric::ALL.map(|metric| tracked.window.kernel(metric as usize));
+    let in_flight_s = tracked.in_flight_s(monitor.kernel()).into_iter().fold(0.0, f64::max);
+    let figures = Metric::ALL.map(|metric| {
+        let etcd = tracked.window.etcd(metric as usize);
+        Figure {
+            name: name(metric),
+            limit_s: limit_s(metric, options),
+            kernel: &kernel[metric as usize],
+            etcd_count: etcd.count,
+            etcd_p99_above_s: p99_above_s(&etcd),
+            overhead_s: overhead_s(tracked, metric),
+            difference: tracked.ledger(metric).difference(),
+            uncertainty: tracked.ledger(metric).uncertainty(),
+        }
+    });
+    judge(&Evidence {
+        scraped: scraped(tracked),
+        fsync_disabled: tracked.member().settings.unsafe_no_fsync,
+        in_flight_s,
+        stall_limit_s: STALL_LIMIT_S,
+        figures,
+    })
+}
+
+fn member(monitor: &Monitor, tracked: &Tracked, options: &Options) -> MemberReport {
+    let Judgement { verdict, reason } = judgement(monitor, tracked, options);
+    let version = match &tracked.last_scrape {
+        LastScrape::Done(scrape) => scrape.version.clone(),
+        _ => None,
+    };
+    let member = tracked.member();
+    MemberReport {
+        member: tracked.label().to_owned(),
+        verdict: verdict.as_str(),
+        reason,
+        pid: tracked.id().map(|id| id.pid),
+        version,
+        data_dir: member.data_dir.display().to_string(),
+        wal_dir: member.wal_dir.display().to_string(),
+        endpoint: member.endpoints.first().map(ToString::to_string),
+        window_s: tracked.window.seconds(),
+        in_flight_s: tracked.in_flight_s(monitor.kernel()).into_iter().fold(0.0, f64::max),
+        figures: Metric::ALL.map(|metric| figure(tracked, metric, options)),
+        exit_code: verdict.exit_code(),
+    }
+}
+
+fn figure(tracked: &Tracked, metric: Metric, options: &Options) -> FigureReport {
+    let ledger = tracked.ledger(metric);
+    let violations = crate::crosscheck::Invariant::ALL.map(|invariant| ledger.violations(invariant));
+    FigureReport {
+        metric: metric.as_str(),
+        limit_s: limit_s(metric, options),
+        kernel: kernel_side(&tracked.window.kernel(metric as usize)),
+        etcd: etcd_side(&tracked.window.etcd(metric as usize)),
+        overhead_s: overhead_s(tracked, metric),
+        crosscheck: Crosscheck {
+            kernel_events: ledger.kernel_events(),
+            etcd_events: ledger.etcd_events(),
+            difference: ledger.difference(),
+            origin_uncertainty: ledger.uncertainty(),
+            unverified: ledger.unverified(),
+            violations: violations.iter().sum(),
+        },
+    }
+}
+
+fn kernel_side(latencies: &Latencies) -> Side {
+    let count = latencies.count();
+    Side {
+        count,
+        mean_s: (count > 0).then(|| latencies.sum_seconds() / count as f64),
+        p50_s: latencies.quantile(0.5),
+        p99_s: latencies.quantile(0.99),
+        p999_s: latencies.quantile(0.999),
+        max_s: latencies.max_seconds(),
+    }
+}
+
+fn etcd_side(seen: &Observations) -> Side {
+    Side {
+        count: seen.count,
+        mean_s: (seen.count > 0).then(|| seen.sum_s / seen.count as f64),
+        p50_s: interpolated(seen, 0.5),
+        p99_s: interpolated(seen, 0.99),
+        p999_s: interpolated(seen, 0.999),
+        max_s: None,
+    }
+}
+
+/// Returns a quantile as Prometheus' `histogram_quantile` does, which is what operators see on their dashboards.
+fn interpolated(seen: &Observations, q: f64) -> Option<f64> {
+    let rank = q * seen.count as f64;
+    let k = seen.at_most.iter().position(|count| *count as f64 >= rank && *count > 0)?;
+    let (from_s, below) = if k == 0 { (0.0, 0) } else { (bound_s(k - 1), seen.at_most[k - 1]) };
+    let within = (rank - below as f64) / (seen.at_most[k] - below).max(1) as f64;
+    Some(from_s + (bound_s(k) - from_s) * within)
+}
+
+/// Returns the bound that etcd's p99 is known to exceed, if there is one.
+fn p99_above_s(seen: &Observations) -> Option<f64> {
+    let rank = 0.99 * seen.count as f64;
+    let k = seen.at_most.iter().rposition(|count| (*count as f64) < rank)?;
+    Some(bound_s(k))
+}
+
+/// Returns the bound of etcd's bucket `k`: 1 ms × 2^k.
+fn bound_s(k: usize) -> f64 {
+    (1_u64 << k) as f64 / 1000.0
+}
+
+fn overhead_s(tracked: &Tracked, metric: Metric) -> Option<f64> {
+    let (first, last) = tracked.window.rounds(metric as usize)?;
+    tracked.ledger(metric).current()?.estimate_overhead(first, last)
+}
+
+fn scraped(tracked: &Tracked) -> Scraped {
+    match &tracked.last_scrape {
+        LastScrape::NotYet => Scraped::NotYet,
+        LastScrape::Done(_) => Scraped::Yes,
+        LastScrape::OtherProcess => Scraped::OtherProcess,
+        LastScrape::Failed { error, .. } => Scraped::Failed(error.clone()),
+    }
+}
+
+fn limit_s(metric: Metric, options: &Options) -> f64 {
+    match metric {
+        Metric::WalFsync => options.wal_fsync_limit.as_secs_f64(),
+        Metric::BackendCommit => options.backend_commit_limit.as_secs_f64(),
+    }
+}
+
+fn name(metric: Metric) -> &'static str {
+    match metric {
+        Metric::WalFsync => "WAL fsync",
+        Metric::BackendCommit => "backend commit",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(latencies_ms: &[u64]) -> Observations {
+        let at_most = std::array::from_fn(|k| {
+            latencies_ms.iter().filter(|latency_ms| **latency_ms <= 1 << k).count() as u64
+        });
+        Observations { count: latencies_ms.len() as u64, sum_s: 0.0, at_most }
+    }
+
+    #[test]
+    fn etcds_quantiles_are_those_of_its_dashboards() {
+        let half = [vec![1; 50], vec![4; 50]].concat();
+        assert_eq!(interpolated(&seen(&half), 0.5), Some(0.001), "the first bucket holds half");
+        assert_eq!(
+            interpolated(&seen(&half), 0.75),
+            Some(0.003),
+            "half way through the bucket from 2 to 4 ms"
+        );
+        assert_eq!(interpolated(&seen(&[]), 0.5), None, "no events, no quantile");
+    }
+
+    #[test]
+    fn the_bound_below_etcds_p99_is_certain() {
+        let cases = [
+            (vec![1; 100], None, "all within the first bucket"),
+            ([vec![1; 98], vec![20; 2]].concat(), Some(0.016), "two of a hundred are above 16 ms"),
+            ([vec![1; 99], vec![20; 1]].concat(), None, "one of a hundred is not above p99"),
+        ];
+        for (latencies_ms, expected, why) in cases {
+            assert_eq!(p99_above_s(&seen(&latencies_ms)), expected, "{why}");
+        }
+    }
+}

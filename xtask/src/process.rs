@@ -1,0 +1,66 @@
+//! Runs other programs: says what it runs, passes their output through, turns a failure into one sentence.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::{env, fmt::Write};
+
+use anyhow::{Context, Result, bail};
+
+/// Returns the cargo that runs this task, which is the one that `rust-toolchain.toml` pins.
+///
+/// Flags and wrappers that a user set for other work would change what is built, so they are not inherited.
+pub fn cargo() -> Command {
+    clean(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Returns a command that inherits none of cargo's settings for the build that this task is part of.
+pub fn clean(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"]
+    {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs a command to its end, its output passed through.
+pub fn run(command: &mut Command) -> Result<()> {
+    let text = text(command);
+    eprintln!("+ {text}");
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot run `{text}`"))?;
+    if !status.success() {
+        bail!("cannot finish `{text}`: {status}");
+    }
+    Ok(())
+}
+
+/// Returns what a command prints; what it complains about is part of the error.
+pub fn capture(command: &mut Command) -> Result<String> {
+    let text = text(command);
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run `{text}`"))?;
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        bail!("cannot finish `{text}`: {}: {}", output.status, complaint.trim());
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("cannot read what `{text}` prints"))
+}
+
+/// Returns where a program is, the system administrator's directories included: users often lack them in PATH.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// Returns a command as one would type it.
+pub fn text(command: &Command) -> String {
+    let mut text = command.get_program().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        // Writing to a string cannot fail.
+        let _ = write!(text, " {}", argument.to_string_lossy());
+    }
+    text
+}

@@ -1,0 +1,147 @@
+//! Fetches and unpacks packages beside the system, in a private state of apt that needs no root, and
+//! installs those that the system itself must have.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::sources::Source;
+use crate::process::{capture, find, run};
+
+/// A state of apt that shares nothing with the system's but the addresses of its mirrors.
+pub struct Apt {
+    directory: PathBuf,
+}
+
+impl Apt {
+    /// Makes the state in `directory` and fetches the lists of these archives.
+    pub fn update(directory: PathBuf, sources: &[Source]) -> Result<Self> {
+        if find("apt-get").is_none() || find("dpkg").is_none() {
+            bail!("cannot fetch packages: this system has no apt-get");
+        }
+        for part in ["lists/partial", "cache/archives/partial"] {
+            let part = directory.join(part);
+            fs::create_dir_all(&part).with_context(|| format!("cannot create {}", part.display()))?;
+        }
+        let list: String = sources.iter().map(Source::line).collect();
+        for (name, text) in [("sources.list", list), ("apt.conf", configuration(&directory))] {
+            let path = directory.join(name);
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        let apt = Self { directory };
+        // By default apt-get ignores lists that it could not fetch and reports success.
+        run(apt.command("apt-get").args(["--quiet=2", "--error-on=any", "update"]))?;
+        Ok(apt)
+    }
+
+    /// Returns the version that apt would install.
+    pub fn candidate(&self, package: &str) -> Result<Option<String>> {
+        let policy = capture(self.command("apt-cache").args(["policy", package]))?;
+        Ok(parse_candidate(&policy))
+    }
+
+    /// Returns the names of the packages that one version of a package depends on.
+    pub fn depends(&self, package: &str, version: &str) -> Result<Vec<String>> {
+        let package = format!("{package}={version}");
+        let show = capture(self.command("apt-cache").args(["show", "--no-all-versions", &package]))?;
+        Ok(parse_depends(&show))
+    }
+
+    /// Downloads packages (`name` or `name=version`) and unpacks them into a directory.
+    pub fn unpack(&self, packages: &[String], into: &Path) -> Result<()> {
+        let downloads = into.with_extension("debs");
+        let _ = fs::remove_dir_all(&downloads); // Of an interrupted setup.
+        fs::create_dir_all(&downloads).with_context(|| format!("cannot create {}", downloads.display()))?;
+        run(self.command("apt-get").args(["--quiet=2", "download"]).args(packages).current_dir(&downloads))?;
+        let entries =
+            fs::read_dir(&downloads).with_context(|| format!("cannot read {}", downloads.display()))?;
+        for entry in entries {
+            let package = entry.with_context(|| format!("cannot read {}", downloads.display()))?.path();
+            run(Command::new("dpkg").arg("-x").arg(package).arg(into))?;
+        }
+        fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))
+    }
+
+    /// Settings go into a file, so that the commands shown stay readable.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("APT_CONFIG", self.directory.join("apt.conf")).env("LC_ALL", "C");
+        command
+    }
+}
+
+/// Returns the settings of a private state.
+fn configuration(directory: &Path) -> String {
+    let directory = directory.display();
+    format!(
+        "Dir::Etc::SourceList \"{directory}/sources.list\";\n\
+         Dir::Etc::SourceParts \"/dev/null\";\n\
+         Dir::State::Lists \"{directory}/lists\";\n\
+         Dir::Cache \"{directory}/cache\";\n\
+         Acquire::Languages \"none\";\n\
+         Acquire::Retries \"3\";\n\
+         // As root, apt would otherwise download as a user who may not write here.\n\
+         APT::Sandbox::User \"root\";\n"
+    )
+}
+
+/// Installs packages into the system: as root, else through sudo if it asks for no password.
+pub fn install(packages: &[String]) -> Result<()> {
+    let line = format!("apt-get install --no-install-recommends {}", packages.join(" "));
+    if find("apt-get").is_none() {
+        bail!("cannot install {}: this system has no apt-get", packages.join(" "));
+    }
+    let root = capture(Command::new("id").arg("-u"))?.trim() == "0";
+    let sudo = || capture(Command::new("sudo").args(["-n", "true"])).is_ok();
+    let prefix: &[&str] = match (root, !root && sudo()) {
+        (true, _) => &["env"],
+        (_, true) => &["sudo", "-n", "env"],
+        _ => bail!("cannot install packages without root; run `sudo {line}` and try again"),
+    };
+    let apt_get = || {
+        let mut command = Command::new(prefix[0]);
+        command.args(&prefix[1..]).args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet=2"]);
+        command
+    };
+    // A broken archive of a third party need not keep us from Debian's own.
+    if let Err(error) = run(apt_get().arg("update")) {
+        eprintln!("setup: {error:#}; going on with the lists that are there");
+    }
+    run(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages))
+}
+
+fn parse_candidate(policy: &str) -> Option<String> {
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| version.to_owned())
+}
+
+fn parse_depends(show: &str) -> Vec<String> {
+    let line = show.lines().find_map(|line| line.strip_prefix("Depends: ")).unwrap_or_default();
+    line.split([',', '|']).filter_map(|item| item.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates() {
+        let cases = [
+            ("x:\n  Installed: (none)\n  Candidate: 1:2-3\n", Some("1:2-3"), "a version"),
+            ("x:\n  Installed: (none)\n  Candidate: (none)\n", None, "known by name only"),
+            ("", None, "unknown"),
+        ];
+        for (policy, expected, why) in cases {
+            assert_eq!(parse_candidate(policy).as_deref(), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn dependencies() {
+        let show = "Package: a\nDepends: libstd-rust-web-1.96 (= 1.96.0+dfsg1-1~deb12u2), b | c:any\n";
+        assert_eq!(parse_depends(show), ["libstd-rust-web-1.96", "b", "c:any"]);
+        assert!(parse_depends("Package: a\n").is_empty(), "a package may depend on nothing");
+    }
+}

@@ -1,0 +1,270 @@
+//! The compiler and the linker of the kernel programs, which are not those of user space: building `core` for
+//! the eBPF target takes an unstable flag, the library's source, and a linker of the compiler's own LLVM.
+//!
+//! Taken is nightly with a `bpf-linker` on PATH where both are there. Else Debian's compiler is unpacked
+//! in the cache and `bpf-linker` is built beside it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::apt::Apt;
+use super::cache::Cache;
+use super::sources;
+use crate::process::{capture, cargo, clean, find, run};
+
+const BPF_LINKER: &str = "0.13.0";
+
+/// The combination taken, as lines of `FIELD VALUE`: with it the second setup has nothing to find out.
+const RECORD: &str = "toolchain";
+
+/// A compiler and a linker that fit each other.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Toolchain {
+    pub description: String,
+    pub rustc: PathBuf,
+    pub linker: PathBuf,
+    /// `None` for the pinned one.
+    cargo: Option<PathBuf>,
+    /// Where the compiler's own libraries are, if it does not find them by itself.
+    libraries: Option<PathBuf>,
+}
+
+/// What [`prepare`] found: either all, or a compiler whose linker is to be built.
+pub enum Wanted {
+    Ready(Toolchain),
+    Linker { root: PathBuf, version: String, llvm: String },
+}
+
+impl Toolchain {
+    /// Returns cargo set up to build with this toolchain.
+    pub fn cargo(&self) -> Command {
+        let mut command = self.cargo.as_ref().map_or_else(cargo, clean);
+        command
+            // Or nightly's cargo would ask rustup for the pinned compiler.
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .env("RUSTC", &self.rustc)
+            // The flags of `build-std` are unstable, and Debian's compiler is a stable one.
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.linker);
+        if let Some(libraries) = &self.libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
+        command
+    }
+
+    /// Returns whether both programs still run: packages are removed, and caches are cleaned.
+    fn works(&self) -> bool {
+        let mut rustc = Command::new(&self.rustc);
+        if let Some(libraries) = &self.libraries {
+            rustc.env("LD_LIBRARY_PATH", libraries);
+        }
+        let source = capture(rustc.args(["--print", "sysroot"]))
+            .is_ok_and(|sysroot| core_source(Path::new(sysroot.trim())).is_file());
+        source && capture(Command::new(&self.linker).arg("--version")).is_ok()
+    }
+
+    fn to_text(&self) -> String {
+        let path = |path: &Path| path.display().to_string();
+        let fields = [
+            ("description", Some(self.description.clone())),
+            ("rustc", Some(path(&self.rustc))),
+            ("linker", Some(path(&self.linker))),
+            ("cargo", self.cargo.as_deref().map(path)),
+            ("libraries", self.libraries.as_deref().map(path)),
+        ];
+        let lines = fields.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", value?)));
+        lines.collect::<Vec<_>>().join("\n") + "\n"
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        let field = |name: &str| {
+            text.lines()
+                .filter_map(|line| line.split_once(' '))
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value)
+        };
+        Some(Self {
+            description: field("description")?.to_owned(),
+            rustc: field("rustc")?.into(),
+            linker: field("linker")?.into(),
+            cargo: field("cargo").map(PathBuf::from),
+            libraries: field("libraries").map(PathBuf::from),
+        })
+    }
+}
+
+impl Wanted {
+    /// Returns the system packages that are missing to finish.
+    pub fn packages(&self) -> Vec<String> {
+        match self {
+            Self::Linker { llvm, .. } if !llvm_prefix(llvm).join("lib/libLLVM.so").exists() => {
+                vec![format!("llvm-{llvm}-dev")]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Builds the linker if that is what is missing, and remembers the combination.
+    pub fn finish(self, cache: &Cache) -> Result<Toolchain> {
+        let toolchain = match self {
+            Self::Ready(toolchain) => toolchain,
+            Self::Linker { root, version, llvm } => {
+                let linker = build_linker(cache, &llvm)?;
+                Toolchain {
+                    description: format!(
+                        "Debian's rustc {version}, bpf-linker {BPF_LINKER} with LLVM {llvm}"
+                    ),
+                    rustc: root.join("usr/bin/rustc"),
+                    linker,
+                    cargo: None,
+                    libraries: Some(libraries(&root)?),
+                }
+            }
+        };
+        if !toolchain.works() {
+            bail!("cannot use the eBPF toolchain ({}): it does not run", toolchain.description);
+        }
+        let text = toolchain.to_text();
+        if fs::read_to_string(cache.path(RECORD)).ok().as_ref() != Some(&text) {
+            cache.write(RECORD, &text)?;
+        }
+        Ok(toolchain)
+    }
+}
+
+/// Finds the toolchain of an earlier setup, or nightly, or unpacks Debian's compiler.
+pub fn prepare(cache: &Cache) -> Result<Wanted> {
+    let recorded = fs::read_to_string(cache.path(RECORD)).ok().and_then(|text| Toolchain::from_text(&text));
+    if let Some(toolchain) = recorded.filter(Toolchain::works) {
+        return Ok(Wanted::Ready(toolchain));
+    }
+    if let Some(toolchain) = nightly() {
+        return Ok(Wanted::Ready(toolchain));
+    }
+    debian(cache).context(
+        "cannot get the eBPF toolchain; with rustup, \
+         `rustup toolchain install nightly --component rust-src` and a bpf-linker on PATH will do",
+    )
+}
+
+/// Returns nightly and the linker on PATH, if they are there or lack only the library's source.
+///
+/// A toolchain of the user's is never installed or updated from here, and rustup is never killed: stopped halfway
+/// through an update it leaves a toolchain without a compiler. Its own limits bound the time instead.
+fn nightly() -> Option<Toolchain> {
+    let linker = find("bpf-linker")?;
+    let sysroot =
+        capture(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"])).ok()?;
+    let sysroot = PathBuf::from(sysroot.trim());
+    if !core_source(&sysroot).is_file() {
+        println!("setup: adding rust-src to nightly");
+        let mut rustup = Command::new("rustup");
+        rustup.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
+        rustup.env("RUSTUP_DOWNLOAD_TIMEOUT", "30").env("RUSTUP_MAX_RETRIES", "0");
+        if let Err(error) = run(&mut rustup) {
+            println!("setup: going on without nightly: {error:#}");
+            return None;
+        }
+    }
+    let toolchain = Toolchain {
+        description: format!("nightly, {}", linker.display()),
+        rustc: sysroot.join("bin/rustc"),
+        linker,
+        cargo: Some(sysroot.join("bin/cargo")),
+        libraries: None,
+    };
+    toolchain.works().then_some(toolchain)
+}
+
+/// Unpacks the compiler that apt offers; every other name follows from its version.
+fn debian(cache: &Cache) -> Result<Wanted> {
+    let apt = Apt::update(cache.path("apt-system"), &sources::of_this_system()?)?;
+    let version = apt.candidate("rustc-web")?.context("cannot find the package rustc-web on this system")?;
+    let root = cache.path(&format!("rust-{version}"));
+    if !root.is_dir() {
+        println!("setup: unpacking Debian's rustc {version}");
+        let mut packages =
+            vec!["rustc-web".to_owned(), "libstd-rust-web-dev".to_owned(), "rust-web-src".to_owned()];
+        let libraries = apt.depends("libstd-rust-web-dev", &version)?;
+        packages.extend(libraries.into_iter().filter(|name| name.starts_with("libstd-rust-web-")));
+        for package in &mut packages {
+            *package = format!("{package}={version}");
+        }
+        cache.fill(&format!("rust-{version}"), |partial| apt.unpack(&packages, partial))?;
+    }
+    let mut rustc = Command::new(root.join("usr/bin/rustc"));
+    let about = capture(rustc.env("LD_LIBRARY_PATH", libraries(&root)?).arg("-vV"))?;
+    let llvm = llvm_major(&about).context("cannot tell the LLVM of Debian's rustc")?.to_owned();
+    Ok(Wanted::Linker { root, version, llvm })
+}
+
+/// Builds bpf-linker against the system's LLVM, once for each major version.
+fn build_linker(cache: &Cache, llvm: &str) -> Result<PathBuf> {
+    let name = format!("bpf-linker-{BPF_LINKER}-llvm-{llvm}");
+    let linker = cache.path(&name).join("bin/bpf-linker");
+    if !linker.is_file() {
+        println!("setup: building bpf-linker {BPF_LINKER} with LLVM {llvm}, a minute or two");
+        cache.fill(&name, |partial| {
+            let mut install = cargo();
+            install
+                .args(["install", "--quiet", "--locked", "bpf-linker", "--version", BPF_LINKER])
+                .args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"])
+                .arg(partial)
+                .env("LLVM_PREFIX", llvm_prefix(llvm));
+            run(&mut install)
+        })?;
+    }
+    Ok(linker)
+}
+
+fn llvm_prefix(llvm: &str) -> PathBuf {
+    PathBuf::from(format!("/usr/lib/llvm-{llvm}"))
+}
+
+fn core_source(sysroot: &Path) -> PathBuf {
+    sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs")
+}
+
+/// Returns the directory of `librustc_driver`, whose name has the machine's architecture in it.
+fn libraries(root: &Path) -> Result<PathBuf> {
+    let directory = root.join("usr/lib");
+    let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with("-linux-gnu")))
+        .with_context(|| format!("cannot find the libraries of the compiler in {}", directory.display()))
+}
+
+fn llvm_major(about: &str) -> Option<&str> {
+    about.lines().find_map(|line| line.strip_prefix("LLVM version: "))?.split('.').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llvm_of_a_compiler() {
+        assert_eq!(llvm_major("rustc 1.96.0\nLLVM version: 22.1.8\n"), Some("22"));
+        assert_eq!(llvm_major("rustc 1.96.0\n"), None, "a compiler without LLVM");
+    }
+
+    #[test]
+    fn the_record_reads_back_as_written() {
+        let mut toolchain = Toolchain {
+            description: "Debian's rustc 1.96.0, with spaces".into(),
+            rustc: "/a b/rustc".into(),
+            linker: "/l".into(),
+            cargo: None,
+            libraries: Some("/lib".into()),
+        };
+        assert_eq!(Toolchain::from_text(&toolchain.to_text()).as_ref(), Some(&toolchain));
+        toolchain.cargo = Some("/cargo".into());
+        toolchain.libraries = None;
+        assert_eq!(Toolchain::from_text(&toolchain.to_text()).as_ref(), Some(&toolchain));
+        assert_eq!(Toolchain::from_text("rustc /a\n"), None, "half a record is none");
+    }
+}
