@@ -1,0 +1,33 @@
+//! Runs the system's own tools (`losetup`, `mount`, `mkfs.*`, …) and turns a failure into one sentence.
+
+use std::ffi::OsStr;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+/// Runs a command to its end and returns what it wrote to standard output, trimmed.
+pub fn run<A: AsRef<OsStr>>(program: &str, arguments: &[A]) -> anyhow::Result<String> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    let output = command.output().with_context(|| format!("cannot start `{program}`; is it installed?"))?;
+    if !output.status.success() {
+        let words: Vec<_> = arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect();
+        let told = String::from_utf8_lossy(&output.stderr);
+        bail!("cannot run `{program} {}`: {}: {}", words.join(" "), output.status, told.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_the_command_and_what_it_said() {
+        assert_eq!(run("echo", &["one", "two"]).unwrap(), "one two");
+        let failed = run("sh", &["-c", "echo the reason >&2; exit 3"]).unwrap_err().to_string();
+        assert!(failed.contains("sh -c") && failed.contains("the reason"), "{failed}");
+        let missing = run::<&str>("no-such-tool", &[]).unwrap_err().to_string();
+        assert_eq!(missing, "cannot start `no-such-tool`; is it installed?");
+    }
+}

@@ -1,0 +1,224 @@
+//! Places for a test's files: temporary directories, tmpfs mounts, and loop devices with a file system of their own.
+
+use std::fs;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::command;
+use crate::stop::Stop;
+
+/// How long an unmount may be refused because a process that has just been killed still holds a file.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A directory of one's own, removed on drop.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Scratch {
+    /// Makes `<root>/<name>-<pid>-<n>`.
+    pub fn new(root: &Path, name: &str) -> anyhow::Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = root.join(format!("{name}-{}-{n}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self { path, keep: false })
+    }
+
+    /// Makes a directory where the machine keeps large temporary files: on a disk, unlike `/tmp`.
+    pub fn on_disk(name: &str) -> anyhow::Result<Self> {
+        Self::new(Path::new("/var/tmp"), name)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves the directory where it is when this is dropped.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            eprintln!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// A mounted file system, unmounted on drop.
+#[derive(Debug)]
+struct Mount {
+    point: PathBuf,
+}
+
+impl Mount {
+    fn new(options: &[&str], source: &str, point: &Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(point).with_context(|| format!("cannot create {}", point.display()))?;
+        let point_word = point.to_str().context("cannot mount on a path that is not UTF-8")?;
+        command::run("mount", &[options, &[source, point_word]].concat())?;
+        Ok(Self { point: point.to_owned() })
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let mut refusal = None;
+        let unmounted = Stop::default().wait_for(UNMOUNT_LIMIT, || {
+            refusal = command::run("umount", &[&self.point]).err();
+            Ok(refusal.is_none().then_some(()))
+        });
+        if let (Ok(None), Some(error)) = (unmounted, refusal) {
+            eprintln!("cannot unmount {}: {error}", self.point.display());
+        }
+    }
+}
+
+/// A file system in memory.
+#[derive(Debug)]
+pub struct Tmpfs(Mount);
+
+impl Tmpfs {
+    /// Mounts one of `mib` MiB at `point`, which is created.
+    pub fn mount(point: &Path, mib: u32) -> anyhow::Result<Self> {
+        Ok(Self(Mount::new(&["-t", "tmpfs", "-o", &format!("size={mib}m,mode=0700")], "tmpfs", point)?))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0.point
+    }
+}
+
+/// What a loop device is formatted with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Format {
+    Ext4,
+    Xfs,
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+}
+
+/// A loop device, detached on drop.
+#[derive(Debug)]
+struct Loop {
+    device: String,
+}
+
+impl Loop {
+    fn attach(image: &Path) -> anyhow::Result<Self> {
+        let words = [Path::new("--find"), Path::new("--show"), image];
+        Ok(Self { device: command::run("losetup", &words)? })
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        if let Err(error) = command::run("losetup", &["--detach", &self.device]) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+/// A file system on a loop device over a sparse image. Deleted, unmounted and detached on drop.
+///
+/// With its image on a [`Tmpfs`] it is a disk that is always fast.
+#[derive(Debug)]
+pub struct LoopFs {
+    // Fields are dropped in this order.
+    mount: Mount,
+    device: Loop,
+    image: PathBuf,
+}
+
+impl LoopFs {
+    /// Creates `<at>.img`, formats it and mounts it at `at`. xfs asks for 300 MiB at least.
+    pub fn create(at: &Path, format: Format, mib: u32) -> anyhow::Result<Self> {
+        let image = at.with_extension("img");
+        let file = File::create(&image).with_context(|| format!("cannot create {}", image.display()))?;
+        file.set_len(u64::from(mib) << 20).with_context(|| format!("cannot size {}", image.display()))?;
+        let device = Loop::attach(&image)?;
+        let quiet: &[&str] = match format {
+            Format::Ext4 => &["-q", "-F"],
+            Format::Xfs => &["-q", "-f"],
+        };
+        command::run(&format!("mkfs.{}", format.name()), &[quiet, &[&device.device]].concat())?;
+        let mount = Mount::new(&["-t", format.name()], &device.device, at)?;
+        Ok(Self { mount, device, image })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.mount.point
+    }
+
+    /// Returns the device's path, such as `/dev/loop0`.
+    pub fn device(&self) -> &str {
+        &self.device.device
+    }
+
+    /// Freezes the file system: every write and sync of it hangs until the guard is dropped.
+    pub fn freeze(&self) -> anyhow::Result<Frozen<'_>> {
+        command::run("fsfreeze", &[Path::new("--freeze"), self.path()])?;
+        Ok(Frozen(self))
+    }
+}
+
+impl Drop for LoopFs {
+    fn drop(&mut self) {
+        // The name goes first; the blocks follow when the device lets go of them.
+        if let Err(error) = fs::remove_file(&self.image) {
+            eprintln!("cannot remove {}: {error}", self.image.display());
+        }
+    }
+}
+
+/// A frozen file system, thawed on drop.
+#[derive(Debug)]
+pub struct Frozen<'a>(&'a LoopFs);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = command::run("fsfreeze", &[Path::new("--unfreeze"), self.0.path()]) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scratch_directory_goes_unless_kept() {
+        let root = std::env::temp_dir();
+        let scratch = Scratch::new(&root, "scratch-test").unwrap();
+        let path = scratch.path().to_owned();
+        fs::write(path.join("file"), "x").unwrap();
+        drop(scratch);
+        assert!(!path.exists(), "it is removed with what is in it");
+
+        let mut kept = Scratch::new(&root, "scratch-test").unwrap();
+        kept.keep();
+        let path = kept.path().to_owned();
+        drop(kept);
+        assert!(path.exists(), "it was to be kept");
+        fs::remove_dir(path).unwrap();
+    }
+}
