@@ -25,3 +25,9 @@ pub mod etcd;
 pub mod load;
 
 pub mod probe;
+
+pub mod programs;
+
+pub mod server;
+
+pub mod crosscheck;

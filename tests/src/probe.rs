@@ -229,6 +229,11 @@ impl Probe {
         ready.with_context(|| format!("the probe is not ready after {limit:?}; {}", self.running.tail()))
     }
 
+    /// Returns where it serves.
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint.clone()
+    }
+
     pub fn get(&self, path: &str) -> anyhow::Result<Response> {
         self.endpoint.get(path)
     }
