@@ -22,7 +22,7 @@ const MMAPABLE: u32 = 1 << 10;
 const TARGETS: u32 = 16;
 
 /// Threads of all targets at once. Go starts one per blocked system call, some tens in all.
-const THREADS: u32 = 4096;
+const THREADS: u32 = 1024;
 
 /// Offsets in the running kernel; read them with [`crate::offset`].
 #[unsafe(no_mangle)]

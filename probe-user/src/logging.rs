@@ -2,13 +2,16 @@
 
 use std::error::Error;
 
+use tracing::Level;
 use tracing_subscriber::fmt;
 
 use crate::config::LogFormat;
 
-/// Installs the log; once per process.
-pub fn init(format: LogFormat) {
-    let builder = fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false);
+/// Installs the log; once per process. With `details` it also tells why, as `--kernel-log` asks for.
+pub fn init(format: LogFormat, details: bool) {
+    let level = if details { Level::DEBUG } else { Level::INFO };
+    let builder =
+        fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).with_max_level(level);
     // `Err` means that a log is installed already, as in tests that share a process.
     let _ = match format {
         LogFormat::Text => builder.try_init(),

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
             return if asked { ExitCode::SUCCESS } else { ExitCode::from(exit::BAD_USAGE) };
         }
     };
-    logging::init(args.options.log_format);
+    logging::init(args.options.log_format, args.options.kernel_log);
     let config = match Config::try_from(args) {
         Ok(config) => config,
         Err(error) => {

@@ -24,6 +24,9 @@ pub struct Report {
     pub schema: u32,
     pub hook: &'static str,
     pub members: Vec<MemberReport>,
+    /// How often the kernel did not run one of our programs; also among the misses.
+    #[serde(skip)]
+    pub skipped_runs: u64,
     /// What was not measured, by reason; those that are 0 are left out.
     pub misses: Vec<(&'static str, u64)>,
 }
@@ -96,12 +99,15 @@ impl Report {
 
 /// Reports on every member.
 pub fn report(monitor: &Monitor, options: &Options) -> Report {
-    let misses = monitor.kernel().misses().into_iter().filter(|(_, count)| *count > 0);
+    let skipped_runs = monitor.kernel().skipped_runs();
+    let skipped = ("program_skipped", skipped_runs);
+    let misses = monitor.kernel().misses().map(|(miss, count)| (miss.as_str(), count));
     Report {
         schema: 1,
+        skipped_runs,
         hook: monitor.kernel().hook(),
         members: monitor.members().map(|tracked| member(monitor, tracked, options)).collect(),
-        misses: misses.map(|(miss, count)| (miss.as_str(), count)).collect(),
+        misses: misses.into_iter().chain([skipped]).filter(|(_, count)| *count > 0).collect(),
     }
 }
 
@@ -127,6 +133,7 @@ pub fn judgement(monitor: &Monitor, tracked: &Tracked, options: &Options) -> Jud
         fsync_disabled: tracked.member().settings.unsafe_no_fsync,
         in_flight_s,
         stall_limit_s: STALL_LIMIT_S,
+        skipped_runs: monitor.kernel().skipped_runs(),
         figures,
     })
 }

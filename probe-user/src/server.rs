@@ -78,10 +78,12 @@ async fn ready(State(served): State<Served>) -> Response {
     }
 }
 
-/// Returns why the probe's figures cannot be trusted, if so. An etcd that cannot be scraped is no fault of the probe's.
+/// Returns why the probe's figures cannot be trusted, if so. An etcd that cannot be scraped is no fault of the probe's,
+/// and an event that the kernel is known to have skipped is a counted miss.
 fn not_ready(report: &Report) -> Option<String> {
     report.members.iter().find_map(|member| {
-        let disagreeing = member.figures.iter().find(|figure| figure.crosscheck.difference != 0);
+        let differs = |difference: i64| difference.unsigned_abs() > report.skipped_runs;
+        let disagreeing = member.figures.iter().find(|figure| differs(figure.crosscheck.difference));
         disagreeing.map(|figure| {
             let difference = figure.crosscheck.difference;
             format!("{}: {} differs by {difference} events from etcd", member.member, figure.metric)

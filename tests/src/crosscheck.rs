@@ -37,7 +37,8 @@ pub struct Crosscheck {
 pub fn of(metrics: &Metrics, member: &str) -> Option<[Crosscheck; 2]> {
     let figure = |metric: &'static str| {
         let labels = [("member", member), ("metric", metric)];
-        let with = |name: &str, key: &str, value: &str| metrics.value(name, &[labels[0], labels[1], (key, value)]);
+        let with =
+            |name: &str, key: &str, value: &str| metrics.value(name, &[labels[0], labels[1], (key, value)]);
         let events = "etcd_disk_probe_crosscheck_events_total";
         let violations = "etcd_disk_probe_crosscheck_violations_total";
         Some(Crosscheck {
@@ -45,7 +46,8 @@ pub fn of(metrics: &Metrics, member: &str) -> Option<[Crosscheck; 2]> {
             difference: metrics.value("etcd_disk_probe_crosscheck_difference", &labels)?,
             uncertainty: metrics.value("etcd_disk_probe_crosscheck_origin_uncertainty", &labels),
             kernel: with(events, "source", "kernel")?,
-            measured: metrics.value(&format!("etcd_disk_probe_{metric}_duration_seconds_count"), &labels[..1])?,
+            measured: metrics
+                .value(&format!("etcd_disk_probe_{metric}_duration_seconds_count"), &labels[..1])?,
             etcd: with(events, "source", "etcd")?,
             unverified: metrics.value("etcd_disk_probe_crosscheck_unverified_total", &labels)?,
             sandwich: with(violations, "invariant", "sandwich")?,
@@ -65,7 +67,10 @@ impl Crosscheck {
     /// Returns whether nothing disagrees and the origin is known.
     pub fn is_exact(&self) -> bool {
         let zero = |value: f64| value.abs() < 0.5;
-        self.uncertainty.is_some_and(zero) && zero(self.difference) && zero(self.sandwich) && zero(self.dominance)
+        self.uncertainty.is_some_and(zero)
+            && zero(self.difference)
+            && zero(self.sandwich)
+            && zero(self.dominance)
     }
 }
 

@@ -1,6 +1,10 @@
 //! Loads the programs and attaches them.
 
-use std::{path::Path, thread};
+use std::{
+    os::fd::{AsFd, AsRawFd, RawFd},
+    path::Path,
+    thread,
+};
 
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned, programs::TracePoint};
 use probe_ebpf::{
@@ -122,6 +126,12 @@ fn program_names() -> impl Iterator<Item = String> {
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut TracePoint, KernelError> {
     let missing = || KernelError::NoProgram(name.to_owned());
     ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())
+}
+
+/// Returns the descriptors of the loaded programs, which tell how they fare.
+pub fn descriptors(ebpf: &Ebpf) -> Vec<RawFd> {
+    let programs = ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+    programs.map(|program| program.as_fd().as_raw_fd()).collect()
 }
 
 fn has_events(tracefs: &str) -> bool {

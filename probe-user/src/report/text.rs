@@ -30,27 +30,18 @@ fn render_member(out: &mut String, member: &MemberReport) {
     let endpoint = member.endpoint.as_deref().unwrap_or("no endpoint");
     let _ = writeln!(out, "  etcd {version}, {pid}, {endpoint}, WAL in {}", member.wal_dir);
     let _ = writeln!(out);
-    let _ = writeln!(
-        out,
-        "  {:<24}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
-        format!("last {:.0} s", member.window_s),
-        "count",
-        "mean",
-        "p50",
-        "p99",
-        "p99.9",
-        "max"
-    );
+    // No counts here: the two sides of a window under load are not read at the same instant. They are reconciled below.
+    let header = ["mean", "p50", "p99", "p99.9", "max"];
+    row(out, &format!("last {:.0} s", member.window_s), header.map(str::to_owned));
     for figure in &member.figures {
         let name = figure.metric.replace('_', " ");
-        for (who, side) in [("kernel", &figure.kernel), ("etcd", &figure.etcd)] {
+        for (who, side) in [("kernel", &figure.kernel), ("etcd's buckets", &figure.etcd)] {
             let times = [side.mean_s, side.p50_s, side.p99_s, side.p999_s, side.max_s];
-            let times = times.map(|value| value.map_or_else(|| "-".to_owned(), time));
-            let _ = write!(out, "  {:<24}{:>10}", format!("{name}, {who}"), side.count);
-            for time in times {
-                let _ = write!(out, "{time:>10}");
-            }
-            let _ = writeln!(out);
+            row(
+                out,
+                &format!("{name}, {who}"),
+                times.map(|value| value.map_or_else(|| "-".to_owned(), time)),
+            );
         }
     }
     let _ = writeln!(out);
@@ -59,6 +50,14 @@ fn render_member(out: &mut String, member: &MemberReport) {
     }
     if member.in_flight_s > 0.0 {
         let _ = writeln!(out, "  in flight now: {}", time(member.in_flight_s));
+    }
+    let _ = writeln!(out);
+}
+
+fn row(out: &mut String, name: &str, cells: [String; 5]) {
+    let _ = write!(out, "  {name:<30}");
+    for cell in cells {
+        let _ = write!(out, "{cell:>10}");
     }
     let _ = writeln!(out);
 }

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    logging::init(probe_user::config::LogFormat::Text);
+    logging::init(probe_user::config::LogFormat::Text, false);
     let config = Config::try_from(Args::parse()).expect("the tests give good flags");
     match daemon::run_with(&config, Some(fault)) {
         Ok(code) => ExitCode::from(code),
