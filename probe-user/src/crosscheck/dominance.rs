@@ -237,6 +237,8 @@ mod tests {
         dominance.observe(&round(&[3 * MS; 5], &[MS; 5]), false);
         let count = dominance.worst();
         assert!(matches!(count, Some(Breach::Count { .. })), "a count is worse than a sum");
+        dominance.observe(&round(&[5 * MS; 5], &[3 * MS; 5]), false);
+        assert_eq!(dominance.worst(), count, "nor is another bound that misses as many");
         dominance.observe(&round(&[900_000; 5], &[700_000; 5]), true);
         assert_eq!(dominance.worst(), count, "a sum is not worse than a count");
     }

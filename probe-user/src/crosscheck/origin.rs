@@ -139,7 +139,7 @@ impl Origin {
         let standstill = match self.standstill {
             Some(still) if still.finished == finished && still.counted == counted => still,
             _ => {
-                let still_before = before.finished.count == finished && before.entered <= finished;
+                let still_before = before.finished.count == finished;
                 let since_ns = if still_before { before.at_ns } else { after.at_ns };
                 Standstill { since_ns, finished, counted }
             }
