@@ -196,6 +196,16 @@ mod tests {
     }
 
     #[test]
+    fn rounding_is_that_of_the_larger_sum() {
+        let mut dominance = Dominance::new(Birth::Missed);
+        let mut round = round(&[], &[]);
+        (round.after.finished.sum_s, round.etcd.sum_s) = (0.0, 1e6);
+        dominance.observe(&round, true);
+        (round.after.finished.sum_s, round.etcd.sum_s) = (1.0 + 0.9e-3, 1e6 + 1.0);
+        assert_eq!(dominance.observe(&round, true), None, "etcd had counted long before the probe came");
+    }
+
+    #[test]
     fn a_missed_birth_compares_from_the_first_coherent_round() {
         let mut dominance = Dominance::new(Birth::Missed);
         let history = [3 * MS, 3 * MS];

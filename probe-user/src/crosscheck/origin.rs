@@ -130,9 +130,8 @@ impl Origin {
         let (before, after) = (&round.before, &round.after);
         let finished = after.finished.count;
         self.rule_out_unseen(before);
-        // `>` and not `!=`: a probe that doubles returns must not look busy for ever.
+        // `>` and not `!=`: a probe that doubles returns must not look busy for ever. What was still before starts anew then, since F grows.
         if after.entered > finished {
-            self.standstill = None;
             return false;
         }
         let counted = round.etcd.count;
