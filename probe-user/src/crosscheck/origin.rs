@@ -130,7 +130,8 @@ impl Origin {
         let (before, after) = (&round.before, &round.after);
         let finished = after.finished.count;
         self.rule_out_unseen(before);
-        // `>` and not `!=`: a probe that doubles returns must not look busy for ever. What was still before starts anew then, since F grows.
+        // `>` and not `!=`: a probe that doubles returns must not look busy for ever. No need to forget the
+        // standstill: when the event in flight returns F grows, and the second starts anew.
         if after.entered > finished {
             return false;
         }
