@@ -50,7 +50,7 @@ pub struct Observations {
 /// the sum holds the buckets hold too, and `entered == finished.count` means that nothing was in flight.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct KernelReading {
-    /// `CLOCK_MONOTONIC`, taken after the parts of a reading before a scrape and before those of one after it.
+    /// `CLOCK_MONOTONIC`, taken after the parts were read and, for a reading before a scrape, before it begins.
     pub at_ns: u64,
     /// Events that entered since the probe attached, in flight or finished.
     pub entered: u64,

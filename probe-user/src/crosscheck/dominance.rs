@@ -196,6 +196,16 @@ mod tests {
     }
 
     #[test]
+    fn rounding_is_that_of_the_larger_sum() {
+        let mut dominance = Dominance::new(Birth::Missed);
+        let mut round = round(&[], &[]);
+        (round.after.finished.sum_s, round.etcd.sum_s) = (0.0, 1e6);
+        dominance.observe(&round, true);
+        (round.after.finished.sum_s, round.etcd.sum_s) = (1.0 + 0.9e-3, 1e6 + 1.0);
+        assert_eq!(dominance.observe(&round, true), None, "etcd had counted long before the probe came");
+    }
+
+    #[test]
     fn a_missed_birth_compares_from_the_first_coherent_round() {
         let mut dominance = Dominance::new(Birth::Missed);
         let history = [3 * MS, 3 * MS];
@@ -237,6 +247,8 @@ mod tests {
         dominance.observe(&round(&[3 * MS; 5], &[MS; 5]), false);
         let count = dominance.worst();
         assert!(matches!(count, Some(Breach::Count { .. })), "a count is worse than a sum");
+        dominance.observe(&round(&[5 * MS; 5], &[3 * MS; 5]), false);
+        assert_eq!(dominance.worst(), count, "nor is another bound that misses as many");
         dominance.observe(&round(&[900_000; 5], &[700_000; 5]), true);
         assert_eq!(dominance.worst(), count, "a sum is not worse than a count");
     }

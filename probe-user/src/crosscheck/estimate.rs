@@ -87,16 +87,35 @@ mod tests {
     }
 
     #[test]
+    fn both_ends_are_interpolated() {
+        // 5 of the 10 events that finished during the first scrape were observed: 0.7 s. One event less than
+        // had finished before the second was, and a mean one takes 20 ms: 2.58 s.
+        let earlier = round((10, 0.5), (22, 1.0), (20, 0.9));
+        let later = round((116, 2.6), (122, 3.88), (118, 2.66));
+        let estimate = estimate_overhead(7, &earlier, &later).expect("both fit");
+        assert!((estimate - 0.01).abs() < 1e-12, "{estimate}");
+    }
+
+    #[test]
+    fn each_sequence_may_have_one_unobserved() {
+        let start = round((0, 0.0), (7, 1.0), (0, 0.0));
+        let mut later = round((102, 2.04), (107, 4.0), (102, 2.04));
+        later.before.sequences = 2;
+        let estimate = estimate_overhead(7, &start, &later).expect("one of each backend");
+        assert!((estimate - 0.01).abs() < 1e-12, "{estimate}");
+    }
+
+    #[test]
     fn a_reconciliation_supplies_its_origin_unless_it_is_vague() {
         let mut reconciliation = Reconciliation::new(Birth::Missed);
         let start = round((0, 0.0), (1007, 1.0), (0, 0.0));
         let end = round((100, 2.0), (1107, 4.0), (100, 2.0));
         assert_eq!(reconciliation.estimate_overhead(&start, &end), None, "no origin yet");
-        reconciliation.observe(&round((20, 0.0), (1027, 1.0), (31, 2.0)));
-        assert_eq!(reconciliation.uncertainty(), Some(12), "996..=1008");
+        reconciliation.observe(&round((15, 0.0), (1027, 1.0), (26, 2.0)));
+        assert_eq!(reconciliation.uncertainty(), Some(12), "1001..=1013");
         assert_eq!(reconciliation.estimate_overhead(&start, &end), None, "12 is more than a tenth of 100");
-        reconciliation.observe(&round((20, 0.0), (1027, 1.0), (21, 2.0)));
-        assert_eq!(reconciliation.uncertainty(), Some(2), "1006..=1008");
+        reconciliation.observe(&round((16, 0.0), (1027, 1.0), (25, 2.0)));
+        assert_eq!(reconciliation.uncertainty(), Some(10), "1002..=1012");
         let estimate = reconciliation.estimate_overhead(&start, &end).expect("1007 fits");
         assert!((estimate - 0.01).abs() < 1e-12, "{estimate}");
     }

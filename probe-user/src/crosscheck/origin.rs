@@ -130,16 +130,16 @@ impl Origin {
         let (before, after) = (&round.before, &round.after);
         let finished = after.finished.count;
         self.rule_out_unseen(before);
-        // `>` and not `!=`: a probe that doubles returns must not look busy for ever.
+        // `>` and not `!=`: a probe that doubles returns must not look busy for ever. No need to forget the
+        // standstill: when the event in flight returns F grows, and the second starts anew.
         if after.entered > finished {
-            self.standstill = None;
             return false;
         }
         let counted = round.etcd.count;
         let standstill = match self.standstill {
             Some(still) if still.finished == finished && still.counted == counted => still,
             _ => {
-                let still_before = before.finished.count == finished && before.entered <= finished;
+                let still_before = before.finished.count == finished;
                 let since_ns = if still_before { before.at_ns } else { after.at_ns };
                 Standstill { since_ns, finished, counted }
             }

@@ -68,6 +68,7 @@ fn the_truth_never_violates_anything() {
             let origin = reconciliation.origin.established();
             prop_assert!(origin.lo <= truth && truth <= origin.hi, "{} is not in {:?}", truth, origin);
             prop_assert_eq!(reconciliation.origin.apparent(), origin);
+            prop_assert_eq!(reconciliation.kernel_events(), round.after.finished.count);
             let known = history.events.iter().filter(|event| history.known(event));
             let observed =
                 known.filter(|event| event.observed_ns <= taken_ns(&history, &rounds, index)).count();
