@@ -68,8 +68,11 @@ pub struct Operation {
 impl Snapshot {
     pub fn of(monitor: &Monitor, options: &Options) -> Self {
         let kernel = monitor.kernel().misses().into_iter().map(|(miss, count)| (miss.as_str(), count));
-        let daemon =
-            [("unreadable_process", monitor.unreadable_total()), ("unclaimed_process", monitor.unclaimed())];
+        let daemon = [
+            ("program_skipped", monitor.kernel().skipped_runs()),
+            ("unreadable_process", monitor.unreadable_total()),
+            ("unclaimed_process", monitor.unclaimed()),
+        ];
         Self {
             hook: monitor.kernel().hook(),
             misses: kernel.chain(daemon).collect(),

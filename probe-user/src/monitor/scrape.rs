@@ -45,6 +45,7 @@ async fn scrape(shared: Shared, key: MemberKey) {
         let super::Monitor { kernel, members, .. } = &mut *monitor;
         let Some(tracked) = members.get_mut(&key) else { return };
         let (Some(id), Some(client)) = (tracked.id(), tracked.client.take()) else { return };
+        tracked.locate(kernel);
         let before = Metric::ALL.map(|metric| tracked.reading(kernel, metric).0);
         // The reading's time is when its last part was read.
         (client, id, before.map(|reading| KernelReading { at_ns: monotonic_ns(), ..reading }))
@@ -71,6 +72,7 @@ async fn scrape(shared: Shared, key: MemberKey) {
 
 /// Adds what a scrape told to the ledgers and the window.
 fn take_in(tracked: &mut Tracked, kernel: &Kernel, before: [KernelReading; 2]) {
+    tracked.locate(kernel);
     let scraped = match &tracked.last_scrape {
         LastScrape::Done(scrape) => {
             Some([observations(&scrape.wal_fsync), observations(&scrape.backend_commit)])

@@ -130,6 +130,15 @@ impl Tracked {
         self.id().is_some_and(|id| super::is_same(process, id))
     }
 
+    /// Looks for its place in the kernel, which a process gets with its first call there.
+    ///
+    /// Before every reading: until the next scan, an etcd that wakes up would seem to sync unseen.
+    pub(super) fn locate(&mut self, kernel: &Kernel) {
+        if self.process.is_none() {
+            self.process = kernel.processes().into_iter().find(|process| self.owns(process));
+        }
+    }
+
     /// Takes a place in the kernel for its own, if it has none yet.
     pub(super) fn claim(&mut self, process: Process) {
         self.process = self.process.or(Some(process));

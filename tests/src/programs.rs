@@ -1,0 +1,54 @@
+//! Which programs the kernel holds, and for whom: what is left of a probe that has ended.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+
+/// Returns the ids of the kernel programs that a process holds open.
+pub fn of(pid: u32) -> BTreeSet<u32> {
+    held_by(Path::new(&format!("/proc/{pid}/fdinfo")))
+}
+
+/// Returns the ids of all programs in the kernel.
+pub fn loaded() -> anyhow::Result<BTreeSet<u32>> {
+    let ids = aya::programs::loaded_programs().map(|program| Ok(program?.id()));
+    ids.collect::<anyhow::Result<_>>().context("cannot list the programs in the kernel")
+}
+
+/// Returns the ids of programs that no process holds open: attached for good, or not yet freed.
+pub fn orphans() -> anyhow::Result<BTreeSet<u32>> {
+    let loaded = loaded()?;
+    let processes = fs::read_dir("/proc").context("cannot list processes")?.flatten();
+    let held: BTreeSet<u32> = processes.flat_map(|process| held_by(&process.path().join("fdinfo"))).collect();
+    Ok(loaded.difference(&held).copied().collect())
+}
+
+/// A process that ends meanwhile holds nothing.
+fn held_by(fdinfo: &Path) -> BTreeSet<u32> {
+    let files = fs::read_dir(fdinfo).into_iter().flatten().flatten();
+    let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+    texts.filter_map(|text| id_in(&text)).collect()
+}
+
+fn id_in(fdinfo: &str) -> Option<u32> {
+    fdinfo.lines().find_map(|line| line.strip_prefix("prog_id:"))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_told_from_other_files() {
+        let cases = [
+            ("pos:\t0\nprog_type:\t5\nprog_jited:\t1\nprog_id:\t37\n", Some(37), "a program"),
+            ("pos:\t0\nmap_type:\t1\nmap_id:\t37\n", None, "a map"),
+            ("pos:\t0\nflags:\t02\n", None, "a file"),
+        ];
+        for (fdinfo, expected, why) in cases {
+            assert_eq!(id_in(fdinfo), expected, "{why}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! A server for the probe to be disappointed by: whatever is asked, it gives the same bad answer.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::stop::{POLL, Stop};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n";
+
+/// How long a server waits for a client that says nothing, or takes nothing.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a server does once it was asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Answer {
+    /// Metrics without end, as fast as they are taken.
+    Endless,
+    /// Metrics without end, a byte at a time.
+    Dripping,
+    /// It keeps the connection open, and says nothing.
+    Nothing,
+    /// This body with a 200.
+    Page(&'static str),
+    /// This status line, such as `404 Not Found`, and no body.
+    Status(&'static str),
+}
+
+/// A server on a free port. Stopped on drop, connections included.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub fn start(answer: Answer) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").context("cannot find a free port")?;
+        listener.set_nonblocking(true)?;
+        let (address, stop) = (listener.local_addr()?, Stop::default());
+        let stopped = stop.clone();
+        let thread = thread::spawn(move || {
+            while !stopped.is_set() {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        let stopped = stopped.clone();
+                        // The client hangs up when it has had enough, which is no error.
+                        thread::spawn(move || _ = serve(&stream, answer, &stopped));
+                    }
+                    Err(_) => thread::sleep(POLL),
+                }
+            }
+        });
+        Ok(Self { address, stop, thread: Some(thread) })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.set();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            eprintln!("the server at {} panicked", self.address);
+        }
+    }
+}
+
+fn serve(mut stream: &TcpStream, answer: Answer, stop: &Stop) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut part = [0; 1024];
+        match stream.read(&mut part)? {
+            0 => return Ok(()),
+            length => request.extend_from_slice(&part[..length]),
+        }
+    }
+    match answer {
+        Answer::Endless => {
+            stream.write_all(format!("{OK}\r\n").as_bytes())?;
+            let lines = "some_metric 1\n".repeat(4096);
+            while !stop.is_set() {
+                stream.write_all(lines.as_bytes())?;
+            }
+        }
+        Answer::Dripping => {
+            stream.write_all(format!("{OK}\r\n").as_bytes())?;
+            while !stop.is_set() {
+                stream.write_all(b"#")?;
+                thread::sleep(POLL);
+            }
+        }
+        Answer::Nothing => {
+            // Ends when the client hangs up.
+            stream.read_to_end(&mut Vec::new())?;
+        }
+        Answer::Page(body) => {
+            stream.write_all(format!("{OK}content-length: {}\r\n\r\n{body}", body.len()).as_bytes())?;
+        }
+        Answer::Status(status) => {
+            stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Endpoint;
+
+    #[test]
+    fn answers_are_as_bad_as_asked_for() {
+        let cases = [
+            (Answer::Page("hello"), Some((200, "hello")), "a page"),
+            (Answer::Status("404 Not Found"), Some((404, "")), "a status"),
+            (Answer::Endless, None, "more than a client takes"),
+        ];
+        for (answer, expected, why) in cases {
+            let server = Server::start(answer).unwrap();
+            let got = Endpoint::plain(server.address()).get("/metrics").ok();
+            let got =
+                got.map(|response| (response.status, String::from_utf8_lossy(&response.body).into_owned()));
+            let got = got.as_ref().map(|(status, body)| (*status, body.as_str()));
+            assert_eq!(got, expected, "{why}");
+        }
+    }
+}
