@@ -43,7 +43,7 @@ pub fn page(head: &[u8; HEAD_BYTES], bytes: u64) -> Page {
     let page_bytes = u32::from_le_bytes([head[24], head[25], head[26], head[27]]);
     if flags != META_FLAG || magic != MAGIC {
         Page::Data
-    } else if page_bytes as u64 == bytes {
+    } else if u64::from(page_bytes) == bytes {
         Page::Meta
     } else {
         Page::New
@@ -54,7 +54,11 @@ impl Backend {
     /// Tells a write whose bytes could not be read: a meta page has the length of the last one.
     #[inline(always)]
     pub fn guess(&self, offset: u64, bytes: u64) -> Page {
-        if bytes == self.page_bytes as u64 && may_be_meta(offset, bytes) { Page::Meta } else { Page::Data }
+        if bytes == u64::from(self.page_bytes) && may_be_meta(offset, bytes) {
+            Page::Meta
+        } else {
+            Page::Data
+        }
     }
 
     /// A transaction writes, or grows the file.
@@ -70,7 +74,7 @@ impl Backend {
             self.commit_started_ns = now_ns;
         }
         if matches!(page, Page::Meta) {
-            self.page_bytes = bytes as u32;
+            self.page_bytes = u32::try_from(bytes).unwrap_or(0);
         }
     }
 

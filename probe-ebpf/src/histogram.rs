@@ -44,6 +44,10 @@ unsafe impl aya::Pod for Histogram {}
 ///
 /// Edges are inclusive, as Prometheus defines `le`: exactly 1 ms counts under `le="0.001"`.
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a slot is below 832, and no such kernel has 16-bit pointers"
+)]
 pub const fn slot(latency_ns: u64) -> usize {
     let latency_ns = if latency_ns > LONGEST_NS { LONGEST_NS } else { latency_ns };
     let units = (latency_ns * UNITS_PER_MS).div_ceil(NS_PER_MS);

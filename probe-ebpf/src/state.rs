@@ -120,7 +120,7 @@ pub struct Record {
 mod pod {
     use super::{Backend, ErrorKey, ProcessKey, Record, Target, Thread, ThreadKey};
 
-    // SAFETY (all): `repr(C)`, `Copy`, integers only, no padding, so every bit pattern is valid.
+    // SAFETY: `repr(C)`, `Copy`, integers only, no padding, so every bit pattern is valid.
     unsafe impl aya::Pod for Backend {}
     // SAFETY: see above.
     unsafe impl aya::Pod for ErrorKey {}

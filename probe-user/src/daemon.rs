@@ -50,6 +50,9 @@ pub fn run(config: &Config) -> anyhow::Result<u8> {
 ///
 /// # Errors
 /// As [`run`].
+///
+/// # Panics
+/// If no runtime can be made, for want of descriptors.
 #[tokio::main(flavor = "current_thread")]
 pub async fn run_with(config: &Config, fault: Option<Fault>) -> anyhow::Result<u8> {
     match config.command {

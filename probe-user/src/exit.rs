@@ -31,7 +31,7 @@ pub fn of(error: &anyhow::Error) -> u8 {
         CANNOT_LISTEN
     } else if error.chain().any(is_permission) {
         NO_PRIVILEGE
-    } else if error.chain().any(|cause| cause.is::<KernelError>()) {
+    } else if error.chain().any(<dyn Error>::is::<KernelError>) {
         NO_KERNEL_SUPPORT
     } else {
         FAILURE

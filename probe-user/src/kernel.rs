@@ -32,6 +32,10 @@ use crate::latency::Latencies;
 /// Threads at once, of all targets: `THREADS` of the kernel side.
 const THREADS: u32 = 1024;
 
+/// Reasons of misses.
+#[expect(clippy::cast_possible_truncation, reason = "a dozen")]
+const MISSES: u32 = Miss::ALL.len() as u32;
+
 /// Words of a [`Histogram`] behind its slots.
 const SUM_NS: usize = SLOTS;
 const MAX_NS: usize = SLOTS + 1;
@@ -80,10 +84,10 @@ pub struct Kernel {
     records: RingBuf<MapData>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     attached_boottime_ns: u64,
-    /// Descriptors of the programs, open for as long as `_ebpf` is.
+    /// Descriptors of the programs, open for as long as `ebpf` is.
     programs: Vec<RawFd>,
     /// Keeps the programs attached.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 /// A process that the programs measure.
@@ -128,7 +132,7 @@ impl Kernel {
             targets: mapped(&mut ebpf, "TARGET_STATE", config.max_targets)?,
             histograms: mapped(&mut ebpf, "HISTOGRAMS", config.max_targets * SERIES)?,
             threads: mapped(&mut ebpf, "THREAD_STATE", THREADS)?,
-            misses: mapped(&mut ebpf, "MISSES", u32::try_from(Miss::ALL.len()).expect("a dozen"))?,
+            misses: mapped(&mut ebpf, "MISSES", MISSES)?,
             errors: hash(&mut ebpf, "ERRORS")?,
             target_by_process: hash(&mut ebpf, "TARGET_BY_PROCESS")?,
             thread_by_key: hash(&mut ebpf, "THREAD_BY_KEY")?,
@@ -141,11 +145,11 @@ impl Kernel {
             logger,
             attached_boottime_ns: 0,
             programs: attach::descriptors(&ebpf),
-            _ebpf: ebpf,
+            ebpf,
         };
         // Attaching comes last: the first event already finds everything in place.
         Ok(Self {
-            _ebpf: attach::attach(kernel._ebpf)?,
+            ebpf: attach::attach(kernel.ebpf)?,
             attached_boottime_ns: now_ns(ClockId::Boottime),
             ..kernel
         })
@@ -181,7 +185,7 @@ impl Kernel {
         // The sum first, then the slots: the programs write in the other order, so the sum never holds an event that
         // the slots lack.
         let (sum_ns, max_ns, bytes) = (word(SUM_NS), word(MAX_NS), word(BYTES));
-        Latencies::new((0..SLOTS).map(word).collect(), sum_ns, max_ns, bytes)
+        Latencies::new(Box::new(std::array::from_fn(word)), sum_ns, max_ns, bytes)
     }
 
     /// Returns how many events of a reconciled series have begun.
@@ -208,7 +212,7 @@ impl Kernel {
     }
 
     /// Returns how often the kernel did not run a program because another one, or a map's update from user space, was
-    /// under way on the same CPU (`trace_call_bpf`, kernel/trace/bpf_trace.c). 0 where the kernel does not tell, before 5.12.
+    /// under way on the same CPU (`trace_call_bpf` in `kernel/trace/bpf_trace.c`). 0 where the kernel does not tell, before 5.12.
     pub fn skipped_runs(&self) -> u64 {
         let of = |descriptor: &RawFd| {
             let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;

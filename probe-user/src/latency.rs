@@ -37,7 +37,7 @@ pub const BOUNDS_NS: [u64; 27] = [
 /// One series as of one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Latencies {
-    slots: Box<[u64]>,
+    slots: Box<[u64; SLOTS]>,
     pub sum_ns: u64,
     /// The longest ever, not only in a window.
     pub max_ns: u64,
@@ -47,14 +47,13 @@ pub struct Latencies {
 
 impl Default for Latencies {
     fn default() -> Self {
-        Self { slots: vec![0; SLOTS].into_boxed_slice(), sum_ns: 0, max_ns: 0, bytes: 0 }
+        Self { slots: Box::new([0; SLOTS]), sum_ns: 0, max_ns: 0, bytes: 0 }
     }
 }
 
 impl Latencies {
-    /// Takes what was read from the kernel; `slots` has [`SLOTS`] entries.
-    pub fn new(slots: Box<[u64]>, sum_ns: u64, max_ns: u64, bytes: u64) -> Self {
-        assert_eq!(slots.len(), SLOTS, "both sides share one histogram");
+    /// Takes what was read from the kernel.
+    pub fn new(slots: Box<[u64; SLOTS]>, sum_ns: u64, max_ns: u64, bytes: u64) -> Self {
         Self { slots, sum_ns, max_ns, bytes }
     }
 
@@ -113,7 +112,7 @@ impl Latencies {
 
     /// Adds another series' events to this one's.
     pub fn add(&mut self, other: &Self) {
-        for (to, from) in self.slots.iter_mut().zip(&other.slots) {
+        for (to, from) in self.slots.iter_mut().zip(&*other.slots) {
             *to += from;
         }
         self.sum_ns += other.sum_ns;
@@ -122,9 +121,12 @@ impl Latencies {
     }
 
     /// Returns the events that came since an earlier reading of the same series.
+    #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        let slots =
-            self.slots.iter().zip(&earlier.slots).map(|(now, then)| now.saturating_sub(*then)).collect();
+        let mut slots = self.slots.clone();
+        for (now, then) in slots.iter_mut().zip(&*earlier.slots) {
+            *now = now.saturating_sub(*then);
+        }
         Self {
             slots,
             sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),

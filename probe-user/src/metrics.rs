@@ -9,7 +9,7 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, text},
+    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text},
     metrics::MetricType,
     registry::{Registry, Unit},
 };
@@ -189,7 +189,7 @@ impl Snapshot {
             MetricType::Counter,
         )?;
         for (member, metric, figure) in self.figures() {
-            counter(&mut family, &[("member", member), ("metric", metric)], figure.overhead_s)?;
+            seconds_counter(&mut family, &[("member", member), ("metric", metric)], figure.overhead_s)?;
         }
         Ok(())
     }
@@ -286,21 +286,15 @@ fn histogram(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, seen: &La
     }
     let count = seen.count();
     buckets[BOUNDS_NS.len()].1 = count - below;
-    family.encode_family(labels)?.encode_histogram::<prometheus_client::encoding::NoLabelSet>(
-        seen.sum_seconds(),
-        count,
-        &buckets,
-        None,
-    )
+    family.encode_family(labels)?.encode_histogram::<NoLabelSet>(seen.sum_seconds(), count, &buckets, None)
 }
 
-fn counter(
-    family: &mut MetricEncoder,
-    labels: &impl EncodeLabelSet,
-    value: impl prometheus_client::encoding::EncodeCounterValue,
-) -> fmt::Result {
-    use prometheus_client::encoding::NoLabelSet;
+fn counter(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
     family.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
+}
+
+fn seconds_counter(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, value_s: f64) -> fmt::Result {
+    family.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&value_s, None)
 }
 
 fn gauge(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, value: f64) -> fmt::Result {
@@ -317,7 +311,9 @@ mod tests {
 
     fn latencies(latencies_ns: &[u64]) -> Latencies {
         let mut all = Latencies::default();
-        latencies_ns.iter().for_each(|latency_ns| all.record(*latency_ns));
+        for latency_ns in latencies_ns {
+            all.record(*latency_ns);
+        }
         all.bytes = 4096;
         all
     }

@@ -38,7 +38,7 @@ impl Format {
     }
 }
 
-/// Turns an OpenMetrics exposition into Prometheus' older text format.
+/// Turns an `OpenMetrics` exposition into Prometheus' older text format.
 ///
 /// There, a family of counters has the name of its samples, an info is a gauge, and units and the end are not told.
 pub fn to_prometheus(open_metrics: &str) -> String {

@@ -117,7 +117,7 @@ fn log_change(tracked: &Tracked, now: &LastScrape) {
         (_, LastScrape::Failed { reason, error }) => warn!(member, reason, "cannot scrape etcd: {error}"),
         (LastScrape::OtherProcess, LastScrape::OtherProcess) => {}
         (_, LastScrape::OtherProcess) => {
-            warn!(member, "the endpoint belongs to another process than the one traced")
+            warn!(member, "the endpoint belongs to another process than the one traced");
         }
         (LastScrape::Failed { .. } | LastScrape::OtherProcess, LastScrape::Done(_)) => {
             info!(member, "etcd can be scraped again");

@@ -122,7 +122,9 @@ impl Tracked {
     /// Takes in what a scan told.
     pub(super) fn describe(&mut self, member: Member, process: Option<Process>) {
         self.member = member;
-        process.into_iter().for_each(|process| self.claim(process));
+        if let Some(process) = process {
+            self.claim(process);
+        }
     }
 
     /// Returns whether this is the process of the life that is.

@@ -1,0 +1,131 @@
+//! The kernel's histograms hold what was measured: no slot, sum or maximum differs from the single latencies, which lie
+//! within the brackets that user space puts round the same calls.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::thread;
+
+use probe_ebpf::{
+    series::{OPERATIONS, Op, Role, WAL_FSYNC, series},
+    state::Record,
+};
+use probe_tests::needs::{self, Need};
+use probe_tests::scratch::{Scratch, Tmpfs};
+use probe_user::kernel::{Kernel, KernelConfig, monotonic_ns};
+use probe_user::latency::{Latencies, seconds};
+
+/// Attaches for threads of this name only, with every latency in the debugging ring.
+fn attach(name: &str) -> Kernel {
+    let names = vec![name.to_owned()];
+    let config =
+        KernelConfig { process_names: names, max_targets: 4, log: false, recording: true, fault: None };
+    Kernel::attach(&config).unwrap()
+}
+
+/// Runs on a thread of that name, as one of etcd's, whose files are in a directory of their own.
+fn as_etcd<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let builder = thread::Builder::new().name(name.to_owned());
+        builder.spawn_scoped(scope, work).unwrap().join().unwrap()
+    })
+}
+
+/// Writes to a segment and syncs it; returns the bracket round each sync.
+fn sync_often(directory: &Path, segment: &str, times: usize) -> Vec<(u64, u64)> {
+    let mut file = File::create(directory.join(segment)).unwrap();
+    let mut sync = |n: usize| {
+        // Larger writes now and then, so that latencies differ.
+        file.write_all(&vec![0; 512 << (n % 9)]).unwrap();
+        let before_ns = monotonic_ns();
+        file.sync_data().unwrap();
+        (before_ns, monotonic_ns())
+    };
+    (0..times).map(&mut sync).collect()
+}
+
+fn of_series(records: &[Record], series: u32) -> Vec<Record> {
+    records.iter().filter(|record| record.series == series).copied().collect()
+}
+
+fn fold(records: &[Record]) -> Latencies {
+    let mut all = Latencies::default();
+    for record in records {
+        all.record(record.latency_ns);
+    }
+    all
+}
+
+#[test]
+fn every_latency_is_where_it_belongs() {
+    needs::require(&[Need::Root, Need::Bpf]);
+    let scratch = Scratch::on_disk("histogram").unwrap();
+    let directory = scratch.path().join("wal");
+    fs::create_dir(&directory).unwrap();
+    let mut kernel = attach("one-of-etcd");
+    let brackets =
+        as_etcd("one-of-etcd", || sync_often(&directory, "0000000000000000-0000000000000000.wal", 1_000));
+
+    let process = kernel.processes().into_iter().find(|process| process.pid == std::process::id()).unwrap();
+    let records = kernel.records();
+    let fdatasync = series(Role::Wal, Op::Fdatasync).unwrap();
+    let syncs = of_series(&records, fdatasync);
+    assert_eq!(syncs.len(), brackets.len(), "one record a sync");
+    for (n, (record, (before_ns, after_ns))) in syncs.iter().zip(&brackets).enumerate() {
+        let left_ns = record.entered_ns + record.latency_ns;
+        assert!(
+            *before_ns <= record.entered_ns && left_ns <= *after_ns,
+            "sync {n}: {record:?} is not within {before_ns} to {after_ns}"
+        );
+    }
+    let measured = kernel.latencies(process.target, fdatasync);
+    assert_eq!(measured, fold(&syncs), "slots, sum and maximum are those of the single latencies");
+    assert_eq!(
+        kernel.latencies(process.target, WAL_FSYNC),
+        measured,
+        "the twin of etcd's figure holds the same"
+    );
+    assert_eq!(kernel.entered(process.target, WAL_FSYNC), measured.count());
+
+    let written = kernel.latencies(process.target, series(Role::Wal, Op::Write).unwrap());
+    let bytes: u64 = (0..1_000).map(|n| 512 << (n % 9)).sum();
+    assert_eq!((written.count(), written.bytes), (1_000, bytes), "every write and every byte");
+
+    let mut sorted: Vec<u64> = syncs.iter().map(|record| record.latency_ns).collect();
+    sorted.sort_unstable();
+    for (q, rank) in [(0.5, 499), (0.99, 989), (0.999, 998)] {
+        let (told_s, exact_s) = (measured.quantile(q).unwrap(), seconds(sorted[rank]));
+        println!("p{q}: {told_s} s for {exact_s} s");
+        assert!(told_s >= exact_s && told_s <= exact_s * 33.0 / 32.0, "p{q}: {told_s} for {exact_s}");
+    }
+}
+
+#[test]
+fn no_addition_is_lost_between_cpus() {
+    needs::require(&[Need::Root, Need::Bpf]);
+    let scratch = Scratch::on_disk("parallel").unwrap();
+    let memory = Tmpfs::mount(&scratch.path().join("wal"), 256).unwrap();
+    let mut kernel = attach("many-of-etcd");
+    thread::scope(|scope| {
+        for n in 0..4 {
+            let segment = format!("{n:016x}-0000000000000000.wal");
+            let directory = memory.path();
+            let builder = thread::Builder::new().name("many-of-etcd".to_owned());
+            builder.spawn_scoped(scope, move || sync_often(directory, &segment, 5_000)).unwrap();
+        }
+    });
+    let process = kernel.processes().into_iter().find(|process| process.pid == std::process::id()).unwrap();
+    let records = kernel.records();
+    for (position, (role, op)) in (0..).zip(OPERATIONS) {
+        let folded = fold(&of_series(&records, position));
+        let measured = kernel.latencies(process.target, position);
+        let why = format!("{} {}", role.as_str(), op.as_str());
+        assert_eq!(measured.sum_ns, folded.sum_ns, "{why}");
+        assert_eq!(measured.count(), folded.count(), "{why}");
+    }
+    let syncs = kernel.latencies(process.target, WAL_FSYNC);
+    assert_eq!(syncs.count(), 20_000, "four threads, 5,000 syncs each");
+    assert_eq!(kernel.entered(process.target, WAL_FSYNC), 20_000);
+    assert!(kernel.in_flight().is_empty(), "all have returned: {:?}", kernel.in_flight());
+    assert!(kernel.misses().iter().all(|(_, count)| *count == 0), "{:?}", kernel.misses());
+}
