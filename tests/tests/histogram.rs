@@ -36,7 +36,7 @@ fn sync_often(directory: &Path, segment: &str, times: usize) -> Vec<(u64, u64)> 
     let mut file = File::create(directory.join(segment)).unwrap();
     let mut sync = |n: usize| {
         // Larger writes now and then, so that latencies differ.
-        file.write_all(&vec![0; 512 << (n % 9)]).unwrap();
+        file.write_all(&vec![0; 64 << (n % 9)]).unwrap();
         let before_ns = monotonic_ns();
         file.sync_data().unwrap();
         (before_ns, monotonic_ns())
@@ -88,7 +88,7 @@ fn every_latency_is_where_it_belongs() {
     assert_eq!(kernel.entered(process.target, WAL_FSYNC), measured.count());
 
     let written = kernel.latencies(process.target, series(Role::Wal, Op::Write).unwrap());
-    let bytes: u64 = (0..1_000).map(|n| 512 << (n % 9)).sum();
+    let bytes: u64 = (0..1_000).map(|n| 64 << (n % 9)).sum();
     assert_eq!((written.count(), written.bytes), (1_000, bytes), "every write and every byte");
 
     let mut sorted: Vec<u64> = syncs.iter().map(|record| record.latency_ns).collect();
