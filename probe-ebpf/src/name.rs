@@ -48,6 +48,16 @@ pub fn role(name: &Name, length: u32) -> Option<Named> {
     }
 }
 
+/// Returns the role of a file by its name as user space has it.
+pub fn role_of(text: &[u8]) -> Option<Named> {
+    let mut bytes = [[0; 8]; NAME_WORDS];
+    for (to, from) in bytes.as_flattened_mut().iter_mut().zip(text) {
+        *to = *from;
+    }
+    let length = u32::try_from(text.len()).ok().filter(|length| may_matter(*length))?;
+    role(&bytes.map(word), length)
+}
+
 /// Returns whether a name of 37 bytes is `%016x-%016x.wal`.
 #[inline(always)]
 fn is_segment(name: &Name) -> bool {
@@ -87,7 +97,7 @@ const fn word(bytes: [u8; 8]) -> u64 {
 mod tests {
     use super::*;
 
-    fn role_of(text: &str) -> Option<Named> {
+    fn role_in_memory(text: &str) -> Option<Named> {
         // What lies behind a name in the kernel's memory is not to matter.
         let mut name = [0xa5; 8 * NAME_WORDS];
         let kept = text.len().min(name.len());
@@ -128,7 +138,8 @@ mod tests {
             ("[eventpoll]", None, "an anonymous inode"),
         ];
         for (name, expected, why) in cases {
-            assert_eq!(role_of(name), expected, "{name}: {why}");
+            assert_eq!(role_in_memory(name), expected, "{name}: {why}");
+            assert_eq!(role_of(name.as_bytes()), expected, "{name}: {why}, as user space has it");
         }
     }
 

@@ -91,8 +91,13 @@ fn begin_named<C: EbpfContext>(
     let thread = unsafe { &mut *thread };
     thread.ends = 0;
     match prepare(ctx, op, arguments, dentry, named, thread) {
-        Ok(series) => begin(thread, series),
+        Ok(series) => {
+            debug!(ctx, "thread {}: op {} is series {}, ends {}", ctx.pid(), op as u32, series, thread.ends);
+            begin(thread, series)
+        }
         Err(miss) => {
+            // So that its exit finds an entry; it counts as nothing.
+            thread.ends = 0;
             begin(thread, UNKNOWN)?;
             Err(miss)
         }
@@ -238,8 +243,9 @@ fn begin_unnamed<C: EbpfContext>(ctx: &C, op: Op, dentry: Dentry) -> Result<(), 
     // SAFETY: as above; both inodes are written once.
     let target = unsafe { &*target_state(thread.target)? };
     let Identity { inode, dev } = dentry.identity()?;
-    let is_wal_dir = inode == target.wal_dir_inode && dev == target.wal_dev;
-    let is_above = inode == target.wal_parent_inode;
+    let is_wal_dir = dev == target.wal_dev && inode == target.wal_dir_inode;
+    // etcd renames the new WAL into place, which it cannot across file systems, so both are on one.
+    let is_above = dev == target.wal_dev && inode == target.wal_parent_inode;
     thread.ends = 0;
     if !is_wal_dir && !is_above {
         debug!(

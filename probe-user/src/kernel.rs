@@ -46,6 +46,10 @@ const ENTERED: usize = SLOTS + 3;
 /// The cause stays in `source`, so the chain prints it once.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
+    #[error(
+        "cannot tell the host's processes from inside a pid namespace; run in the host's (`--pid=host`, `hostPID: true`)"
+    )]
+    PidNamespace,
     #[error("cannot read /sys/kernel/btf/vmlinux ({0}); the kernel needs CONFIG_DEBUG_INFO_BTF")]
     NoBtf(String),
     #[error("cannot find `{0}.{1}` in this kernel's BTF; please report its version")]
@@ -115,6 +119,9 @@ impl Kernel {
     /// # Errors
     /// Names what this kernel or these privileges do not allow; then nothing is left attached.
     pub fn attach(config: &KernelConfig) -> Result<Self, KernelError> {
+        if !attach::in_initial_pid_namespace() {
+            return Err(KernelError::PidNamespace);
+        }
         let mut ebpf = attach::load(config)?;
         let logger = if config.log { EbpfLogger::init(&mut ebpf).ok() } else { None };
         let mut free_targets =

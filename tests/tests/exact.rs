@@ -8,6 +8,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use probe_ebpf::state::{ProcessKey, ThreadKey};
 use probe_tests::certs::Mutual;
 use probe_tests::crosscheck::{self, Crosscheck, Demand, Watch};
 use probe_tests::etcd::{self, Etcd, Member};
@@ -181,15 +182,16 @@ fn ten_deaths_under_load_lose_nothing() {
     assert!(watch.stop().unwrap().readings >= 50);
     assert!(figures[0].unverified > 0.0, "ten tails cannot all have been scraped: {figures:#?}");
     assert_nothing_missed(&probe);
-    assert_eq!(
-        entries(&probe, "TARGET_BY_PROCE"),
-        own_targets(),
-        "one place per living etcd, none for the dead"
-    );
+    let living = living_etcds();
+    let places = entries::<ProcessKey>(&probe, "TARGET_BY_PROCE");
+    assert_eq!(places, living.len(), "one place per living etcd, none for the dead");
+    let tasks = living.iter().map(|pid| fs::read_dir(format!("/proc/{pid}/task")).unwrap().count());
+    let (threads, places) = (tasks.sum(), entries::<ThreadKey>(&probe, "THREAD_BY_KEY"));
+    assert!((1..=threads).contains(&places), "{places} places for {threads} living threads");
 }
 
 /// Returns how many entries one of the probe's hash maps has; the kernel cuts names at 15 bytes.
-fn entries(probe: &Probe, map: &str) -> usize {
+fn entries<K: aya::Pod>(probe: &Probe, map: &str) -> usize {
     let fdinfo = fs::read_dir(format!("/proc/{}/fdinfo", probe.pid())).unwrap();
     let texts = fdinfo.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
     let ids = texts
@@ -197,16 +199,15 @@ fn entries(probe: &Probe, map: &str) -> usize {
     let maps = ids.filter_map(|id| aya::maps::MapData::from_id(id).ok());
     let found = maps.into_iter().find(|data| data.info().is_ok_and(|info| info.name_as_str() == Some(map)));
     let data = aya::maps::Map::HashMap(found.expect("the probe has the map"));
-    let map: aya::maps::HashMap<_, probe_ebpf::state::ProcessKey, u32> =
-        data.try_into().expect("as the probe made it");
+    let map: aya::maps::HashMap<_, K, u32> = data.try_into().expect("as the probe made it");
     map.keys().filter_map(Result::ok).count()
 }
 
-/// Returns how many processes called etcd there are, whosesoever: the probe gives a place to each that syncs a WAL.
-fn own_targets() -> usize {
+/// Returns the processes called etcd, whosesoever: the probe gives a place to each that syncs a WAL.
+fn living_etcds() -> Vec<u32> {
     let processes =
         fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    processes.filter(|pid: &u32| process::comm(*pid).as_deref() == Some("etcd")).count()
+    processes.filter(|pid: &u32| process::comm(*pid).as_deref() == Some("etcd")).collect()
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! Tells whether a process is an etcd: by the WAL that it holds open.
 
-use std::{ffi::OsStr, fs, io, path::PathBuf};
+use std::{fs, io, path::PathBuf};
+
+use probe_ebpf::name;
+
+use crate::logging;
 
 use super::{
     endpoint::{self, Endpoint, Overrides},
@@ -51,7 +55,7 @@ pub fn look(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Lo
 
 fn try_look(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Look, Unreadable> {
     let unreadable =
-        |what, error: &dyn std::error::Error| Unreadable { pid: id.pid, what, error: chain(error) };
+        |what, error: &dyn std::error::Error| Unreadable { pid: id.pid, what, error: logging::chain(error) };
     let Some(launch) = id.launch()? else { return Ok(Look::Gone) };
     let root = Root::of(id).map_err(|error| unreadable(What::Root, &error))?;
     let settings = read_settings(&launch, &root).map_err(|(what, error)| unreadable(what, &*error))?;
@@ -98,50 +102,11 @@ fn holds_segment(id: ProcessId, wal: &Directory) -> io::Result<bool> {
     for entry in fs::read_dir(id.proc_path("fd"))? {
         let link = entry?.path();
         let Ok(target) = fs::read_link(&link) else { continue };
-        let Some(name) = target.file_name() else { continue };
-        if is_segment(name) && wal.holds(name, &link) {
+        let Some(file) = target.file_name() else { continue };
+        let named = name::role_of(file.as_encoded_bytes());
+        if named.is_some_and(|named| named.is_segment) && wal.holds(file, &link) {
             return Ok(true);
         }
     }
     Ok(false)
-}
-
-/// A segment is called `16hex-16hex.wal`: sequence and first index.
-fn is_segment(name: &OsStr) -> bool {
-    let hex =
-        |part: &str| part.len() == 16 && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    name.to_str()
-        .and_then(|name| name.strip_suffix(".wal"))
-        .and_then(|name| name.split_once('-'))
-        .is_some_and(|(sequence, index)| hex(sequence) && hex(index))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn segments_are_known_by_their_names() {
-        let cases = [
-            ("0000000000000000-0000000000000000.wal", true, "the first one"),
-            ("000000000000001a-00000000000f4240.wal", true, "hexadecimal"),
-            ("0.tmp", false, "pre-allocated, and anybody's name"),
-            ("0000000000000000-0000000000000000.wal (deleted)", false, "no longer in the directory"),
-            ("0000000000000000-000000000000000G.wal", false, "not hexadecimal"),
-            ("journal.wal", false, "somebody else's WAL"),
-        ];
-        for (name, expected, why) in cases {
-            assert_eq!(is_segment(OsStr::new(name)), expected, "{name}: {why}");
-        }
-    }
 }
