@@ -45,17 +45,17 @@ pub fn encode(snapshot: Snapshot, format: Format) -> Result<String, fmt::Error> 
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let mut out = Encoder(&mut encoder);
-        self.encode_latencies(&mut out)?;
-        self.encode_operations(&mut out)?;
-        self.encode_crosscheck(&mut out)?;
-        self.encode_etcd(&mut out)?;
-        self.encode_probe(&mut out)
+        // The registry adds the prefix, the encoder the unit and `_total`.
+        self.encode_latencies(&mut encoder)?;
+        self.encode_operations(&mut encoder)?;
+        self.encode_crosscheck(&mut encoder)?;
+        self.encode_etcd(&mut encoder)?;
+        self.encode_probe(&mut encoder)
     }
 }
 
 impl Snapshot {
-    fn encode_latencies(&self, out: &mut Encoder) -> fmt::Result {
+    fn encode_latencies(&self, out: &mut DescriptorEncoder) -> fmt::Result {
         let twins = [
             (
                 "wal_fsync_duration",
@@ -68,7 +68,8 @@ impl Snapshot {
             ),
         ];
         for (metric, (name, help)) in Metric::ALL.into_iter().zip(twins) {
-            let mut family = out.family(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+            let mut family =
+                out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
             for member in &self.members {
                 histogram(
                     &mut family,
@@ -77,7 +78,7 @@ impl Snapshot {
                 )?;
             }
         }
-        let mut family = out.family(
+        let mut family = out.encode_descriptor(
             "wal_rotation_duration",
             "Time of WAL rotations, from the truncation of the full segment to the sync of the directory, waiting for \
              pre-allocation included.",
@@ -90,8 +91,8 @@ impl Snapshot {
         Ok(())
     }
 
-    fn encode_operations(&self, out: &mut Encoder) -> fmt::Result {
-        let mut family = out.family(
+    fn encode_operations(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let mut family = out.encode_descriptor(
             "operation_duration",
             "Time of the system calls that etcd makes on its files.",
             Some(&Unit::Seconds),
@@ -100,20 +101,28 @@ impl Snapshot {
         for (member, operation) in self.operations() {
             histogram(&mut family, &operation.labels(&member.name), &operation.latencies)?;
         }
-        let mut family =
-            out.family("operation_bytes", "Bytes that etcd wrote to its files.", None, MetricType::Counter)?;
+        let mut family = out.encode_descriptor(
+            "operation_bytes",
+            "Bytes that etcd wrote to its files.",
+            None,
+            MetricType::Counter,
+        )?;
         for (member, operation) in self.operations().filter(|(_, operation)| operation.op.returns_bytes()) {
             counter(&mut family, &operation.labels(&member.name), operation.latencies.bytes)?;
         }
-        let mut family =
-            out.family("operation_errors", "System calls of etcd's that failed.", None, MetricType::Counter)?;
+        let mut family = out.encode_descriptor(
+            "operation_errors",
+            "System calls of etcd's that failed.",
+            None,
+            MetricType::Counter,
+        )?;
         for (member, operation) in self.operations() {
             let [member, file, op] = operation.labels(&member.name);
             for (errno, count) in &operation.errors {
                 counter(&mut family, &[member, file, op, ("errno", errno)], *count)?;
             }
         }
-        let mut family = out.family(
+        let mut family = out.encode_descriptor(
             "operation_in_flight",
             "Age of the oldest operation that has not returned, 0 for none.",
             Some(&Unit::Seconds),
@@ -127,8 +136,8 @@ impl Snapshot {
         Ok(())
     }
 
-    fn encode_crosscheck(&self, out: &mut Encoder) -> fmt::Result {
-        let mut family = out.family(
+    fn encode_crosscheck(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let mut family = out.encode_descriptor(
             "crosscheck_events",
             "Events that both the kernel and etcd could count, by who counted them.",
             None,
@@ -139,7 +148,7 @@ impl Snapshot {
                 counter(&mut family, &[("member", member), ("metric", metric), ("source", source)], count)?;
             }
         }
-        let mut family = out.family(
+        let mut family = out.encode_descriptor(
             "crosscheck_difference",
             "Events that etcd counted and the kernel did not, negative for the reverse, 0 when exact.",
             None,
@@ -148,7 +157,7 @@ impl Snapshot {
         for (member, metric, figure) in self.figures() {
             gauge(&mut family, &[("member", member), ("metric", metric)], figure.difference as f64)?;
         }
-        let mut family = out.family(
+        let mut family = out.encode_descriptor(
             "crosscheck_origin_uncertainty",
             "Events by which it is unknown how much etcd had counted before the probe came, 0 when pinned; absent until \
              etcd was scraped.",
@@ -160,7 +169,7 @@ impl Snapshot {
                 gauge(&mut family, &[("member", member), ("metric", metric)], events as f64)?;
             }
         }
-        let mut family = out.family(
+        let mut family = out.encode_descriptor(
             "crosscheck_unverified",
             "Events of etcds that ended before a scrape could confirm them.",
             None,
@@ -169,7 +178,7 @@ impl Snapshot {
         for (member, metric, figure) in self.figures() {
             counter(&mut family, &[("member", member), ("metric", metric)], figure.unverified)?;
         }
-        let mut family = out.family(
+        let mut family = out.encode_descriptor(
             "crosscheck_violations",
             "Scrapes that broke an invariant: the probe lost or doubled events, or the endpoint is another process's.",
             None,
@@ -181,7 +190,7 @@ impl Snapshot {
                 counter(&mut family, &labels, count)?;
             }
         }
-        let mut family = out.family(
+        let mut family = out.encode_descriptor(
             "crosscheck_overhead",
             "Time that etcd's figures hold beyond the kernel's, added up between moments at which both hold the same \
              events.",
@@ -194,28 +203,41 @@ impl Snapshot {
         Ok(())
     }
 
-    fn encode_etcd(&self, out: &mut Encoder) -> fmt::Result {
-        let mut family =
-            out.family("verdict", "1 for the current verdict, 0 for the others.", None, MetricType::Gauge)?;
+    fn encode_etcd(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let mut family = out.encode_descriptor(
+            "verdict",
+            "1 for the current verdict, 0 for the others.",
+            None,
+            MetricType::Gauge,
+        )?;
         for member in &self.members {
             for verdict in Verdict::ALL {
                 let labels = [("member", member.name.as_str()), ("verdict", verdict.as_str())];
                 gauge(&mut family, &labels, f64::from(u8::from(verdict == member.verdict)))?;
             }
         }
-        let mut family =
-            out.family("etcd_up", "Whether the last scrape of etcd succeeded.", None, MetricType::Gauge)?;
+        let mut family = out.encode_descriptor(
+            "etcd_up",
+            "Whether the last scrape of etcd succeeded.",
+            None,
+            MetricType::Gauge,
+        )?;
         for member in &self.members {
             gauge(&mut family, &[("member", member.name.as_str())], f64::from(u8::from(member.etcd_up)))?;
         }
-        let mut family =
-            out.family("etcd_scrape_errors", "Scrapes of etcd that failed.", None, MetricType::Counter)?;
+        let mut family = out.encode_descriptor(
+            "etcd_scrape_errors",
+            "Scrapes of etcd that failed.",
+            None,
+            MetricType::Counter,
+        )?;
         for member in &self.members {
             for (reason, count) in &member.scrape_errors {
                 counter(&mut family, &[("member", member.name.as_str()), ("reason", reason)], *count)?;
             }
         }
-        let mut family = out.family("member", "What is known of a member.", None, MetricType::Info)?;
+        let mut family =
+            out.encode_descriptor("member", "What is known of a member.", None, MetricType::Info)?;
         for member in &self.members {
             family.encode_info(&[
                 ("member", member.name.as_str()),
@@ -228,15 +250,20 @@ impl Snapshot {
         Ok(())
     }
 
-    fn encode_probe(&self, out: &mut Encoder) -> fmt::Result {
-        let mut family =
-            out.family("misses", "Events that were not measured, by reason.", None, MetricType::Counter)?;
+    fn encode_probe(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let mut family = out.encode_descriptor(
+            "misses",
+            "Events that were not measured, by reason.",
+            None,
+            MetricType::Counter,
+        )?;
         for (reason, count) in &self.misses {
             counter(&mut family, &[("reason", *reason)], *count)?;
         }
-        let mut family = out.family("hook", "How the programs are attached.", None, MetricType::Info)?;
+        let mut family =
+            out.encode_descriptor("hook", "How the programs are attached.", None, MetricType::Info)?;
         family.encode_info(&[("hook", self.hook)])?;
-        let mut family = out.family("build", "The probe that runs.", None, MetricType::Info)?;
+        let mut family = out.encode_descriptor("build", "The probe that runs.", None, MetricType::Info)?;
         family.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
     }
 
@@ -257,22 +284,6 @@ impl Snapshot {
 impl Operation {
     fn labels<'a>(&self, member: &'a str) -> Labels<'a, 3> {
         [("member", member), ("file", self.role.as_str()), ("op", self.op.as_str())]
-    }
-}
-
-/// The library's encoder, less what every family has in common.
-struct Encoder<'a, 'b>(&'a mut DescriptorEncoder<'b>);
-
-impl Encoder<'_, '_> {
-    /// Begins a family. The registry adds the prefix, the encoder the unit and `_total`.
-    fn family<'s>(
-        &'s mut self,
-        name: &'s str,
-        help: &str,
-        unit: Option<&'s Unit>,
-        kind: MetricType,
-    ) -> Result<MetricEncoder<'s>, fmt::Error> {
-        self.0.encode_descriptor(name, help, unit, kind)
     }
 }
 

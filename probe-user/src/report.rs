@@ -125,7 +125,6 @@ pub fn judgement(monitor: &Monitor, tracked: &Tracked, options: &Options) -> Jud
             etcd_p99_above_s: p99_above_s(&etcd),
             overhead_s: overhead_s(tracked, metric),
             difference: tracked.ledger(metric).difference(),
-            uncertainty: tracked.ledger(metric).uncertainty(),
         }
     });
     judge(&Evidence {

@@ -88,8 +88,6 @@ pub struct Figure<'a> {
     pub overhead_s: Option<f64>,
     /// Events that only one side counted; 0 if exact.
     pub difference: i64,
-    /// Events by which the origin is unknown; none before the first scrape.
-    pub uncertainty: Option<u64>,
 }
 
 /// All that the verdict rests on.
@@ -215,16 +213,7 @@ mod tests {
 
     fn figure<'a>(name: &'static str, limit_s: f64, kernel: &'a Latencies) -> Figure<'a> {
         let etcd_count = kernel.count();
-        Figure {
-            name,
-            limit_s,
-            kernel,
-            etcd_count,
-            etcd_p99_above_s: None,
-            overhead_s: None,
-            difference: 0,
-            uncertainty: Some(0),
-        }
+        Figure { name, limit_s, kernel, etcd_count, etcd_p99_above_s: None, overhead_s: None, difference: 0 }
     }
 
     type Change = fn(&mut Evidence);
