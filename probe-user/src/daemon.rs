@@ -149,7 +149,9 @@ async fn scrape_forever(monitor: &Shared, every: Duration) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        scrape_all(monitor).await;
+        // Not awaited: an etcd that hangs delays neither the others nor their next round, and is left out of that one.
+        let monitor = monitor.clone();
+        tokio::spawn(async move { scrape_all(&monitor).await });
     }
 }
 

@@ -53,11 +53,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// Returns how many threads have a position.
-    pub fn thread_count(&self) -> usize {
-        (0..self.threads.length()).filter(|index| self.threads.read(*index).key.pid_tgid != 0).count()
-    }
-
     fn release_thread(&mut self, index: u32, thread: &Thread) -> Result<(), KernelError> {
         self.thread_by_key.remove(&thread.key).map_err(in_map("THREAD_BY_KEY"))?;
         self.threads.clear(index);

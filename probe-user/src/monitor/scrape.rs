@@ -21,7 +21,7 @@ use crate::{
 /// seconds that moves when the clock is set.
 const SAME_START: Duration = Duration::from_millis(1_100);
 
-/// Scrapes every member that is alive and not being scraped, all at once: one that hangs delays no other.
+/// Scrapes every member that is alive and not being scraped, all at once; ends when the last has ended.
 pub async fn scrape_all(shared: &Shared) {
     let keys: Vec<MemberKey> = {
         let monitor = lock(shared);
