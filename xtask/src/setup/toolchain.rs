@@ -197,20 +197,19 @@ fn debian(cache: &Cache) -> Result<Wanted> {
     let apt = Apt::update(cache.path("apt-system"), &sources::of_this_system()?)?;
     let version = apt.candidate("rustc-web")?.context("cannot find the package rustc-web on this system")?;
     let root = cache.path(&format!("rust-{version}"));
+    let libraries = apt.depends("libstd-rust-web-dev", &version)?;
+    let library = libraries.into_iter().find(|name| name.starts_with("libstd-rust-web-"));
+    let library = library.context("cannot tell the library of Debian's rustc")?;
+    // The compiler loads LLVM from the system, so it does not run before that is installed: its package tells which.
+    let needed = apt.depends(&library, &version)?;
+    let llvm = needed.iter().find_map(|name| name.strip_prefix("libllvm"));
+    let llvm = llvm.context("cannot tell the LLVM of Debian's rustc")?.to_owned();
     if !root.is_dir() {
         println!("setup: unpacking Debian's rustc {version}");
-        let mut packages =
-            vec!["rustc-web".to_owned(), "libstd-rust-web-dev".to_owned(), "rust-web-src".to_owned()];
-        let libraries = apt.depends("libstd-rust-web-dev", &version)?;
-        packages.extend(libraries.into_iter().filter(|name| name.starts_with("libstd-rust-web-")));
-        for package in &mut packages {
-            *package = format!("{package}={version}");
-        }
+        let packages = ["rustc-web", "libstd-rust-web-dev", "rust-web-src", &library];
+        let packages = packages.map(|package| format!("{package}={version}"));
         cache.fill(&format!("rust-{version}"), |partial| apt.unpack(&packages, partial))?;
     }
-    let mut rustc = Command::new(root.join("usr/bin/rustc"));
-    let about = capture(rustc.env("LD_LIBRARY_PATH", libraries(&root)?).arg("-vV"))?;
-    let llvm = llvm_major(&about).context("cannot tell the LLVM of Debian's rustc")?.to_owned();
     Ok(Wanted::Linker { root, version, llvm })
 }
 
