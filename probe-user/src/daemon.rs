@@ -93,9 +93,13 @@ async fn check(
         () = scan_forever(&monitor) => {}
         () = scrape_forever(&monitor, options.scrape_interval.min(CHECK_SCRAPES_EVERY)) => {}
     }
-    // One more, so that the report ends now.
+    // One more of each, so that the report ends now.
     scrape_all(&monitor).await;
-    let report = report::report(&lock(&monitor), options);
+    let report = {
+        let mut monitor = lock(&monitor);
+        monitor.test_eyesight(Duration::ZERO);
+        report::report(&monitor, options)
+    };
     let text = match output {
         Output::Text => report::render(&report),
         Output::Json => serde_json::to_string_pretty(&report).context("cannot encode the report")? + "\n",
