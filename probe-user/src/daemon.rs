@@ -20,7 +20,7 @@ use crate::{
     kernel::{self, Fault, KernelConfig},
     members::{Endpoint, Overrides},
     monitor::{Monitor, Settings, Shared, lock, scrape_all},
-    report,
+    privileges, report,
     server::{self, Served},
 };
 
@@ -117,8 +117,9 @@ fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::R
         recording: false,
         fault,
     };
-    let kernel = kernel::start(options.hook, &config).context("cannot start the kernel probe")?;
+    let mut kernel = kernel::start(options.hook, &config).context("cannot start the kernel probe")?;
     info!(hook = kernel.hook().as_str(), "self-test passed");
+    let entrance = privileges::drop_to_readers(&mut kernel).context("cannot go on with fewer privileges")?;
     let endpoints: Result<Vec<Endpoint>, _> =
         options.endpoints.iter().map(|url| Endpoint::parse(url)).collect();
     let mut monitor = Monitor::new(
@@ -133,6 +134,7 @@ fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::R
                 insecure_skip_tls_verify: options.insecure_skip_tls_verify,
             },
             command_timeout: options.command_timeout,
+            entrance,
             window,
         },
     );

@@ -276,6 +276,12 @@ impl Kernel {
         self.pid_count.set(0, count, 0).map_err(in_map("PID_COUNT"))
     }
 
+    /// Returns whether maps can be read and changed, as they have to be while members come and go.
+    pub fn maps_answer(&mut self) -> bool {
+        let count = self.pid_count.get(&0, 0);
+        count.is_ok_and(|count| self.pid_count.set(0, count, 0).is_ok())
+    }
+
     /// Returns the latencies that came since the last call, if recording is on.
     pub fn records(&mut self) -> Vec<Record> {
         let mut records = Vec::new();

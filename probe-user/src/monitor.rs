@@ -27,6 +27,7 @@ use crate::{
     crosscheck::Birth,
     kernel::{Kernel, NS_PER_TICK, Process},
     members::{Member, Overrides, ProcessId, Scanner},
+    privileges::Entrance,
 };
 
 /// How long the series of a member that is gone stay, so that its last counts are scraped.
@@ -47,6 +48,7 @@ pub struct Settings {
     pub process_names: Vec<String>,
     pub overrides: Overrides,
     pub command_timeout: Duration,
+    pub entrance: Entrance,
     pub window: Duration,
 }
 
@@ -168,7 +170,7 @@ impl Monitor {
             {
                 warn!(member = member.name, %error, "member is not measured");
             }
-            tracked.begin(&member, birth, self.settings.command_timeout);
+            tracked.begin(&member, birth, &self.settings);
         }
         tracked.describe(member, process);
     }
