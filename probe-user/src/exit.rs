@@ -4,6 +4,8 @@ use std::{error::Error, io};
 
 use crate::{config::ConfigError, daemon::ListenError, kernel::KernelError};
 
+/// `doctor`: the probe can run, and somebody has to act.
+pub const DEGRADED: u8 = 1;
 /// `EX_USAGE`: a flag or setting is wrong; a restart will not help.
 pub const BAD_USAGE: u8 = 64;
 /// `EX_NOINPUT`: a file that a flag names cannot be read.

@@ -1,0 +1,30 @@
+//! The lines about the hooks that were tried.
+
+use super::{Finding, State, trial::Trial};
+use crate::{exit, host::Host};
+
+const GROUP: &str = "hooks";
+
+/// Returns a line for each kind of hook.
+pub fn findings(host: &Host, trials: &[Trial]) -> Vec<Finding> {
+    let taken = trials.iter().find(|trial| trial.outcome.is_ok()).map(|trial| trial.hook);
+    trials.iter().map(|trial| of_trial(host, trial, taken)).collect()
+}
+
+fn of_trial(host: &Host, trial: &Trial, taken: Option<&str>) -> Finding {
+    let refusal = match &trial.outcome {
+        Ok(()) => {
+            let taken = if taken == Some(trial.hook) { "; this one is taken" } else { "" };
+            let detail = format!("attached for a moment{taken}");
+            return Finding::new(GROUP, trial.hook, State::Ok, detail);
+        }
+        Err(refusal) => refusal,
+    };
+    let state = if taken.is_some() { State::Note } else { State::Failed };
+    let finding = Finding::new(GROUP, trial.hook, state, &refusal.sentence);
+    match taken {
+        Some(taken) => finding.advice(format!("none: {taken} does the same")),
+        None if refusal.exit_code == exit::NO_PRIVILEGE => finding.advice(host.why_refused()),
+        None => finding.advice("see the lines of the kernel and of the privileges"),
+    }
+}

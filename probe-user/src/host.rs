@@ -1,0 +1,169 @@
+//! Facts about this machine and about what this process may do on it. Read, never judged: `doctor` does that.
+//!
+//! Everything comes from files below one root, so that tests can make up a machine.
+
+mod capability;
+mod lockdown;
+mod mounts;
+mod private_mount;
+
+use std::{fs, io, path::Path};
+
+use procfs::{
+    FromRead, KernelVersion,
+    process::{LimitValue, Limits, MountInfos, Status},
+};
+use serde::Serialize;
+
+pub use capability::{Capabilities, Capability, Need, Purpose, needed};
+pub use lockdown::Lockdown;
+pub use mounts::{Cgroups, Tracefs};
+
+/// The first kernel that does not count BPF memory against `RLIMIT_MEMLOCK` but to the memory cgroup (`bpf: Eliminate
+/// rlimit-based memory accounting`, Linux 5.11).
+const MEMLOCK_UNCOUNTED_SINCE: KernelVersion = KernelVersion { major: 5, minor: 11, patch: 0 };
+
+/// What is known of this machine. `None` where it could not be told.
+#[derive(Clone, Debug, Serialize)]
+pub struct Host {
+    /// As `uname -r` tells it.
+    pub release: String,
+    #[serde(skip)]
+    pub version: Option<KernelVersion>,
+    pub btf: Btf,
+    pub lockdown: Lockdown,
+    pub effective_uid: Option<u32>,
+    pub capabilities: Capabilities,
+    pub memlock: Memlock,
+    pub tracefs: Tracefs,
+    pub perf_event_paranoid: Option<i64>,
+    pub unprivileged_bpf_disabled: Option<i64>,
+    /// 0 silences fentry hooks.
+    pub ftrace_enabled: Option<i64>,
+    pub cgroups: Cgroups,
+    /// Whether our pids are the kernel's.
+    pub initial_pid_namespace: bool,
+}
+
+/// The running kernel's description of its own types.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Btf {
+    Readable,
+    Missing,
+    Unreadable(String),
+}
+
+/// How many bytes this process may lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Memlock {
+    Unlimited,
+    Bytes(u64),
+    Unknown,
+}
+
+impl Host {
+    /// Reads what this machine says.
+    ///
+    /// Where securityfs is not mounted, as in most containers, it is for one short-lived thread that nobody else sees.
+    pub fn read() -> Self {
+        let mut host = Self::below(Path::new("/"));
+        if host.lockdown == Lockdown::Unknown {
+            host.lockdown = lockdown::read_unmounted();
+        }
+        host
+    }
+
+    /// Reads what a machine says whose root directory is elsewhere.
+    pub fn below(root: &Path) -> Self {
+        let status = parse::<Status>(root, "proc/self/status");
+        let mounts = parse::<MountInfos>(root, "proc/self/mountinfo").map(|mounts| mounts.0);
+        let mounts = mounts.as_deref().unwrap_or_default();
+        let release = text(root, "proc/sys/kernel/osrelease").unwrap_or_default();
+        Self {
+            version: release.parse().ok(),
+            release,
+            btf: btf(&root.join("sys/kernel/btf/vmlinux")),
+            lockdown: lockdown::read(root, mounts),
+            effective_uid: status.as_ref().map(|status| status.euid),
+            capabilities: status.as_ref().map(Capabilities::from).unwrap_or_default(),
+            memlock: parse::<Limits>(root, "proc/self/limits").as_ref().map_or(Memlock::Unknown, memlock),
+            tracefs: mounts::tracefs(root),
+            perf_event_paranoid: number(root, "proc/sys/kernel/perf_event_paranoid"),
+            unprivileged_bpf_disabled: number(root, "proc/sys/kernel/unprivileged_bpf_disabled"),
+            ftrace_enabled: number(root, "proc/sys/kernel/ftrace_enabled"),
+            cgroups: mounts::cgroups(mounts),
+            initial_pid_namespace: in_initial_pid_namespace(root),
+        }
+    }
+
+    /// Returns whether this kernel refuses to create maps larger than the limit on locked memory.
+    pub fn counts_memlock(&self) -> bool {
+        self.version.is_some_and(|version| version < MEMLOCK_UNCOUNTED_SINCE)
+    }
+
+    /// Returns what this process lacks on this kernel, and for what.
+    pub fn missing(&self) -> impl Iterator<Item = Need> {
+        needed(self.version).filter(|need| !self.capabilities.suffice_for(need.capability, self.version))
+    }
+}
+
+impl Host {
+    /// Returns the likeliest reason for which the kernel refuses a program with `EPERM`, as a sentence for the operator.
+    pub fn why_refused(&self) -> String {
+        if self.lockdown == Lockdown::Confidentiality {
+            return "lockdown forbids tracing: boot with lockdown=integrity, or without lockdown=".to_owned();
+        }
+        let missing: Vec<_> = self
+            .missing()
+            .filter(|need| need.purpose == Purpose::Measure)
+            .map(|need| need.capability.as_str())
+            .collect();
+        if !missing.is_empty() {
+            return format!("run as root, or grant {}", missing.join(" and "));
+        }
+        if self.counts_memlock() && matches!(self.memlock, Memlock::Bytes(_)) {
+            return "raise the limit on locked memory, which this kernel counts maps against".to_owned();
+        }
+        "no capability is missing: look for a security module, or a seccomp filter that forbids bpf(2) or \
+         perf_event_open(2)"
+            .to_owned()
+    }
+}
+
+/// `PROC_PID_INIT_INO` (include/linux/proc_ns.h), fixed since Linux 3.8.
+fn in_initial_pid_namespace(root: &Path) -> bool {
+    const INITIAL: &str = "pid:[4026531836]";
+    fs::read_link(root.join("proc/self/ns/pid")).is_ok_and(|namespace| namespace.as_os_str() == INITIAL)
+}
+
+fn btf(path: &Path) -> Btf {
+    match fs::File::open(path) {
+        Ok(_) => Btf::Readable,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Btf::Missing,
+        Err(error) => Btf::Unreadable(error.to_string()),
+    }
+}
+
+fn memlock(limits: &Limits) -> Memlock {
+    match limits.max_locked_memory.soft_limit {
+        LimitValue::Unlimited => Memlock::Unlimited,
+        LimitValue::Value(bytes) => Memlock::Bytes(bytes),
+    }
+}
+
+fn parse<T: FromRead>(root: &Path, path: &str) -> Option<T> {
+    T::from_read(fs::File::open(root.join(path)).ok()?).ok()
+}
+
+fn text(root: &Path, path: &str) -> Option<String> {
+    Some(fs::read_to_string(root.join(path)).ok()?.trim_end().to_owned())
+}
+
+fn number(root: &Path, path: &str) -> Option<i64> {
+    text(root, path)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;
