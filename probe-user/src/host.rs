@@ -23,6 +23,13 @@ pub use mounts::{Cgroups, Tracefs};
 /// rlimit-based memory accounting`, Linux 5.11).
 const MEMLOCK_UNCOUNTED_SINCE: KernelVersion = KernelVersion { major: 5, minor: 11, patch: 0 };
 
+/// `PROC_PID_INIT_INO` and `PROC_USER_INIT_INO` (include/linux/proc_ns.h), fixed since Linux 3.8.
+const INITIAL_PID_NAMESPACE: u32 = 0xEFFF_FFFC;
+const INITIAL_USER_NAMESPACE: u32 = 0xEFFF_FFFD;
+
+/// `SECCOMP_MODE_FILTER` (include/uapi/linux/seccomp.h).
+const SECCOMP_FILTER: u32 = 2;
+
 /// What is known of this machine. `None` where it could not be told.
 #[derive(Clone, Debug, Serialize)]
 pub struct Host {
@@ -43,6 +50,10 @@ pub struct Host {
     pub cgroups: Cgroups,
     /// Whether our pids are the kernel's.
     pub initial_pid_namespace: bool,
+    /// Whether our capabilities are worth anything to the kernel itself, and not only inside a rootless container.
+    pub initial_user_namespace: bool,
+    /// Whether a filter of system calls is in force.
+    pub seccomp: bool,
 }
 
 /// The running kernel's description of its own types.
@@ -94,7 +105,9 @@ impl Host {
             unprivileged_bpf_disabled: number(root, "proc/sys/kernel/unprivileged_bpf_disabled"),
             ftrace_enabled: number(root, "proc/sys/kernel/ftrace_enabled"),
             cgroups: mounts::cgroups(mounts),
-            initial_pid_namespace: in_initial_pid_namespace(root),
+            initial_pid_namespace: namespace_is(root, "pid", INITIAL_PID_NAMESPACE),
+            initial_user_namespace: namespace_is(root, "user", INITIAL_USER_NAMESPACE),
+            seccomp: status.and_then(|status| status.seccomp) == Some(SECCOMP_FILTER),
         }
     }
 
@@ -107,13 +120,16 @@ impl Host {
     pub fn missing(&self) -> impl Iterator<Item = Need> {
         needed(self.version).filter(|need| !self.capabilities.suffice_for(need.capability, self.version))
     }
-}
 
-impl Host {
-    /// Returns the likeliest reason for which the kernel refuses a program with `EPERM`, as a sentence for the operator.
-    pub fn why_refused(&self) -> String {
+    /// Returns what to do about a kernel that refuses to load or to attach with `EPERM`, by the likeliest reason.
+    ///
+    /// Tracepoints need tracefs beside what every hook needs.
+    pub fn why_refused(&self, needs_tracefs: bool) -> String {
         if self.lockdown == Lockdown::Confidentiality {
             return "lockdown forbids tracing: boot with lockdown=integrity, or without lockdown=".to_owned();
+        }
+        if !self.initial_user_namespace {
+            return "run outside of this user namespace: its root is nobody to the kernel".to_owned();
         }
         let missing: Vec<_> = self
             .missing()
@@ -123,19 +139,27 @@ impl Host {
         if !missing.is_empty() {
             return format!("run as root, or grant {}", missing.join(" and "));
         }
+        match self.tracefs {
+            Tracefs::NotMounted if needs_tracefs && !self.capabilities.has(Capability::SysAdmin) => {
+                return "mount tracefs, or grant CAP_SYS_ADMIN".to_owned();
+            }
+            Tracefs::Closed(_) if needs_tracefs => {
+                return "run as root, or grant CAP_DAC_READ_SEARCH: tracefs is closed to this user"
+                    .to_owned();
+            }
+            _ => {}
+        }
         if self.counts_memlock() && matches!(self.memlock, Memlock::Bytes(_)) {
             return "raise the limit on locked memory, which this kernel counts maps against".to_owned();
         }
-        "no capability is missing: look for a security module, or a seccomp filter that forbids bpf(2) or \
-         perf_event_open(2)"
-            .to_owned()
+        let suspect = if self.seccomp { "the seccomp filter of this process" } else { "a security module" };
+        format!("no capability is missing: {suspect} may forbid bpf(2) or perf_event_open(2)")
     }
 }
 
-/// `PROC_PID_INIT_INO` (include/linux/proc_ns.h), fixed since Linux 3.8.
-fn in_initial_pid_namespace(root: &Path) -> bool {
-    const INITIAL: &str = "pid:[4026531836]";
-    fs::read_link(root.join("proc/self/ns/pid")).is_ok_and(|namespace| namespace.as_os_str() == INITIAL)
+fn namespace_is(root: &Path, kind: &str, inode: u32) -> bool {
+    let namespace = fs::read_link(root.join("proc/self/ns").join(kind));
+    namespace.is_ok_and(|namespace| namespace.as_os_str() == &*format!("{kind}:[{inode}]"))
 }
 
 fn btf(path: &Path) -> Btf {

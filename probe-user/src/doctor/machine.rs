@@ -19,9 +19,8 @@ const LOCKED_BYTES: u64 = 5 << 20;
 
 /// Returns the lines about the kernel; `hook` is the one that can be used, if one can.
 pub fn kernel(host: &Host, hook: Option<&str>) -> Vec<Finding> {
-    let version = version(host);
     vec![
-        version,
+        version(host),
         btf(host),
         lockdown(host),
         tracefs(host, hook),
@@ -39,7 +38,7 @@ pub fn privileges(host: &Host) -> Vec<Finding> {
         Some(uid) => Finding::new(PRIVILEGES, "user", State::Note, format!("{uid}, not root")),
         None => Finding::new(PRIVILEGES, "user", State::Note, "unknown"),
     };
-    let mut findings = vec![user, pid_namespace(host)];
+    let mut findings = vec![user, user_namespace(host), pid_namespace(host)];
     findings.extend(needed(host.version).map(|need| capability(host, need)));
     findings.push(memlock(host));
     findings
@@ -123,7 +122,9 @@ fn perf_event_paranoid(host: &Host) -> Finding {
             Finding::new(KERNEL, what, State::Note, detail)
                 .advice("if tracepoints are refused, sysctl -w kernel.perf_event_paranoid=2")
         }
-        Some(level) => Finding::new(KERNEL, what, State::Ok, level.to_string()),
+        Some(level) => {
+            Finding::new(KERNEL, what, State::Ok, format!("{level}, which does not bind CAP_PERFMON"))
+        }
         None => Finding::new(KERNEL, what, State::Note, "not there: this kernel has no perf events")
             .advice("take a kernel built with CONFIG_PERF_EVENTS"),
     }
@@ -132,8 +133,10 @@ fn perf_event_paranoid(host: &Host) -> Finding {
 /// Nothing to act on: the probe has CAP_BPF, or cannot run whatever this says.
 fn unprivileged_bpf(host: &Host) -> Finding {
     let what = "unprivileged_bpf_disabled";
-    let told =
-        host.unprivileged_bpf_disabled.map_or_else(|| "not there".to_owned(), |value| value.to_string());
+    let told = match host.unprivileged_bpf_disabled {
+        Some(value) => format!("{value}, which does not bind CAP_BPF"),
+        None => "not there".to_owned(),
+    };
     Finding::new(KERNEL, what, State::Ok, told)
 }
 
@@ -145,6 +148,16 @@ fn cgroups(host: &Host) -> Finding {
         Cgroups::NotMounted => (State::Note, "not mounted"),
     };
     Finding::new(KERNEL, "cgroups", state, detail)
+}
+
+fn user_namespace(host: &Host) -> Finding {
+    let what = "user namespace";
+    if host.initial_user_namespace {
+        return Finding::new(PRIVILEGES, what, State::Ok, "the host's");
+    }
+    let detail = "not the host's, so no capability of this process counts for the kernel itself";
+    Finding::new(PRIVILEGES, what, State::Failed, detail)
+        .advice("run outside of it: no rootless container, hostUsers: true of Kubernetes")
 }
 
 fn pid_namespace(host: &Host) -> Finding {

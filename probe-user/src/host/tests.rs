@@ -48,7 +48,7 @@ fn a_machine_that_tells_nothing_is_not_guessed_at() {
     assert_eq!((host.version, host.effective_uid, host.ftrace_enabled), (None, None, None));
     assert_eq!((host.btf, host.lockdown, host.memlock), (Btf::Missing, Lockdown::Unknown, Memlock::Unknown));
     assert_eq!((host.tracefs, host.cgroups), (Tracefs::NotMounted, Cgroups::NotMounted));
-    assert!(!host.initial_pid_namespace);
+    assert!(!host.initial_pid_namespace && !host.initial_user_namespace && !host.seccomp);
 }
 
 #[test]
@@ -68,11 +68,20 @@ fn numbers_come_from_their_files() {
 }
 
 #[test]
-fn pids_are_the_kernels_in_one_namespace_only() {
-    for (namespace, expected) in [("pid:[4026531836]", true), ("pid:[4026532211]", false)] {
+fn the_hosts_namespaces_are_told_from_others() {
+    let cases = [
+        ("pid:[4026531836]", "user:[4026531837]", (true, true), "the host's"),
+        ("pid:[4026532211]", "user:[4026531837]", (false, true), "a container's"),
+        ("pid:[4026532211]", "user:[4026532210]", (false, false), "a rootless container's"),
+        ("pid:[4026531837]", "user:[4026531836]", (false, false), "numbers that are another kind's"),
+    ];
+    for (pid, user, expected, why) in cases {
         let machine = Machine::with(&[("proc/self/ns/net", "")]);
-        symlink(namespace, machine.0.join("proc/self/ns/pid")).unwrap();
-        assert_eq!(Host::below(&machine.0).initial_pid_namespace, expected, "{namespace}");
+        for (kind, namespace) in [("pid", pid), ("user", user)] {
+            symlink(namespace, machine.0.join("proc/self/ns").join(kind)).unwrap();
+        }
+        let host = Host::below(&machine.0);
+        assert_eq!((host.initial_pid_namespace, host.initial_user_namespace), expected, "{why}");
     }
 }
 
