@@ -16,7 +16,8 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    config::{Config, Options, Output, RunOrCheck},
+    config::{Config, Options, Output, Task},
+    doctor,
     kernel::{self, Fault, KernelConfig},
     members::{Endpoint, Overrides},
     monitor::{Monitor, Settings, Shared, lock, scrape_all},
@@ -56,8 +57,9 @@ pub fn run(config: &Config) -> anyhow::Result<u8> {
 #[tokio::main(flavor = "current_thread")]
 pub async fn run_with(config: &Config, fault: Option<Fault>) -> anyhow::Result<u8> {
     match config.command {
-        RunOrCheck::Run { listen } => run_daemon(&config.options, listen, fault).await.map(|()| 0),
-        RunOrCheck::Check { duration, output } => check(&config.options, duration, output, fault).await,
+        Task::Run { listen } => run_daemon(&config.options, listen, fault).await.map(|()| 0),
+        Task::Check { duration, output } => check(&config.options, duration, output, fault).await,
+        Task::Doctor { output } => examine(&config.options, output).await,
     }
 }
 
@@ -108,6 +110,18 @@ async fn check(
     Ok(report.exit_code())
 }
 
+async fn examine(options: &Options, output: Output) -> anyhow::Result<u8> {
+    let diagnosis = doctor::examine(options, &overrides(options)?).await;
+    let text = match output {
+        Output::Text => doctor::render(&diagnosis),
+        Output::Json => {
+            serde_json::to_string_pretty(&diagnosis).context("cannot encode the diagnosis")? + "\n"
+        }
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print the diagnosis")?;
+    Ok(diagnosis.exit_code())
+}
+
 /// Attaches, and looks for members once.
 fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::Result<Shared> {
     let config = KernelConfig {
@@ -120,19 +134,11 @@ fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::R
     let mut kernel = kernel::start(options.hook, &config).context("cannot start the kernel probe")?;
     info!(hook = kernel.hook().as_str(), "self-test passed");
     let entrance = privileges::drop_to_readers(&mut kernel).context("cannot go on with fewer privileges")?;
-    let endpoints: Result<Vec<Endpoint>, _> =
-        options.endpoints.iter().map(|url| Endpoint::parse(url)).collect();
     let mut monitor = Monitor::new(
         kernel,
         Settings {
             process_names: options.process_name.clone(),
-            overrides: Overrides {
-                endpoints: endpoints?,
-                cacert: options.cacert.clone(),
-                cert: options.cert.clone(),
-                key: options.key.clone(),
-                insecure_skip_tls_verify: options.insecure_skip_tls_verify,
-            },
+            overrides: overrides(options)?,
             command_timeout: options.command_timeout,
             entrance,
             window,
@@ -140,6 +146,19 @@ fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::R
     );
     monitor.scan();
     Ok(Arc::new(Mutex::new(monitor)))
+}
+
+/// Returns what the operator says instead of what is found.
+fn overrides(options: &Options) -> anyhow::Result<Overrides> {
+    let endpoints: Result<Vec<Endpoint>, _> =
+        options.endpoints.iter().map(|url| Endpoint::parse(url)).collect();
+    Ok(Overrides {
+        endpoints: endpoints?,
+        cacert: options.cacert.clone(),
+        cert: options.cert.clone(),
+        key: options.key.clone(),
+        insecure_skip_tls_verify: options.insecure_skip_tls_verify,
+    })
 }
 
 async fn scan_forever(monitor: &Shared) {

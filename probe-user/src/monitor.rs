@@ -3,7 +3,7 @@
 //! [`Monitor`] is the state; `scrape` asks etcds; `window` remembers what the verdict looks back on.
 
 mod eyesight;
-mod mount;
+pub mod mount;
 mod scrape;
 mod tracked;
 mod window;
@@ -19,7 +19,7 @@ use probe_ebpf::series::{BACKEND_COMMIT, WAL_FSYNC};
 use tracing::{info, warn};
 
 use eyesight::Eyesight;
-pub use scrape::scrape_all;
+pub use scrape::{is_from, scrape_all};
 pub use tracked::{LastScrape, Metric, Tracked};
 pub use window::Window;
 
