@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::{
     config::{Config, Options, Output, RunOrCheck},
-    kernel::{Fault, Kernel, KernelConfig},
+    kernel::{self, Fault, KernelConfig},
     members::{Endpoint, Overrides},
     monitor::{Monitor, Settings, Shared, lock, scrape_all},
     report,
@@ -106,14 +106,15 @@ async fn check(
 
 /// Attaches, and looks for members once.
 fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::Result<Shared> {
-    let kernel = Kernel::attach(&KernelConfig {
+    let config = KernelConfig {
         process_names: options.process_name.clone(),
         max_targets: options.max_members,
         log: options.kernel_log,
         recording: false,
         fault,
-    })
-    .context("cannot start the kernel probe")?;
+    };
+    let kernel = kernel::start(options.hook, &config).context("cannot start the kernel probe")?;
+    info!(hook = kernel.hook().as_str(), "self-test passed");
     let endpoints: Result<Vec<Endpoint>, _> =
         options.endpoints.iter().map(|url| Endpoint::parse(url)).collect();
     let mut monitor = Monitor::new(

@@ -105,7 +105,7 @@ pub fn report(monitor: &Monitor, options: &Options) -> Report {
     Report {
         schema: 1,
         skipped_runs,
-        hook: monitor.kernel().hook(),
+        hook: monitor.kernel().hook().as_str(),
         members: monitor.members().map(|tracked| member(monitor, tracked, options)).collect(),
         misses: misses.into_iter().chain([skipped]).filter(|(_, count)| *count > 0).collect(),
     }

@@ -74,7 +74,7 @@ impl Snapshot {
             ("unclaimed_process", monitor.unclaimed()),
         ];
         Self {
-            hook: monitor.kernel().hook(),
+            hook: monitor.kernel().hook().as_str(),
             misses: kernel.chain(daemon).collect(),
             members: monitor.members().map(|tracked| MemberSnapshot::of(monitor, tracked, options)).collect(),
         }
