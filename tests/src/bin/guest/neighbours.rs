@@ -12,7 +12,7 @@ use probe_tests::stop::Stop;
 
 /// More than the kernel keeps instances of a kretprobe for on two processors.
 const WRITERS: usize = 20;
-const SYNCERS: usize = 8;
+const SYNCERS: usize = 6;
 
 /// How many they are.
 pub const COUNT: usize = WRITERS + SYNCERS;
