@@ -36,6 +36,14 @@ pub enum Command {
         #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// Tell what this kernel, these privileges and these endpoints allow, line by line, and what to do about each.
+    ///
+    /// Changes nothing, and needs no etcd. Exits with 0 if nobody has to act, 1 if the probe can run and a line is a warning
+    /// or has failed, and as `run` would if it cannot run: 69 for what the kernel lacks, 77 for want of privilege.
+    Doctor {
+        #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -113,14 +121,15 @@ pub struct Options {
 /// Settings that hold together.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub command: RunOrCheck,
+    pub command: Task,
     pub options: Options,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunOrCheck {
+pub enum Task {
     Run { listen: SocketAddr },
     Check { duration: Duration, output: Output },
+    Doctor { output: Output },
 }
 
 /// What is wrong with the settings.
@@ -165,13 +174,14 @@ impl TryFrom<Args> for Config {
             wrong.push("--command-timeout: more than nothing".to_owned());
         }
         let command = match args.command {
-            Command::Run { listen } => RunOrCheck::Run { listen },
+            Command::Run { listen } => Task::Run { listen },
             Command::Check { duration, output } => {
                 if duration < Duration::from_secs(1) {
                     wrong.push("--duration: 1s at least".to_owned());
                 }
-                RunOrCheck::Check { duration, output }
+                Task::Check { duration, output }
             }
+            Command::Doctor { output } => Task::Doctor { output },
         };
         if !wrong.is_empty() {
             return Err(ConfigError::Usage(wrong.join("; ")));
@@ -206,7 +216,7 @@ mod tests {
         assert_eq!(config.options.wal_fsync_limit, Duration::from_millis(10));
         assert_eq!(config.options.backend_commit_limit, Duration::from_millis(25));
         assert_eq!(config.options.process_name, ["etcd"]);
-        assert!(matches!(config.command, RunOrCheck::Run { listen } if listen.ip().is_loopback()));
+        assert!(matches!(config.command, Task::Run { listen } if listen.ip().is_loopback()));
     }
 
     #[test]

@@ -16,11 +16,12 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    config::{Config, Options, Output, RunOrCheck},
+    config::{Config, Options, Output, Task},
+    doctor,
     kernel::{self, Fault, KernelConfig},
     members::{Endpoint, Overrides},
     monitor::{Monitor, Settings, Shared, lock, scrape_all},
-    report,
+    privileges, report,
     server::{self, Served},
 };
 
@@ -56,8 +57,9 @@ pub fn run(config: &Config) -> anyhow::Result<u8> {
 #[tokio::main(flavor = "current_thread")]
 pub async fn run_with(config: &Config, fault: Option<Fault>) -> anyhow::Result<u8> {
     match config.command {
-        RunOrCheck::Run { listen } => run_daemon(&config.options, listen, fault).await.map(|()| 0),
-        RunOrCheck::Check { duration, output } => check(&config.options, duration, output, fault).await,
+        Task::Run { listen } => run_daemon(&config.options, listen, fault).await.map(|()| 0),
+        Task::Check { duration, output } => check(&config.options, duration, output, fault).await,
+        Task::Doctor { output } => examine(&config.options, output).await,
     }
 }
 
@@ -93,15 +95,31 @@ async fn check(
         () = scan_forever(&monitor) => {}
         () = scrape_forever(&monitor, options.scrape_interval.min(CHECK_SCRAPES_EVERY)) => {}
     }
-    // One more, so that the report ends now.
+    // One more of each, so that the report ends now.
     scrape_all(&monitor).await;
-    let report = report::report(&lock(&monitor), options);
+    let report = {
+        let mut monitor = lock(&monitor);
+        monitor.test_eyesight(Duration::ZERO);
+        report::report(&monitor, options)
+    };
     let text = match output {
         Output::Text => report::render(&report),
         Output::Json => serde_json::to_string_pretty(&report).context("cannot encode the report")? + "\n",
     };
     std::io::stdout().write_all(text.as_bytes()).context("cannot print the report")?;
     Ok(report.exit_code())
+}
+
+async fn examine(options: &Options, output: Output) -> anyhow::Result<u8> {
+    let diagnosis = doctor::examine(options, &overrides(options)?).await;
+    let text = match output {
+        Output::Text => doctor::render(&diagnosis),
+        Output::Json => {
+            serde_json::to_string_pretty(&diagnosis).context("cannot encode the diagnosis")? + "\n"
+        }
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print the diagnosis")?;
+    Ok(diagnosis.exit_code())
 }
 
 /// Attaches, and looks for members once.
@@ -113,27 +131,34 @@ fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::R
         recording: false,
         fault,
     };
-    let kernel = kernel::start(options.hook, &config).context("cannot start the kernel probe")?;
+    let mut kernel = kernel::start(options.hook, &config).context("cannot start the kernel probe")?;
     info!(hook = kernel.hook().as_str(), "self-test passed");
-    let endpoints: Result<Vec<Endpoint>, _> =
-        options.endpoints.iter().map(|url| Endpoint::parse(url)).collect();
+    let entrance = privileges::drop_to_readers(&mut kernel).context("cannot go on with fewer privileges")?;
     let mut monitor = Monitor::new(
         kernel,
         Settings {
             process_names: options.process_name.clone(),
-            overrides: Overrides {
-                endpoints: endpoints?,
-                cacert: options.cacert.clone(),
-                cert: options.cert.clone(),
-                key: options.key.clone(),
-                insecure_skip_tls_verify: options.insecure_skip_tls_verify,
-            },
+            overrides: overrides(options)?,
             command_timeout: options.command_timeout,
+            entrance,
             window,
         },
     );
     monitor.scan();
     Ok(Arc::new(Mutex::new(monitor)))
+}
+
+/// Returns what the operator says instead of what is found.
+fn overrides(options: &Options) -> anyhow::Result<Overrides> {
+    let endpoints: Result<Vec<Endpoint>, _> =
+        options.endpoints.iter().map(|url| Endpoint::parse(url)).collect();
+    Ok(Overrides {
+        endpoints: endpoints?,
+        cacert: options.cacert.clone(),
+        cert: options.cert.clone(),
+        key: options.key.clone(),
+        insecure_skip_tls_verify: options.insecure_skip_tls_verify,
+    })
 }
 
 async fn scan_forever(monitor: &Shared) {

@@ -2,12 +2,14 @@
 //!
 //! What comes back is judged before it is used: a body that is not etcd's is an error with a reason, never a zero.
 
+pub mod certificate;
 pub mod client;
 mod connect;
 pub mod error;
 pub mod text;
 pub mod tls;
 
+pub use certificate::Validity;
 pub use client::Client;
 pub use error::{Reason, ScrapeError};
 pub use text::{Histogram, Scrape};

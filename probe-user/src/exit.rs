@@ -2,8 +2,14 @@
 
 use std::{error::Error, io};
 
-use crate::{config::ConfigError, daemon::ListenError, kernel::KernelError};
+use crate::{
+    config::ConfigError,
+    daemon::ListenError,
+    kernel::{KernelError, StartError},
+};
 
+/// `doctor`: the probe can run, and somebody has to act.
+pub const DEGRADED: u8 = 1;
 /// `EX_USAGE`: a flag or setting is wrong; a restart will not help.
 pub const BAD_USAGE: u8 = 64;
 /// `EX_NOINPUT`: a file that a flag names cannot be read.
@@ -31,14 +37,15 @@ pub fn of(error: &anyhow::Error) -> u8 {
         CANNOT_LISTEN
     } else if error.chain().any(is_permission) {
         NO_PRIVILEGE
-    } else if error.chain().any(<dyn Error>::is::<KernelError>) {
+    } else if error.chain().any(|cause| cause.is::<KernelError>() || cause.is::<StartError>()) {
         NO_KERNEL_SUPPORT
     } else {
         FAILURE
     }
 }
 
-fn is_permission(cause: &(dyn Error + 'static)) -> bool {
+/// Returns whether the kernel refused something for want of a right.
+pub fn is_permission(cause: &(dyn Error + 'static)) -> bool {
     let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
     let rustix = cause.downcast_ref::<rustix::io::Errno>().map(|errno| errno.kind());
     io.or(rustix) == Some(io::ErrorKind::PermissionDenied)

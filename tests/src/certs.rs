@@ -24,8 +24,10 @@ pub struct Pair {
 /// When a certificate is valid.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Validity {
-    /// From yesterday until tomorrow.
+    /// From yesterday, for a year.
     Current,
+    /// From yesterday, for ten days: time to renew it.
+    Ending,
     /// Until yesterday.
     Expired,
 }
@@ -34,7 +36,8 @@ impl Validity {
     fn period(self) -> (SystemTime, SystemTime) {
         let now = SystemTime::now();
         match self {
-            Self::Current => (now - DAY, now + DAY),
+            Self::Current => (now - DAY, now + 365 * DAY),
+            Self::Ending => (now - DAY, now + 10 * DAY),
             Self::Expired => (now - 2 * DAY, now - DAY),
         }
     }

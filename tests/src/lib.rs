@@ -32,4 +32,8 @@ pub mod server;
 
 pub mod crosscheck;
 
+pub mod blinding;
+
+pub mod least;
+
 pub mod vm;

@@ -47,7 +47,7 @@ pub fn client_config(credentials: &Credentials) -> Result<ClientConfig, ScrapeEr
 ///
 /// Without one we present none, and etcd says whether it minds. A certificate that cannot be read is an error only
 /// if there is no other to take its place.
-fn client_certificate(
+pub(super) fn client_certificate(
     pairs: &[KeyPair],
 ) -> Result<Option<(&KeyPair, Vec<CertificateDer<'static>>)>, ScrapeError> {
     let mut failure = None;
@@ -100,7 +100,10 @@ fn verifier(credentials: &Credentials, provider: &Arc<CryptoProvider>) -> Result
     Ok(verifier)
 }
 
-fn certificates(what: &'static str, file: &FileRef) -> Result<Vec<CertificateDer<'static>>, ScrapeError> {
+pub(super) fn certificates(
+    what: &'static str,
+    file: &FileRef,
+) -> Result<Vec<CertificateDer<'static>>, ScrapeError> {
     let bytes = read(what, file)?;
     let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match parsed {
@@ -114,7 +117,7 @@ fn read(what: &'static str, file: &FileRef) -> Result<Vec<u8>, ScrapeError> {
     file.read(MAX_PEM_BYTES).map_err(|error| unusable(what, file, error))
 }
 
-fn unusable(
+pub(super) fn unusable(
     what: &'static str,
     file: &FileRef,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -127,7 +127,7 @@ fn log_change(tracked: &Tracked, now: &LastScrape) {
 }
 
 /// Returns whether a scrape comes from the process that is traced. etcds without the metric are believed.
-fn is_from(scrape: &Scrape, id: ProcessId) -> bool {
+pub fn is_from(scrape: &Scrape, id: ProcessId) -> bool {
     let Some(told_s) = scrape.process_start_time_s else { return true };
     let Ok(boot_s) = procfs::boot_time_secs() else { return true };
     let started_s = boot_s as f64 + id.start_ticks as f64 / procfs::ticks_per_second() as f64;

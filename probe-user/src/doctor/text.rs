@@ -1,0 +1,33 @@
+//! The lines as a person reads them: a heading for each group, and what to do behind what is not well.
+
+use std::fmt::Write;
+
+use super::{Diagnosis, Finding};
+
+/// Renders a diagnosis for a terminal.
+pub fn render(diagnosis: &Diagnosis) -> String {
+    let mut out = match diagnosis.hook {
+        Some(hook) => format!("FIT  by the {hook} hook\n"),
+        None => "UNFIT  no hook can be used\n".to_owned(),
+    };
+    let width = diagnosis.findings.iter().map(|finding| finding.what.chars().count()).max().unwrap_or(0);
+    let mut group = "";
+    for finding in &diagnosis.findings {
+        if finding.group != group {
+            group = &finding.group;
+            // Writing to a `String` cannot fail.
+            let _ = writeln!(out, "\n{group}");
+        }
+        line(&mut out, finding, width);
+    }
+    out
+}
+
+fn line(out: &mut String, finding: &Finding, width: usize) {
+    let Finding { what, state, detail, advice, .. } = finding;
+    let _ = write!(out, "  {what:<width$}  {:<7}  {detail}", state.as_str());
+    if let Some(advice) = advice {
+        let _ = write!(out, " => {advice}");
+    }
+    let _ = writeln!(out);
+}

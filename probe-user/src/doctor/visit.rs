@@ -1,0 +1,169 @@
+//! Visits the etcds of this machine: where they keep their data, whether they answer, until when their certificates hold.
+
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use crate::{
+    config::Options,
+    etcd::{Client, Reason, Validity, certificate},
+    logging,
+    members::{Endpoint, FileRef, Member, Overrides, Pending, ProcessId, Scanner, Scheme, Unreadable},
+    monitor::{is_from, mount},
+};
+
+/// What a look over the machine found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Visited {
+    pub members: Vec<VisitedMember>,
+    /// Pids of processes that go by etcd's name and hold no WAL.
+    pub without_wal: Vec<u32>,
+    /// One sentence for each process that could not be examined.
+    pub unreadable: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct VisitedMember {
+    pub member: String,
+    pub pid: u32,
+    pub data_dir: String,
+    pub wal_dir: String,
+    /// What holds the WAL; empty where it could not be told.
+    pub device: String,
+    pub filesystem: String,
+    pub endpoints: Vec<VisitedEndpoint>,
+    pub certificates: Vec<VisitedCertificate>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct VisitedEndpoint {
+    pub url: String,
+    /// etcd's version, if it answered and told.
+    pub version: Option<String>,
+    pub error: Option<EndpointFailure>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct EndpointFailure {
+    /// The label under which the daemon would count it, or `other_process`.
+    pub reason: &'static str,
+    pub sentence: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct VisitedCertificate {
+    pub role: Role,
+    pub path: String,
+    /// When the file's certificates are valid, from and until, in seconds since 1970; empty if it cannot be read.
+    pub validities_s: Vec<(i64, i64)>,
+    pub error: Option<String>,
+}
+
+/// What a certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    Authority,
+    Server,
+    Client,
+    /// One that etcd serves, and that we show to it.
+    ServerAndClient,
+}
+
+/// Looks for members once, as the daemon does each second, and asks all their endpoints at once.
+pub async fn all(options: &Options, overrides: &Overrides) -> Visited {
+    let scan = Scanner::default().scan(overrides, &options.process_name);
+    let mut asking = JoinSet::new();
+    for (place, member) in scan.members.iter().enumerate() {
+        for (order, endpoint) in member.endpoints.iter().enumerate() {
+            let (endpoint, id, timeout) = (endpoint.clone(), member.id, options.command_timeout);
+            asking.spawn(async move { ((place, order), ask(endpoint, id, timeout).await) });
+        }
+    }
+    let mut answers: Vec<_> = asking.join_all().await;
+    answers.sort_by_key(|(place, _)| *place);
+    let mut members: Vec<_> = scan.members.iter().map(describe).collect();
+    for ((place, _), endpoint) in answers {
+        members[place].endpoints.push(endpoint);
+    }
+    Visited {
+        members,
+        without_wal: scan.pending.iter().map(|Pending { id, .. }| id.pid).collect(),
+        unreadable: scan.unreadable.iter().map(Unreadable::to_string).collect(),
+    }
+}
+
+async fn ask(endpoint: Endpoint, id: ProcessId, timeout: std::time::Duration) -> VisitedEndpoint {
+    let url = endpoint.to_string();
+    match Client::new(vec![endpoint], timeout).scrape().await {
+        Ok(scrape) if is_from(&scrape, id) => VisitedEndpoint { url, version: scrape.version, error: None },
+        Ok(_) => {
+            let sentence = "another process answers than the one that holds this WAL".to_owned();
+            VisitedEndpoint {
+                url,
+                version: None,
+                error: Some(EndpointFailure { reason: "other_process", sentence }),
+            }
+        }
+        Err(error) => {
+            let failure =
+                EndpointFailure { reason: error.reason().as_str(), sentence: logging::chain(&error) };
+            VisitedEndpoint { url, version: None, error: Some(failure) }
+        }
+    }
+}
+
+fn describe(member: &Member) -> VisitedMember {
+    let mount = mount::of(member.id.pid, &member.wal_dir, member.wal_dir_st_dev);
+    VisitedMember {
+        member: member.name.clone(),
+        pid: member.id.pid,
+        data_dir: member.data_dir.display().to_string(),
+        wal_dir: member.wal_dir.display().to_string(),
+        device: mount.device,
+        filesystem: mount.filesystem,
+        endpoints: Vec::new(),
+        certificates: certificates(member),
+    }
+}
+
+/// Reads the certificates of a member that serves TLS: whom we trust, what it serves, what we show.
+fn certificates(member: &Member) -> Vec<VisitedCertificate> {
+    let Some(endpoint) = member.endpoints.iter().find(|endpoint| endpoint.scheme == Scheme::Https) else {
+        return Vec::new();
+    };
+    let server = member.settings.client_tls.cert_file.clone();
+    let server = server.map(|path| FileRef { path, seen_by: Some(member.id) });
+    let client = certificate::presented(&endpoint.credentials);
+    let authorities = endpoint.credentials.authorities.iter().map(|file| (Role::Authority, file));
+    let own = match (&server, client) {
+        (Some(server), Some(client)) if server == client => [Some((Role::ServerAndClient, server)), None],
+        (server, client) => {
+            [server.as_ref().map(|file| (Role::Server, file)), client.map(|file| (Role::Client, file))]
+        }
+    };
+    authorities.chain(own.into_iter().flatten()).map(|(role, file)| read(role, file)).collect()
+}
+
+fn read(role: Role, file: &FileRef) -> VisitedCertificate {
+    let (validities, error) = match certificate::validities(file) {
+        Ok(validities) => (validities, None),
+        Err(error) => (Vec::new(), Some(logging::chain(&error))),
+    };
+    let pair = |validity: Validity| (validity.not_before_s, validity.not_after_s);
+    let validities_s = validities.into_iter().map(pair).collect();
+    VisitedCertificate { role, path: file.path.display().to_string(), validities_s, error }
+}
+
+/// Returns what to do about an endpoint that gives no metrics, unless its own sentence says so.
+pub fn advice(reason: &str) -> &'static str {
+    let is = |known: Reason| reason == known.as_str();
+    if is(Reason::TlsExpired) {
+        "renew etcd's certificate; it takes a new one up by itself"
+    } else if is(Reason::Timeout) {
+        "allow more time with --command-timeout, or give another address with --endpoints"
+    } else if is(Reason::UnreadableCredentials) {
+        "let this process read it (CAP_DAC_READ_SEARCH), or give others with --cacert, --cert and --key"
+    } else {
+        "give the address at which this etcd serves /metrics with --endpoints"
+    }
+}

@@ -1,0 +1,25 @@
+//! Looks into a file system that is not mounted, without mounting it for anybody else.
+
+use std::{io, path::Path, thread};
+
+use rustix::{
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    thread::{UnshareFlags, unshare_unsafe},
+};
+
+/// Runs something with a file system mounted read-only, in a mount namespace that ends with the thread that made it.
+///
+/// # Errors
+/// If it cannot be mounted, above all for want of `CAP_SYS_ADMIN`.
+pub(crate) fn with<T: Send>(kind: &str, at: &Path, run: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            // SAFETY: the thread gets its own root and working directory, on which nothing of ours depends; files stay shared.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS)? };
+            mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+            mount(kind, at, kind, MountFlags::RDONLY, None)?;
+            Ok(run())
+        });
+        running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
