@@ -1,6 +1,8 @@
 //! Runs the system's own tools (`losetup`, `mount`, `mkfs.*`, …) and turns a failure into one sentence.
 
+use std::env;
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
@@ -16,6 +18,13 @@ pub fn run<A: AsRef<OsStr>>(program: &str, arguments: &[A]) -> anyhow::Result<St
         bail!("cannot run `{program} {}`: {}: {}", words.join(" "), output.status, told.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Returns where a program is. Debian's `PATH` of an ordinary user lacks the directories of the system's tools.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(system).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 #[cfg(test)]

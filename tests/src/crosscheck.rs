@@ -81,7 +81,7 @@ pub fn settle(probe: &Probe, member: &str) -> anyhow::Result<[Crosscheck; 2]> {
         last = of(&probe.metrics()?, member);
         Ok(last.clone().filter(|figures| figures.iter().all(Crosscheck::is_settled)))
     })?;
-    settled.with_context(|| format!("{member} is not reconciled after {SETTLE_LIMIT:?}: {last:#?}"))
+    settled.with_context(|| format!("{member} is not reconciled after {SETTLE_LIMIT:?}: {last:?}"))
 }
 
 /// Reads the probe's metrics at a fixed pace on a thread of its own, and holds every reading against a condition.

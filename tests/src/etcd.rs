@@ -20,7 +20,7 @@ use crate::stop::Stop;
 mod install;
 mod namespaces;
 
-pub use install::{Install, find, installs};
+pub use install::{Install, cache, find, installs};
 pub use namespaces::Namespaces;
 
 /// How long a member may take until it is healthy, which on a bad disk includes an election.

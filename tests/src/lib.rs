@@ -35,3 +35,5 @@ pub mod crosscheck;
 pub mod blinding;
 
 pub mod least;
+
+pub mod vm;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::etcd;
+use crate::{command, etcd};
 
 /// One thing that a test cannot do without.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +53,7 @@ fn lacks(need: Need) -> Option<String> {
         Need::Root => (!rustix::process::geteuid().is_root())
             .then(|| "cannot mount, trace or make namespaces without root; run as root".to_owned()),
         Need::Bpf => lacks_bpf(),
-        Need::Tool(tool, package) => (!on_path(tool)).then(|| {
+        Need::Tool(tool, package) => command::find(tool).is_none().then(|| {
             format!("cannot find `{tool}`; `cargo xtask setup` or `apt-get install {package}` gets it")
         }),
         Need::Etcd(version) => etcd::find(version).err().map(|error| format!("{error:#}")),
@@ -77,13 +77,6 @@ fn may_load_programs(status: &str) -> bool {
     let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
     let has = |capability: u32| bits >> capability & 1 == 1;
     has(21) || has(38) && has(39)
-}
-
-fn on_path(tool: &str) -> bool {
-    // Debian's PATH of an ordinary user lacks the directories of the system's tools.
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/sbin", "/sbin"].map(Into::into);
-    std::env::split_paths(&path).chain(system).any(|folder| folder.join(tool).is_file())
 }
 
 #[cfg(test)]

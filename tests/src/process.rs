@@ -132,12 +132,16 @@ pub fn tail(log: &Path, lines: usize) -> String {
     match fs::read(log) {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
-            let all: Vec<_> = text.lines().collect();
-            let last = all[all.len().saturating_sub(lines)..].join("\n    ");
-            format!("the end of {}:\n    {last}", log.display())
+            format!("the end of {}:\n    {}", log.display(), last_lines(&text, lines))
         }
         Err(error) => format!("cannot read {}: {error}", log.display()),
     }
+}
+
+/// Returns the last lines of a text, indented but for the first.
+pub fn last_lines(text: &str, lines: usize) -> String {
+    let all: Vec<_> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n    ")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::process::{capture, cargo, clean, run};
-use crate::setup::Toolchain;
+use crate::setup::{AARCH64_LINKER, AARCH64_TARGET, Setup, Toolchain};
 
 /// Where `probe-user/build.rs` finds the kernel programs.
 const OBJECT: &str = "target/ebpf/probe";
@@ -21,6 +21,36 @@ pub fn all(toolchain: &Toolchain) -> Result<()> {
     build.args(["--package", "probe-user", "--bin", "etcd-disk-probe"]);
     run(&mut build)?;
     copy_if_changed(&format!("target/{}/release/etcd-disk-probe", host()?), BINARY)
+}
+
+/// Builds the daemon and what runs it in a virtual machine for aarch64, in `target/aarch64-unknown-linux-gnu/release`.
+///
+/// The kernel programs are the same: the machine that they are for is not the one that they run on.
+pub fn aarch64(setup: &Setup) -> Result<()> {
+    ebpf(&setup.toolchain)?;
+    let library = setup.aarch64()?;
+    let mut flags = "-C target-feature=+crt-static".to_owned();
+    if let Some(library) = library {
+        flags += &format!(" -L {}", library.display());
+    }
+    let mut build = cargo();
+    build
+        .args([
+            "build",
+            "--release",
+            "--target",
+            AARCH64_TARGET,
+            "--package",
+            "probe-user",
+            "--package",
+            "probe-tests",
+        ])
+        .args(["--bin", "etcd-disk-probe", "--bin", "guest"])
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", AARCH64_LINKER)
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags)
+        // ring is in C and assembler.
+        .env("CC_aarch64_unknown_linux_gnu", AARCH64_LINKER);
+    run(&mut build)
 }
 
 /// Builds the kernel programs in a target directory of their own: their flags and compiler

@@ -8,7 +8,7 @@ use crate::process::run as run_command;
 use crate::{compile, setup};
 
 pub fn run(root: &Path, args: &[String]) -> Result<()> {
-    let setup = setup::run()?;
+    let setup = setup::run(setup::Scope::Machine)?;
     compile::all(&setup.toolchain)?;
     let mut demo = compile::user_space("run")?;
     demo.args(["--package", "probe-tests", "--bin", "demo", "--", "--probe"])

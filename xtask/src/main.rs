@@ -14,6 +14,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use self::setup::Scope;
+
 #[derive(Parser)]
 struct Args {
     #[command(subcommand)]
@@ -22,10 +24,13 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Get whatever is missing: eBPF toolchain, system packages, etcds for the tests
+    /// Get whatever is missing: eBPF toolchain, system packages, etcds and kernels for the tests
     Setup,
     /// Leave `target/release/etcd-disk-probe`, static, the kernel programs inside
     Build {
+        /// Build for aarch64, in `target/aarch64-unknown-linux-gnu/release`
+        #[arg(long, conflicts_with = "ebpf_only")]
+        aarch64: bool,
         /// Build only the kernel programs
         #[arg(long)]
         ebpf_only: bool,
@@ -63,9 +68,10 @@ fn run(task: Task) -> Result<()> {
     let root = root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?;
     env::set_current_dir(&root).with_context(|| format!("cannot enter {}", root.display()))?;
     match task {
-        Task::Setup => setup::run().map(drop),
-        Task::Build { ebpf_only: true } => compile::ebpf(&setup::run()?.toolchain),
-        Task::Build { ebpf_only: false } => compile::all(&setup::run()?.toolchain),
+        Task::Setup => setup::run(Scope::Everything).map(drop),
+        Task::Build { ebpf_only: true, .. } => compile::ebpf(&setup::run(Scope::Machine)?.toolchain),
+        Task::Build { aarch64: true, .. } => compile::aarch64(&setup::run(Scope::Everything)?),
+        Task::Build { .. } => compile::all(&setup::run(Scope::Machine)?.toolchain),
         Task::Demo { args } => demo::run(&root, &args),
         Task::Test { only } => test::run(&root, only.as_deref()),
         Task::Tidy => tidy::run(),

@@ -26,8 +26,9 @@ struct Count {
 }
 
 pub fn run(root: &Path, only: Option<&str>) -> Result<()> {
-    let setup = setup::run()?;
+    let setup = setup::run(setup::Scope::Everything)?;
     compile::all(&setup.toolchain)?;
+    compile::aarch64(&setup)?;
 
     let mut outcomes = Vec::new();
     if only.is_none() {

@@ -37,7 +37,8 @@ pub fn installs(cache: &Path) -> Vec<Install> {
     found
 }
 
-fn cache() -> anyhow::Result<PathBuf> {
+/// Returns where `cargo xtask setup` keeps what it fetches.
+pub fn cache() -> anyhow::Result<PathBuf> {
     if let Some(cache) = env::var_os("ETCD_DISK_PROBE_CACHE") {
         return Ok(cache.into());
     }

@@ -15,9 +15,18 @@ pub struct Apt {
     directory: PathBuf,
 }
 
+/// Whose packages a state is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// The system's own.
+    Own,
+    /// Another one, as Debian calls it. Such packages are unpacked and never run here.
+    Other(&'static str),
+}
+
 impl Apt {
     /// Makes the state in `directory` and fetches the lists of these archives.
-    pub fn update(directory: PathBuf, sources: &[Source]) -> Result<Self> {
+    pub fn update(directory: PathBuf, sources: &[Source], architecture: Architecture) -> Result<Self> {
         if find("apt-get").is_none() || find("dpkg").is_none() {
             bail!("cannot fetch packages: this system has no apt-get");
         }
@@ -26,7 +35,7 @@ impl Apt {
             fs::create_dir_all(&part).with_context(|| format!("cannot create {}", part.display()))?;
         }
         let list: String = sources.iter().map(Source::line).collect();
-        for (name, text) in [("sources.list", list), ("apt.conf", configuration(&directory))] {
+        for (name, text) in [("sources.list", list), ("apt.conf", configuration(&directory, architecture))] {
             let path = directory.join(name);
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         }
@@ -73,8 +82,17 @@ impl Apt {
 }
 
 /// Returns the settings of a private state.
-fn configuration(directory: &Path) -> String {
+fn configuration(directory: &Path, architecture: Architecture) -> String {
     let directory = directory.display();
+    let architecture = match architecture {
+        Architecture::Own => String::new(),
+        // The list is cleared first: the system's own architecture would stay in it.
+        Architecture::Other(name) => {
+            format!(
+                "APT::Architecture \"{name}\";\n#clear APT::Architectures;\nAPT::Architectures {{ \"{name}\"; }};\n"
+            )
+        }
+    };
     format!(
         "Dir::Etc::SourceList \"{directory}/sources.list\";\n\
          Dir::Etc::SourceParts \"/dev/null\";\n\
@@ -83,7 +101,8 @@ fn configuration(directory: &Path) -> String {
          Acquire::Languages \"none\";\n\
          Acquire::Retries \"3\";\n\
          // As root, apt would otherwise download as a user who may not write here.\n\
-         APT::Sandbox::User \"root\";\n"
+         APT::Sandbox::User \"root\";\n\
+         {architecture}"
     )
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::apt::Apt;
+use super::apt::{Apt, Architecture};
 use super::cache::Cache;
 use super::sources::{self, Source};
 use crate::process::{capture, find};
@@ -72,7 +72,7 @@ pub fn newest(cache: &Cache) -> Result<PathBuf> {
 fn fetch(cache: &Cache, main: &Source, suite: &str) -> Result<String> {
     println!("setup: fetching the etcd of Debian {suite}");
     let source = Source { suite: suite.to_owned(), ..main.clone() };
-    let apt = Apt::update(cache.path(&format!("apt-{suite}")), &[source])?;
+    let apt = Apt::update(cache.path(&format!("apt-{suite}")), &[source], Architecture::Own)?;
     let candidate = apt.candidate("etcd-server")?.context("cannot find the package etcd-server")?;
     let version = upstream(&candidate).to_owned();
     let directory = cache.fill(&format!("etcd-{version}"), |partial| {
@@ -81,6 +81,16 @@ fn fetch(cache: &Cache, main: &Source, suite: &str) -> Result<String> {
     })?;
     println!("setup: etcd {version} is in {}", directory.display());
     Ok(version)
+}
+
+/// Unpacks the etcd of another architecture, where it does not count among this system's: `ARCHITECTURE/etcd-VERSION`.
+pub fn fetch_foreign(cache: &Cache, apt: &Apt, architecture: &str) -> Result<()> {
+    let candidate = apt.candidate("etcd-server")?.context("cannot find the package etcd-server")?;
+    let parent = cache.path(architecture);
+    fs::create_dir_all(&parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    let name = format!("{architecture}/etcd-{}", upstream(&candidate));
+    cache.fill(&name, |partial| apt.unpack(&["etcd-server".to_owned()], partial))?;
+    Ok(())
 }
 
 fn verify(binary: &Path, version: &str) -> Result<()> {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::apt;
+use super::{Scope, apt};
 use crate::process::{capture, find};
 
 /// A program, and the package that has it.
@@ -23,13 +23,29 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("git", "git"),
 ];
 
+/// The same for machines that boot kernels, and for the other architecture.
+const OF_MACHINES: [(&str, &str); 6] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("qemu-system-aarch64", "qemu-system-arm"),
+    (AARCH64_LINKER, "gcc-aarch64-linux-gnu"),
+    ("dmsetup", "dmsetup"),
+    ("readelf", "binutils"),
+    ("xz", "xz-utils"),
+];
+
+/// Compiles and links for aarch64.
+pub const AARCH64_LINKER: &str = "aarch64-linux-gnu-gcc";
+
 /// Installs what is missing, `more` included, with one call of apt-get.
-pub fn setup(more: &[String]) -> Result<()> {
+pub fn setup(more: &[String], scope: Scope) -> Result<()> {
     let mut missing: Vec<String> = more.to_vec();
-    missing.extend(
-        PROGRAMS.iter().filter(|(program, _)| find(program).is_none()).map(|(_, name)| (*name).into()),
-    );
-    if !has_static_libc() {
+    let machines: &[_] = if scope == Scope::Everything { &OF_MACHINES } else { &[] };
+    let programs = PROGRAMS.iter().chain(machines);
+    missing.extend(programs.filter(|(program, _)| find(program).is_none()).map(|(_, name)| (*name).into()));
+    if scope == Scope::Everything && !has_static_libc(AARCH64_LINKER) {
+        missing.push("libc6-dev-arm64-cross".to_owned());
+    }
+    if !has_static_libc("cc") {
         missing.push("libc6-dev".to_owned());
     }
     if !Path::new("/etc/ssl/certs/ca-certificates.crt").exists() {
@@ -45,6 +61,6 @@ pub fn setup(more: &[String]) -> Result<()> {
 }
 
 /// The compiler prints an absolute path only for a library that it finds.
-fn has_static_libc() -> bool {
-    capture(Command::new("cc").arg("-print-file-name=libc.a")).is_ok_and(|path| path.starts_with('/'))
+fn has_static_libc(compiler: &str) -> bool {
+    capture(Command::new(compiler).arg("-print-file-name=libc.a")).is_ok_and(|path| path.starts_with('/'))
 }

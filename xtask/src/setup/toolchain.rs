@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::apt::Apt;
+use super::apt::{Apt, Architecture};
 use super::cache::Cache;
 use super::sources;
 use crate::process::{capture, cargo, clean, find, run};
@@ -194,7 +194,7 @@ fn nightly() -> Option<Toolchain> {
 
 /// Unpacks the compiler that apt offers; every other name follows from its version.
 fn debian(cache: &Cache) -> Result<Wanted> {
-    let apt = Apt::update(cache.path("apt-system"), &sources::of_this_system()?)?;
+    let apt = Apt::update(cache.path("apt-system"), &sources::of_this_system()?, Architecture::Own)?;
     let version = apt.candidate("rustc-web")?.context("cannot find the package rustc-web on this system")?;
     let root = cache.path(&format!("rust-{version}"));
     let libraries = apt.depends("libstd-rust-web-dev", &version)?;

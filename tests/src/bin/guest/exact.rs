@@ -1,0 +1,118 @@
+//! The probe and a real etcd under load: every event counted, by every hook and on every file system.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use probe_tests::crosscheck::{self, METRICS};
+use probe_tests::etcd::Member;
+use probe_tests::load::{Amount, Load};
+use probe_tests::probe::{Invocation, Probe};
+use probe_tests::scratch::Scratch;
+use probe_tests::stop::Stop;
+use probe_tests::vm::case::{Case, Hook};
+use probe_tests::vm::{ETCD, PROBE};
+use probe_user::kernel::Hook as KernelHook;
+
+use crate::machine::Machine;
+use crate::neighbours::{self, Neighbours};
+
+/// Small values: a sync for each put or two.
+const SMALL: Load = Load {
+    amount: Amount::PutsWithin(300, Duration::from_secs(30)),
+    connections: 2,
+    value_bytes: 512,
+    keys: 100,
+    tolerant: false,
+};
+
+/// 70 MB, which fill a segment of 64 MB: the WAL is rotated.
+const LARGE: Load =
+    Load { amount: Amount::Puts(70), connections: 1, value_bytes: 1_000_000, keys: 2, tolerant: false };
+
+/// Fewer syncs than this show little.
+const SYNCS: u64 = 100;
+
+/// How long etcd may take for its last commit, and the probe to hear of it.
+const REST_LIMIT: Duration = Duration::from_secs(30);
+
+pub fn exact(case: Case, machine: &Machine) -> anyhow::Result<String> {
+    let neighbours = Neighbours::start(machine.other_disk())?;
+    let scratch = Scratch::new(&machine.disk(case.file_system), "exact")?;
+    let probe = start_probe(case.hook, &scratch)?;
+    assert_hook(&probe, case.hook.as_str())?;
+    let figures = reconcile(&probe, scratch.path()).with_context(|| format!("misses: {}", misses(&probe)))?;
+    let syncs = neighbours.stop()?;
+    Ok(format!("{figures}; {} neighbours in the same calls, {syncs} syncs of theirs", neighbours::COUNT))
+}
+
+/// Puts load on an etcd and holds the probe's counts against etcd's own.
+fn reconcile(probe: &Probe, directory: &Path) -> anyhow::Result<String> {
+    let etcd = Member::new(Path::new(ETCD), "matrix", directory).start()?;
+    SMALL.start(etcd.endpoint()).wait()?;
+    LARGE.start(etcd.endpoint()).wait()?;
+    let mut last = None;
+    let equal = Stop::default().wait_for(REST_LIMIT, || {
+        let own = etcd.observations()?;
+        let figures = crosscheck::settle(probe, etcd.name())?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of events")]
+        let kernel = figures.map(|figure| figure.kernel as u64);
+        let own = [own.wal_fsync, own.backend_commit];
+        last = Some((own, kernel));
+        Ok((own == kernel).then_some(own))
+    })?;
+    let counts = equal.with_context(|| format!("the counts differ: {last:?}"))?;
+    ensure!(counts[0] >= SYNCS, "only {} syncs", counts[0]);
+    let rotations = etcd.rotations()?;
+    ensure!(rotations >= 1, "the WAL was not rotated");
+    nothing_missed(probe)?;
+    let told: Vec<_> = METRICS
+        .iter()
+        .zip(counts)
+        .map(|(metric, count)| format!("{metric} kernel {count} = etcd {count}, difference 0"))
+        .collect();
+    Ok(format!("{}; {rotations} rotation", told.join("; ")))
+}
+
+pub fn chosen(case: Case, machine: &Machine) -> anyhow::Result<String> {
+    let scratch = Scratch::new(&machine.disk(case.file_system), "chosen")?;
+    let probe = start_probe(case.hook, &scratch)?;
+    let expected = if machine.has_fentry() { KernelHook::Fentry } else { KernelHook::Tracepoint };
+    assert_hook(&probe, expected.as_str())?;
+    let ready_after = probe.ready_after().context("a probe that runs was ready")?;
+    Ok(format!("{}, ready after {:.1} s", expected.as_str(), ready_after.as_secs_f64()))
+}
+
+fn start_probe(hook: Hook, scratch: &Scratch) -> anyhow::Result<Probe> {
+    let call = Invocation::new(Path::new(PROBE), scratch.path());
+    let call = call.arguments(&["--scrape-interval", "200ms"]);
+    // Without the flag the probe chooses by itself.
+    let call = if hook == Hook::Auto { call } else { call.arguments(&["--hook", hook.as_str()]) };
+    call.run()
+}
+
+fn assert_hook(probe: &Probe, expected: &str) -> anyhow::Result<()> {
+    let hooks = probe.metrics()?.label_values("etcd_disk_probe_hook_info", "hook");
+    ensure!(hooks == [expected], "the hook is {hooks:?}, not {expected}");
+    Ok(())
+}
+
+/// Checks that nothing was missed but etcd's logger, which syncs its standard error.
+fn nothing_missed(probe: &Probe) -> anyhow::Result<()> {
+    let metrics = probe.metrics()?;
+    for sample in metrics.all("etcd_disk_probe_misses_total", &[]).filter(|sample| sample.value > 0.0) {
+        let reason = sample.labels.get("reason").map_or("", String::as_str);
+        ensure!(reason == "unknown_file", "{} misses of {reason}", sample.value);
+    }
+    Ok(())
+}
+
+/// Returns all that was missed, for whoever reads a failure.
+fn misses(probe: &Probe) -> String {
+    let Ok(metrics) = probe.metrics() else { return "cannot be told".to_owned() };
+    let all = metrics.all("etcd_disk_probe_misses_total", &[]).filter(|sample| sample.value > 0.0);
+    let told: Vec<_> = all
+        .map(|sample| format!("{} {}", sample.value, sample.labels.get("reason").map_or("", String::as_str)))
+        .collect();
+    if told.is_empty() { "none".to_owned() } else { told.join(", ") }
+}

@@ -1,0 +1,165 @@
+//! What a system's own init would do: mounts, loopback, modules, disks.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use probe_tests::command;
+use probe_tests::stop::Stop;
+use probe_tests::vm::case::{self, Case, FileSystem};
+use probe_tests::vm::{Architecture, DMSETUP, Kernel, MODULES};
+use rustix::ioctl;
+use rustix::mount::{MountFlags, mount};
+use rustix::system::{RebootCommand, finit_module, reboot, uname};
+
+/// How long a write to the slow disk takes.
+pub const DELAY: Duration = Duration::from_millis(20);
+
+/// How long the kernel may take to find its disks.
+const DISKS_LIMIT: Duration = Duration::from_secs(20);
+
+/// Asks for an interface to be up (`include/uapi/linux/sockios.h`, `if.h`).
+const SIOCSIFFLAGS: ioctl::Opcode = 0x8914;
+const IFF_UP: i16 = 1;
+
+/// `struct ifreq` as that request reads it.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; 16],
+    flags: i16,
+    rest: [u8; 22],
+}
+
+/// A machine with its file systems.
+pub struct Machine {
+    /// Whether its third disk can be slowed down.
+    has_slow_disk: bool,
+}
+
+impl Machine {
+    /// Makes a system of what the kernel has unpacked.
+    pub fn prepare() -> anyhow::Result<Self> {
+        for (kind, point) in [
+            ("proc", "/proc"),
+            ("sysfs", "/sys"),
+            ("devtmpfs", "/dev"),
+            ("securityfs", "/sys/kernel/security"),
+            ("tmpfs", "/tmp"),
+        ] {
+            mount_at(kind, kind, Path::new(point))?;
+        }
+        raise_loopback().context("cannot raise the loopback interface")?;
+        load_modules()?;
+        let disks = wait_for_disks()?;
+        mount_at("ext4", &disks[0], &place(FileSystem::Ext4))?;
+        mount_at("xfs", &disks[1], &place(FileSystem::Xfs))?;
+        let has_slow_disk = Path::new(DMSETUP).exists();
+        let last = if has_slow_disk { slow_down(&disks[2])? } else { disks[2].clone() };
+        mount_at("ext4", &last, Path::new("/slow"))?;
+        Ok(Self { has_slow_disk })
+    }
+
+    /// Returns what the command line of the kernel asks for.
+    #[expect(clippy::unused_self, reason = "`/proc` is there only in a machine that is ready")]
+    pub fn cases(&self) -> anyhow::Result<Vec<Case>> {
+        let line = fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
+        let names = line.split_whitespace().find_map(|word| word.strip_prefix("probe.cases="));
+        names
+            .context("cannot find probe.cases= on the kernel's command line")?
+            .split(',')
+            .map(str::parse)
+            .collect()
+    }
+
+    /// Returns whether this kernel can call programs at the entry of a function.
+    #[expect(clippy::unused_self, reason = "it is this machine's kernel")]
+    pub fn has_fentry(&self) -> bool {
+        let name = uname().release().to_string_lossy().into_owned();
+        let architecture =
+            if cfg!(target_arch = "aarch64") { Architecture::Arm64 } else { Architecture::Amd64 };
+        Kernel { name, architecture, directory: PathBuf::new() }.has_fentry()
+    }
+
+    /// Returns a directory on a disk that is as fast as it can be.
+    #[expect(clippy::unused_self, reason = "disks are mounted only in a machine that is ready")]
+    pub fn disk(&self, file_system: FileSystem) -> PathBuf {
+        place(file_system)
+    }
+
+    /// Returns a directory on the disk that takes [`DELAY`] for each write.
+    pub fn slow_disk(&self) -> Option<&Path> {
+        self.has_slow_disk.then_some(Path::new("/slow"))
+    }
+
+    /// Returns the third disk, slow or not, for those who are not measured.
+    #[expect(clippy::unused_self, reason = "disks are mounted only in a machine that is ready")]
+    pub fn other_disk(&self) -> &Path {
+        Path::new("/slow")
+    }
+}
+
+/// Ends the machine, and says why if it cannot.
+pub fn switch_off() {
+    if let Err(error) = reboot(RebootCommand::PowerOff) {
+        println!("guest: cannot switch the machine off: {error}");
+    }
+}
+
+fn place(file_system: FileSystem) -> PathBuf {
+    Path::new("/").join(file_system.as_str())
+}
+
+fn mount_at(kind: &str, source: &str, point: &Path) -> anyhow::Result<()> {
+    let failed = || format!("cannot mount {source} at {}", point.display());
+    fs::create_dir_all(point).with_context(failed)?;
+    mount(source, point, kind, MountFlags::empty(), None).with_context(failed)
+}
+
+fn raise_loopback() -> anyhow::Result<()> {
+    // The kernel gives it its addresses when it comes up. Any socket will do to ask.
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let mut request = InterfaceRequest { name: [0; 16], flags: IFF_UP, rest: [0; 22] };
+    request.name[..2].copy_from_slice(b"lo");
+    // SAFETY: SIOCSIFFLAGS reads one `struct ifreq`, which is what it gets, and writes nothing.
+    unsafe { ioctl::ioctl(socket, ioctl::Setter::<SIOCSIFFLAGS, _>::new(request)) }?;
+    Ok(())
+}
+
+/// Loads what setup has put into the image, in the order of its names.
+fn load_modules() -> anyhow::Result<()> {
+    let entries = fs::read_dir(MODULES).with_context(|| format!("cannot read {MODULES}"))?;
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    let parameters = CString::default();
+    for path in paths {
+        let failed = || format!("cannot load the module {}", path.display());
+        let file = File::open(&path).with_context(failed)?;
+        finit_module(&file, &parameters, 0).with_context(failed)?;
+    }
+    Ok(())
+}
+
+/// Returns the disks in the order in which the machine was given them.
+fn wait_for_disks() -> anyhow::Result<Vec<String>> {
+    let names: Vec<_> = ('a'..).take(case::DISKS.len()).map(|letter| format!("/dev/vd{letter}")).collect();
+    let there = Stop::default()
+        .wait_for(DISKS_LIMIT, || Ok(names.iter().all(|name| Path::new(name).exists()).then_some(())))?;
+    if there.is_none() {
+        bail!("cannot find the disks {names:?}");
+    }
+    Ok(names)
+}
+
+/// Puts a device before a disk that holds every write back, and reads not at all.
+fn slow_down(disk: &str) -> anyhow::Result<String> {
+    let name = Path::new(disk).file_name().context("a device has a name")?.to_string_lossy();
+    let path = format!("/sys/block/{name}/size");
+    let sectors = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let table = format!("0 {} delay {disk} 0 0 {disk} 0 {}", sectors.trim(), DELAY.as_millis());
+    command::run(DMSETUP, &["create", "slow", "--noudevsync", "--table", &table])?;
+    // Links by its name are udev's to make; this is the kernel's name for its first device of that kind.
+    Ok("/dev/dm-0".to_owned())
+}

@@ -1,0 +1,56 @@
+//! The first and only program of a virtual machine: gets it ready, runs the cases that the command line of the kernel names,
+//! tells how each went, and switches the machine off.
+
+mod exact;
+mod machine;
+mod neighbours;
+mod slow;
+mod trace;
+
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
+use std::time::Instant;
+
+use probe_tests::vm::case::{Case, DONE, Kind, Report};
+
+use crate::machine::Machine;
+
+fn main() {
+    if let Err(error) = run() {
+        println!("guest: {error:#}");
+    } else {
+        println!("{DONE}");
+    }
+    machine::switch_off();
+}
+
+fn run() -> anyhow::Result<()> {
+    let machine = Machine::prepare()?;
+    for case in machine.cases()? {
+        let started = Instant::now();
+        println!("guest: running {case}");
+        // The libraries of the tests panic where a metric is missing; the other cases go on.
+        let result = panic::catch_unwind(AssertUnwindSafe(|| run_case(case, &machine)));
+        let result = match result {
+            Ok(result) => result.map_err(|error| format!("{error:#}")),
+            Err(panic) => Err(message(panic.as_ref())),
+        };
+        println!("{}", Report { case, seconds: started.elapsed().as_secs_f64(), result }.line());
+    }
+    Ok(())
+}
+
+/// Returns the figures of a case that passed.
+fn run_case(case: Case, machine: &Machine) -> anyhow::Result<String> {
+    match case.kind {
+        Kind::Exact => exact::exact(case, machine),
+        Kind::Chosen => exact::chosen(case, machine),
+        Kind::Overwrites => slow::overwrites(case, machine),
+        Kind::SlowWal => slow::wal(case, machine),
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_owned()
+}

@@ -1,0 +1,126 @@
+//! A disk that takes an exact time for every write: what the hooks measure is that time.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use probe_ebpf::series::{Op, Role, series};
+use probe_tests::etcd::Member;
+use probe_tests::load::{Amount, Load};
+use probe_tests::scratch::Scratch;
+use probe_tests::vm::ETCD;
+use probe_tests::vm::case::{Case, Hook};
+use probe_user::kernel::{Hook as KernelHook, Kernel, KernelConfig};
+use probe_user::latency::Latencies;
+
+use crate::machine::{DELAY, Machine};
+use crate::trace::Trace;
+
+/// Threads of this name are measured, and no others.
+const MEASURED: &str = "one-of-etcd";
+
+const SYNCS: usize = 30;
+
+/// One connection, so that each put is a sync of its own.
+const LOAD: Load = Load {
+    amount: Amount::PutsWithin(100, Duration::from_secs(15)),
+    connections: 1,
+    value_bytes: 512,
+    keys: 10,
+    tolerant: false,
+};
+
+/// Overwrites of a file that has its blocks already: one round trip each.
+pub fn overwrites(case: Case, machine: &Machine) -> anyhow::Result<String> {
+    let scratch = Scratch::new(slow_disk(machine)?, "overwrites")?;
+    let kernel = attach(case.hook, MEASURED)?;
+    let path = scratch.path().join("0000000000000000-0000000000000000.wal");
+    // Its blocks are there before the clock runs.
+    fs::write(&path, [0; 64 * 1024])
+        .and_then(|()| fs::File::open(&path)?.sync_all())
+        .context("cannot prepare")?;
+    let builder = thread::Builder::new().name(MEASURED.to_owned());
+    let thread = builder.spawn(move || overwrite(&path)).context("cannot start a thread")?;
+    let timed = thread.join().ok().context("a thread panicked")??;
+
+    let measured = syncs_of_wal(&kernel, std::process::id())?;
+    ensure!(measured.count() == SYNCS as u64, "{} syncs were measured, not {SYNCS}", measured.count());
+    let figures = compare(&measured, timed, "user space")?;
+    let told = measured.quantile(0.5).context("there are syncs")?;
+    let delay = DELAY.as_secs_f64();
+    // Device mapper counts in jiffies, 4 ms each, and starts in the middle of one.
+    ensure!((told - delay).abs() <= delay / 32.0 + 0.005, "p50 {told:.4} s of a disk of {delay} s");
+    Ok(figures)
+}
+
+/// Overwrites and syncs; returns how long each sync took.
+fn overwrite(path: &Path) -> anyhow::Result<Vec<f64>> {
+    let file = OpenOptions::new().write(true).open(path).context("cannot open the file")?;
+    let mut timed = Vec::new();
+    for n in 0..SYNCS {
+        file.write_all_at(&[1; 512], n as u64 * 512).context("cannot overwrite")?;
+        let started = Instant::now();
+        file.sync_data().context("cannot sync")?;
+        timed.push(started.elapsed().as_secs_f64());
+    }
+    Ok(timed)
+}
+
+/// The syncs of a real etcd, against the kernel's own trace of them.
+pub fn wal(case: Case, machine: &Machine) -> anyhow::Result<String> {
+    let wal = Scratch::new(slow_disk(machine)?, "wal")?;
+    let scratch = Scratch::new(&machine.disk(case.file_system), "slow-wal")?;
+    let kernel = attach(case.hook, "etcd")?;
+    let member = Member::new(Path::new(ETCD), "slow", scratch.path()).wal_dir(&wal.path().join("wal"));
+    let etcd = member.start()?;
+    // What etcd does before it is ready is not part of the load.
+    let before = syncs_of_wal(&kernel, etcd.pid())?;
+    let trace = Trace::start()?;
+    LOAD.start(etcd.endpoint()).wait()?;
+    let timed = trace.stop(etcd.pid())?;
+    let measured = syncs_of_wal(&kernel, etcd.pid())?.since(&before);
+    ensure!(timed.len() >= SYNCS, "only {} syncs were traced", timed.len());
+    // etcd syncs by itself now and then, which may fall between two readings.
+    ensure!(
+        measured.count().abs_diff(timed.len() as u64) <= 3,
+        "{} syncs, {} in the trace",
+        measured.count(),
+        timed.len()
+    );
+    compare(&measured, timed, "the kernel's trace")
+}
+
+fn slow_disk(machine: &Machine) -> anyhow::Result<&Path> {
+    machine.slow_disk().context("cannot slow a disk down in this machine")
+}
+
+fn attach(hook: Hook, name: &str) -> anyhow::Result<Kernel> {
+    let hook = match hook {
+        Hook::Fentry => KernelHook::Fentry,
+        Hook::Auto | Hook::Tracepoint => KernelHook::Tracepoint,
+    };
+    let config =
+        KernelConfig { process_names: vec![name.to_owned()], max_targets: 4, ..KernelConfig::default() };
+    Ok(Kernel::attach(hook, &config)?)
+}
+
+/// Returns what was measured of a process's syncs of segments.
+fn syncs_of_wal(kernel: &Kernel, pid: u32) -> anyhow::Result<Latencies> {
+    let process = kernel.processes().into_iter().find(|process| process.pid == pid);
+    let process = process.with_context(|| format!("process {pid} was not measured"))?;
+    let fdatasync = series(Role::Wal, Op::Fdatasync).context("segments are synced")?;
+    Ok(kernel.latencies(process.target, fdatasync))
+}
+
+/// Holds the two medians against each other: 1/32 is the width of a slot.
+fn compare(measured: &Latencies, mut timed: Vec<f64>, by: &str) -> anyhow::Result<String> {
+    let measured = measured.quantile(0.5).context("there are syncs")?;
+    timed.sort_by(f64::total_cmp);
+    let timed = timed[(timed.len() - 1) / 2];
+    let told = format!("p50 {:.2} ms, by {by} {:.2} ms", measured * 1e3, timed * 1e3);
+    ensure!((measured - timed).abs() <= timed / 32.0 + 0.001, "{told}");
+    Ok(told)
+}

@@ -1,0 +1,143 @@
+//! Virtual machines that boot other kernels: each runs the cases that are asked of it, and tells how they went on its console.
+
+pub mod case;
+mod image;
+pub mod kernels;
+mod libraries;
+mod qemu;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use self::case::{Case, DONE, Report};
+pub use self::kernels::{Architecture, Kernel};
+use crate::command;
+use crate::process;
+use crate::scratch::Scratch;
+
+/// How long a machine may take for all of its cases: five times what it takes under emulation on two busy cores.
+const LIMIT: Duration = Duration::from_mins(10);
+
+/// What an emulated machine now and then dies of while the kernel patches its own text. It says nothing about the probe.
+const PATCHING: &str = "Oops: int3";
+
+/// How much of the console a failure shows.
+const TAIL_LINES: usize = 25;
+
+/// Where the guest finds what is put into its image.
+pub const PROBE: &str = "/usr/bin/etcd-disk-probe";
+pub const ETCD: &str = "/usr/bin/etcd";
+pub const DMSETUP: &str = "/usr/sbin/dmsetup";
+pub const MODULES: &str = "/modules";
+
+/// The programs that a machine runs, built for its architecture.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    pub guest: PathBuf,
+    pub probe: PathBuf,
+    pub etcd: PathBuf,
+}
+
+/// What the cases of one machine came to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub reports: Vec<Report>,
+    /// Why those without a report have none.
+    pub broke: Option<String>,
+    pub took: Duration,
+    /// Whether it was booted a second time, see `PATCHING`.
+    pub retried: bool,
+}
+
+/// Boots a kernel and runs these cases in it; `tell` gets each report as it comes.
+pub fn run(kernel: &Kernel, programs: &Programs, cases: &[Case], tell: &dyn Fn(&Report)) -> Outcome {
+    let started = Instant::now();
+    let mut outcome = Outcome::default();
+    match prepare(kernel, programs) {
+        Ok(machine) => {
+            machine.run(cases, tell, &mut outcome);
+            let patching = outcome.broke.as_ref().is_some_and(|why| why.contains(PATCHING));
+            if patching {
+                outcome.retried = true;
+                outcome.broke = None;
+                let rest: Vec<_> =
+                    cases.iter().filter(|case| outcome.report(case).is_none()).copied().collect();
+                machine.run(&rest, tell, &mut outcome);
+            }
+        }
+        Err(error) => outcome.broke = Some(format!("{error:#}")),
+    }
+    outcome.took = started.elapsed();
+    outcome
+}
+
+impl Outcome {
+    /// Returns what the machine said of a case.
+    pub fn report(&self, case: &Case) -> Option<&Report> {
+        self.reports.iter().find(|report| report.case == *case)
+    }
+}
+
+/// A machine that is ready to boot.
+struct Machine<'a> {
+    kernel: &'a Kernel,
+    image: PathBuf,
+    disks: Vec<PathBuf>,
+    _scratch: Scratch,
+}
+
+fn prepare<'a>(kernel: &'a Kernel, programs: &Programs) -> anyhow::Result<Machine<'a>> {
+    let scratch = Scratch::on_disk("vm")?;
+    let image = scratch.path().join("image");
+    image::write(&image, kernel, programs).context("cannot make the image of the machine")?;
+    let disks = case::DISKS.map(|(name, make)| (scratch.path().join(name), make));
+    for (path, make) in &disks {
+        make_disk(path, make)?;
+    }
+    Ok(Machine { kernel, image, disks: disks.map(|(path, _)| path).into(), _scratch: scratch })
+}
+
+/// Makes a sparse file with a file system in it, which takes no root.
+fn make_disk(path: &Path, make: &[&str]) -> anyhow::Result<()> {
+    // xfs asks for 300 MiB, and two segments of a WAL are 128.
+    const MIB: u64 = 512;
+    let failed = || format!("cannot make the disk {}", path.display());
+    std::fs::File::create(path).and_then(|file| file.set_len(MIB << 20)).with_context(failed)?;
+    let path = path.to_str().context("cannot use a path that is not UTF-8")?;
+    command::run(make[0], &[&make[1..], &[path]].concat())?;
+    Ok(())
+}
+
+impl Machine<'_> {
+    /// Boots and reads what the guest says until it ends.
+    fn run(&self, cases: &[Case], tell: &dyn Fn(&Report), outcome: &mut Outcome) {
+        let names: Vec<_> = cases.iter().map(ToString::to_string).collect();
+        let mut console = String::new();
+        let mut done = false;
+        let mut take = |line: &str| {
+            if let Some(report) = Report::parse(line) {
+                tell(&report);
+                outcome.reports.push(report);
+            }
+            done |= line.ends_with(DONE);
+            console.push_str(line);
+            console.push('\n');
+        };
+        let ended = qemu::boot(self.kernel, &self.image, &self.disks, &names.join(","), LIMIT, &mut take);
+        if let Err(error) = ended.and_then(|()| if done { Ok(()) } else { bail!("the machine died") }) {
+            outcome.broke = Some(format!("{error:#}; {}", console_tail(&console)));
+        }
+    }
+}
+
+/// Returns the end of a console, and the line with the reason if that is further up.
+fn console_tail(console: &str) -> String {
+    let reason = console.lines().find(|line| line.contains(PATCHING));
+    let tail = process::last_lines(console, TAIL_LINES);
+    format!(
+        "{}the end of its console:\n    {tail}",
+        reason.map(|line| format!("{line}; ")).unwrap_or_default()
+    )
+}

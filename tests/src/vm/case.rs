@@ -1,0 +1,199 @@
+//! What is run in a machine, and the line in which the machine tells how it went.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::Kernel;
+
+/// What the guest says last when it got through all cases, whatever they came to.
+pub const DONE: &str = "guest: done";
+
+/// Before the report of a case, so that it is told from what the kernel says on the same console.
+const REPORT: &str = "guest: report ";
+
+/// The disks of every machine in the order of `/dev/vda`, `/dev/vdb`, …, and what makes them.
+///
+/// What `mkfs.xfs` makes since version 6.5 is refused before Linux 5.19, unless it is told not to.
+pub const DISKS: [(&str, &[&str]); 3] = [
+    ("ext4", &["mkfs.ext4", "-q", "-F"]),
+    ("xfs", &["mkfs.xfs", "-q", "-f", "-i", "nrext64=0"]),
+    // The one that is slowed down.
+    ("slow", &["mkfs.ext4", "-q", "-F"]),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// The probe's own choice.
+    Auto,
+    Fentry,
+    Tracepoint,
+}
+
+impl Hook {
+    /// Returns the value of `--hook`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Fentry => "fentry",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    Ext4,
+    Xfs,
+}
+
+impl FileSystem {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Every event of a real etcd under load is counted, while others block in the same system calls.
+    Exact,
+    /// The cheapest hook that this kernel has is the one that the probe chooses.
+    Chosen,
+    /// The latency of a disk that is slow by an exact time is measured: overwrites of a segment.
+    Overwrites,
+    /// The same under etcd, against the kernel's own trace of its system calls.
+    SlowWal,
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Chosen => "chosen",
+            Self::Overwrites => "overwrites",
+            Self::SlowWal => "slow_wal",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    pub hook: Hook,
+    pub file_system: FileSystem,
+    pub kind: Kind,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}::{}::{}", self.hook.as_str(), self.file_system.as_str(), self.kind.as_str())
+    }
+}
+
+impl FromStr for Case {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> anyhow::Result<Self> {
+        all().find(|case| case.to_string() == name).with_context(|| format!("cannot find the case {name}"))
+    }
+}
+
+/// Returns everything that a kernel can run.
+pub fn all() -> impl Iterator<Item = Case> {
+    let hooks = [Hook::Fentry, Hook::Tracepoint];
+    let on = |hook, file_system, kind| Case { hook, file_system, kind };
+    let exact = hooks.into_iter().flat_map(move |hook| {
+        [FileSystem::Ext4, FileSystem::Xfs].map(|file_system| on(hook, file_system, Kind::Exact))
+    });
+    let slow = hooks
+        .into_iter()
+        .flat_map(move |hook| [Kind::Overwrites, Kind::SlowWal].map(|kind| on(hook, FileSystem::Ext4, kind)));
+    exact.chain([on(Hook::Auto, FileSystem::Ext4, Kind::Chosen)]).chain(slow)
+}
+
+/// Returns what one kernel has to run: all that its hooks allow.
+pub fn planned(kernel: &Kernel) -> Vec<Case> {
+    let has = |hook| hook != Hook::Fentry || kernel.has_fentry();
+    all().filter(|case| has(case.hook)).collect()
+}
+
+/// How a case went.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    pub case: Case,
+    pub seconds: f64,
+    /// Figures if it passed, else what failed.
+    pub result: Result<String, String>,
+}
+
+impl Report {
+    /// Returns the line for the console.
+    pub fn line(&self) -> String {
+        let (passed, detail) = match &self.result {
+            Ok(detail) => (true, detail),
+            Err(detail) => (false, detail),
+        };
+        let report = json!({
+            "case": self.case.to_string(), "passed": passed, "seconds": self.seconds, "detail": detail,
+        });
+        format!("{REPORT}{report}")
+    }
+
+    /// Reads a line of the console, if it is a whole report.
+    pub fn parse(line: &str) -> Option<Self> {
+        let (_, report) = line.split_once(REPORT)?;
+        let report: Value = serde_json::from_str(report).ok()?;
+        let detail = report["detail"].as_str()?.to_owned();
+        Some(Self {
+            case: report["case"].as_str()?.parse().ok()?,
+            seconds: report["seconds"].as_f64()?,
+            result: if report["passed"].as_bool()? { Ok(detail) } else { Err(detail) },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::Architecture;
+
+    fn kernel(name: &str, architecture: Architecture) -> Kernel {
+        Kernel { name: name.to_owned(), architecture, directory: "linux".into() }
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for case in all() {
+            assert_eq!(case.to_string().parse::<Case>().unwrap(), case);
+        }
+        assert!("fentry::btrfs::exact".parse::<Case>().is_err());
+    }
+
+    #[test]
+    fn every_hook_meets_every_file_system() {
+        let cases = [
+            ("5.10", Architecture::Amd64, 9, "both hooks"),
+            ("6.1", Architecture::Arm64, 5, "tracepoints only"),
+            ("6.12", Architecture::Arm64, 9, "there, too"),
+        ];
+        for (name, architecture, expected, why) in cases {
+            assert_eq!(planned(&kernel(name, architecture)).len(), expected, "{name}: {why}");
+        }
+    }
+
+    #[test]
+    fn reports_are_read_back_whole_or_not_at_all() {
+        let case = all().next().unwrap();
+        for result in [Ok("kernel 1 = etcd 1".to_owned()), Err("two\nlines \"quoted\"".to_owned())] {
+            let report = Report { case, seconds: 1.5, result };
+            let line = report.line();
+            assert_eq!(Report::parse(&line).as_ref(), Some(&report));
+            assert_eq!(Report::parse(&format!("[    1.0] {line}")).as_ref(), Some(&report), "after a time");
+            assert_eq!(Report::parse(&line[..line.len() - 1]), None, "cut short");
+        }
+    }
+}

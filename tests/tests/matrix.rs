@@ -1,0 +1,147 @@
+//! Every kernel, hook and file system: what virtual machines report of the cases that they ran, as tests.
+//!
+//! They are planned from the kernels that setup has fetched, so that a machine that dies fails all of its cases.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::thread;
+
+use anyhow::{Context, bail};
+use libtest_mimic::{Arguments, Failed, Trial};
+use probe_tests::needs::{self, Need};
+use probe_tests::probe;
+use probe_tests::vm::case::{self, Case, Report};
+use probe_tests::vm::{self, Architecture, Kernel, Outcome, Programs, kernels};
+
+/// Machines at a time: each is emulated by one thread.
+const MACHINES: usize = 2;
+
+/// A kernel and what is asked of it.
+struct Plan {
+    kernel: Kernel,
+    cases: Vec<Case>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let plans = match plan(&arguments) {
+        Ok(plans) => plans,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcomes = if arguments.list { Vec::new() } else { run_all(&plans) };
+    let mut trials = Vec::new();
+    for (index, Plan { kernel, cases }) in plans.iter().enumerate() {
+        for case in cases {
+            let result = outcomes.get(index).map_or(Ok(()), |outcome| result_of(outcome, case));
+            trials.push(Trial::test(name(kernel, case), move || result));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Returns what the command line asks for.
+fn plan(arguments: &Arguments) -> anyhow::Result<Vec<Plan>> {
+    let mut plans = Vec::new();
+    for kernel in kernels::recorded()? {
+        let mut cases = case::planned(&kernel);
+        cases.retain(|case| !arguments.is_filtered_out(&Trial::test(name(&kernel, case), || Ok(()))));
+        if !cases.is_empty() {
+            plans.push(Plan { kernel, cases });
+        }
+    }
+    if !arguments.list && !plans.is_empty() {
+        let missing = needs::missing(&[
+            Need::Tool("qemu-system-x86_64", "qemu-system-x86"),
+            Need::Tool("qemu-system-aarch64", "qemu-system-arm"),
+            Need::Tool("mkfs.ext4", "e2fsprogs"),
+            Need::Tool("mkfs.xfs", "xfsprogs"),
+            Need::Tool("readelf", "binutils"),
+        ]);
+        if !missing.is_empty() {
+            bail!("cannot boot virtual machines:\n  {}", missing.join("\n  "));
+        }
+    }
+    Ok(plans)
+}
+
+fn name(kernel: &Kernel, case: &Case) -> String {
+    format!("{}::{case}", kernel.label())
+}
+
+/// Boots the kernels, some at a time, and prints what they report as it comes.
+fn run_all(plans: &[Plan]) -> Vec<Outcome> {
+    // The slowest first, so that no machine runs alone at the end for long.
+    let mut order: Vec<usize> = (0..plans.len()).collect();
+    order.sort_by_key(|index| plans[*index].kernel.architecture == Architecture::Amd64);
+    let queue = Mutex::new(order.into_iter());
+    let outcomes: Vec<_> = plans.iter().map(|_| Mutex::new(Outcome::default())).collect();
+    thread::scope(|scope| {
+        for _ in 0..MACHINES {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().expect("nobody panics with the lock").next();
+                    let Some(index) = next else { return };
+                    let outcome = run(&plans[index]);
+                    *outcomes[index].lock().expect("nobody panics with the lock") = outcome;
+                }
+            });
+        }
+    });
+    outcomes.into_iter().map(|outcome| outcome.into_inner().expect("nobody panics with the lock")).collect()
+}
+
+fn run(Plan { kernel, cases }: &Plan) -> Outcome {
+    let programs = match programs(kernel.architecture) {
+        Ok(programs) => programs,
+        Err(error) => return Outcome { broke: Some(format!("{error:#}")), ..Outcome::default() },
+    };
+    let tell = |report: &Report| {
+        let (Ok(detail) | Err(detail)) = &report.result;
+        println!("{}: {:.1} s: {detail}", name(kernel, &report.case), report.seconds);
+    };
+    let outcome = vm::run(kernel, &programs, cases, &tell);
+    println!("{}: {} cases in {:.0} s", kernel.label(), cases.len(), outcome.took.as_secs_f64());
+    if outcome.retried {
+        println!(
+            "{}: booted twice: it died once while the kernel patched its own text (int3)",
+            kernel.label()
+        );
+    }
+    outcome
+}
+
+/// Returns what a machine of this architecture runs.
+fn programs(architecture: Architecture) -> anyhow::Result<Programs> {
+    let etcd = kernels::etcd_for(architecture)?;
+    let native = PathBuf::from(env!("CARGO_BIN_EXE_guest"));
+    let own = if cfg!(target_arch = "aarch64") { Architecture::Arm64 } else { Architecture::Amd64 };
+    if architecture == own {
+        return Ok(Programs { guest: native, probe: probe::binary()?, etcd });
+    }
+    if architecture == Architecture::Amd64 {
+        bail!("cannot build for x86-64 on this machine; run the tests on one");
+    }
+    let built =
+        Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/aarch64-unknown-linux-gnu/release");
+    let there = |name: &str| {
+        let path = built.join(name);
+        let found = path.is_file().then_some(path.clone());
+        found.with_context(|| {
+            format!("cannot find {}; `cargo xtask build --aarch64` makes it", path.display())
+        })
+    };
+    Ok(Programs { guest: there("guest")?, probe: there("etcd-disk-probe")?, etcd })
+}
+
+fn result_of(outcome: &Outcome, case: &Case) -> Result<(), Failed> {
+    match (outcome.report(case), &outcome.broke) {
+        (Some(Report { result: Ok(_), .. }), _) => Ok(()),
+        (Some(Report { result: Err(detail), .. }), _) => Err(detail.as_str().into()),
+        (None, Some(why)) => Err(why.as_str().into()),
+        (None, None) => Err("the machine said nothing of this case".into()),
+    }
+}
