@@ -25,6 +25,20 @@ pub enum Page {
     New,
 }
 
+/// Returns what a meta page of these flags, magic number and page size begins with.
+fn head(flags: u16, magic: u32, page_bytes: u32) -> [u8; HEAD_BYTES] {
+    let mut head = [0; HEAD_BYTES];
+    head[8..10].copy_from_slice(&flags.to_le_bytes());
+    head[16..20].copy_from_slice(&magic.to_le_bytes());
+    head[24..28].copy_from_slice(&page_bytes.to_le_bytes());
+    head
+}
+
+/// Returns what bbolt's meta page begins with, for whoever plays bbolt.
+pub fn meta_head(page_bytes: u32) -> [u8; HEAD_BYTES] {
+    head(META_FLAG, MAGIC, page_bytes)
+}
+
 /// Returns whether a write may hold a meta page, so that its first bytes are worth reading.
 ///
 /// Pages 0 and 1 are the meta pages, so the offset is 0 or the length.
@@ -113,14 +127,6 @@ mod tests {
     use super::*;
 
     const PAGE: u64 = 4096;
-
-    fn head(flags: u16, magic: u32, page_bytes: u32) -> [u8; HEAD_BYTES] {
-        let mut head = [0; HEAD_BYTES];
-        head[8..10].copy_from_slice(&flags.to_le_bytes());
-        head[16..20].copy_from_slice(&magic.to_le_bytes());
-        head[24..28].copy_from_slice(&page_bytes.to_le_bytes());
-        head
-    }
 
     #[test]
     fn pages_are_told_by_their_content() {

@@ -35,9 +35,11 @@ pub struct Offsets {
     pub inode_sb: u32,
     /// `super_block.s_dev`
     pub sb_dev: u32,
+    /// Where `pt_regs` keeps the first four arguments of a system call; other registers on other machines
+    pub regs_arguments: [u32; 4],
 }
 
-const _: () = assert!(size_of::<Offsets>() == 4 * 14, "no padding allowed");
+const _: () = assert!(size_of::<Offsets>() == 4 * 18, "no padding allowed");
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, `Copy` and only `u32` fields: no padding, and every bit pattern is valid.

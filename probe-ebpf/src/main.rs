@@ -1,13 +1,14 @@
 //! The kernel programs: they time etcd's operations on its files and count, nothing else.
 //!
 //! Every program does constant work and sends no event per call. What each file does, in the order of a system call:
-//! `tracepoint` is entered, `target` tells whether the caller is an etcd, `file` what the descriptor is, `operation`
+//! `fentry` or `tracepoint` is entered, `target` tells whether the caller is an etcd, `file` what the descriptor is, `operation`
 //! remembers and measures, `record` counts.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "the bpf target has no `AtomicU64::fetch_add`; see `maps::atomic_add`")]
 
+mod fentry;
 mod file;
 mod maps;
 mod operation;

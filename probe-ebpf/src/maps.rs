@@ -41,6 +41,7 @@ pub static OFFSETS: Offsets = Offsets {
     inode_number: 0,
     inode_sb: 0,
     sb_dev: 0,
+    regs_arguments: [0; 4],
 };
 
 /// Names of the processes to measure.
@@ -108,9 +109,9 @@ const _: () = assert!(size_of::<Record>() == 24, "no padding allowed");
 /// Reads one offset; the verifier knows its value, since the daemon freezes what it sets.
 #[macro_export]
 macro_rules! offset {
-    ($field:ident) => {
+    ($field:ident $([$index:literal])?) => {
         // SAFETY: a field of a static; volatile, because the daemon sets it after the compiler has seen zero.
-        (unsafe { core::ptr::read_volatile(&raw const $crate::maps::OFFSETS.$field) }) as usize
+        (unsafe { core::ptr::read_volatile(&raw const $crate::maps::OFFSETS.$field $([$index])?) }) as usize
     };
 }
 

@@ -21,7 +21,7 @@ fn word(ctx: &TracePointContext, index: usize) -> u64 {
 
 /// Declares both hooks of one system call; `$buffer`, `$bytes` and `$offset` are the positions of its arguments.
 macro_rules! hooks {
-    ($op:expr, $enter:ident, $exit:ident $(, $buffer:literal, $bytes:literal $(, $offset:literal)?)?) => {
+    ($op:expr, $enter:ident, $exit:ident $(, $buffer:literal, $bytes:literal, $offset:literal)?) => {
         #[tracepoint]
         pub fn $enter(ctx: TracePointContext) -> u32 {
             #[allow(unused_mut, reason = "most system calls have only a descriptor that matters")]
@@ -29,7 +29,7 @@ macro_rules! hooks {
             $(
                 arguments.buffer = word(&ctx, $buffer);
                 arguments.bytes = word(&ctx, $bytes);
-                $(arguments.offset = word(&ctx, $offset);)?
+                arguments.offset = word(&ctx, $offset);
             )?
             enter(&ctx, $op, arguments);
             0

@@ -4,6 +4,8 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::kernel::HookChoice;
+
 /// Tells with numbers whether etcd's disk is slow: times every sync in the kernel and reconciles it with etcd's own
 /// metrics.
 ///
@@ -100,6 +102,10 @@ pub struct Options {
     /// The time that a verdict looks back.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_WINDOW", value_parser = duration, default_value = "60s")]
     pub window: Duration,
+    /// How the kernel programs are called: fentry costs nobody but etcd anything, tracepoint works on every kernel. auto
+    /// takes the first that passes a self-test.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_HOOK", value_enum, default_value_t = HookChoice::Auto)]
+    pub hook: HookChoice,
     /// Processes that can be measured at once; each takes 140 KiB of kernel memory.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_MAX_MEMBERS", default_value_t = 16,
         value_parser = clap::value_parser!(u32).range(1..=1024))]

@@ -18,10 +18,10 @@ use tracing::info;
 use crate::{
     config::{Config, Options, Output, Task},
     doctor,
-    kernel::{Fault, Kernel, KernelConfig},
+    kernel::{self, Fault, KernelConfig},
     members::{Endpoint, Overrides},
     monitor::{Monitor, Settings, Shared, lock, scrape_all},
-    report,
+    privileges, report,
     server::{self, Served},
 };
 
@@ -95,9 +95,13 @@ async fn check(
         () = scan_forever(&monitor) => {}
         () = scrape_forever(&monitor, options.scrape_interval.min(CHECK_SCRAPES_EVERY)) => {}
     }
-    // One more, so that the report ends now.
+    // One more of each, so that the report ends now.
     scrape_all(&monitor).await;
-    let report = report::report(&lock(&monitor), options);
+    let report = {
+        let mut monitor = lock(&monitor);
+        monitor.test_eyesight(Duration::ZERO);
+        report::report(&monitor, options)
+    };
     let text = match output {
         Output::Text => report::render(&report),
         Output::Json => serde_json::to_string_pretty(&report).context("cannot encode the report")? + "\n",
@@ -120,20 +124,23 @@ async fn examine(options: &Options, output: Output) -> anyhow::Result<u8> {
 
 /// Attaches, and looks for members once.
 fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::Result<Shared> {
-    let kernel = Kernel::attach(&KernelConfig {
+    let config = KernelConfig {
         process_names: options.process_name.clone(),
         max_targets: options.max_members,
         log: options.kernel_log,
         recording: false,
         fault,
-    })
-    .context("cannot start the kernel probe")?;
+    };
+    let mut kernel = kernel::start(options.hook, &config).context("cannot start the kernel probe")?;
+    info!(hook = kernel.hook().as_str(), "self-test passed");
+    let entrance = privileges::drop_to_readers(&mut kernel).context("cannot go on with fewer privileges")?;
     let mut monitor = Monitor::new(
         kernel,
         Settings {
             process_names: options.process_name.clone(),
             overrides: overrides(options)?,
             command_timeout: options.command_timeout,
+            entrance,
             window,
         },
     );

@@ -2,10 +2,14 @@
 //!
 //! [`Kernel::attach`] loads and attaches; from then on the counts are read from memory that we share with the kernel.
 
-mod attach;
+mod hook;
+mod load;
 mod mapped;
 mod offsets;
 mod reclaim;
+mod self_test;
+mod start;
+mod tracefs;
 
 use std::{fs, os::fd::RawFd};
 
@@ -23,9 +27,13 @@ use probe_ebpf::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-pub use attach::{Fault, KernelConfig};
+pub use hook::Hook;
+pub use load::{Fault, KernelConfig};
 use mapped::Mapped;
 pub use reclaim::NS_PER_TICK;
+use self_test::Rehearsal;
+pub use self_test::SelfTestError;
+pub use start::{HookChoice, StartError, start};
 
 use crate::latency::Latencies;
 
@@ -62,14 +70,30 @@ pub enum KernelError {
     Verify(String, #[source] ProgramError),
     #[error("cannot find program `{0}` in the object; build with `cargo xtask build`")]
     NoProgram(String),
-    #[error("cannot attach to tracepoint `syscalls:{0}`; this needs CAP_PERFMON and CONFIG_FTRACE_SYSCALLS")]
-    Attach(String, #[source] ProgramError),
+    #[error("cannot find the function `{0}` in this kernel's BTF; take another --hook")]
+    NoFunction(String),
+    #[error("cannot attach the {hook} hook to `{place}`")]
+    Attach { hook: &'static str, place: String, source: ProgramError },
     #[error("cannot find tracefs; mount it with `mount -t tracefs tracefs /sys/kernel/tracing`")]
     NoTracefs(#[source] rustix::io::Errno),
     #[error("cannot open map `{0}`")]
     Map(&'static str, #[source] MapError),
     #[error("cannot map `{0}` into memory")]
     Memory(&'static str, #[source] std::io::Error),
+}
+
+impl KernelError {
+    /// Returns whether another kind of hook may do better.
+    fn is_of_the_hook(&self) -> bool {
+        matches!(
+            self,
+            Self::Verify(..)
+                | Self::NoFunction(_)
+                | Self::Attach { .. }
+                | Self::NoTracefs(_)
+                | Self::NoField("trace_entry", _)
+        )
+    }
 }
 
 /// The attached programs and their state. Dropping it detaches them.
@@ -90,6 +114,9 @@ pub struct Kernel {
     attached_boottime_ns: u64,
     /// Descriptors of the programs, open for as long as `ebpf` is.
     programs: Vec<RawFd>,
+    hook: Hook,
+    /// The files of the self-test, once there was one.
+    rehearsal: Option<Rehearsal>,
     /// Keeps the programs attached.
     ebpf: Ebpf,
 }
@@ -118,26 +145,26 @@ impl Kernel {
     ///
     /// # Errors
     /// Names what this kernel or these privileges do not allow; then nothing is left attached.
-    pub fn attach(config: &KernelConfig) -> Result<Self, KernelError> {
-        if !attach::in_initial_pid_namespace() {
+    pub fn attach(hook: Hook, config: &KernelConfig) -> Result<Self, KernelError> {
+        if !load::in_initial_pid_namespace() {
             return Err(KernelError::PidNamespace);
         }
-        let mut ebpf = attach::load(config)?;
+        let mut ebpf = load::load(hook, config)?;
         let logger = if config.log { EbpfLogger::init(&mut ebpf).ok() } else { None };
         let mut free_targets =
             Stack::try_from(take(&mut ebpf, "FREE_TARGETS")?).map_err(in_map("FREE_TARGETS"))?;
         let mut free_threads =
             Stack::try_from(take(&mut ebpf, "FREE_THREADS")?).map_err(in_map("FREE_THREADS"))?;
         // The top of a stack comes first; low numbers are easier to read in a log.
-        for index in (0..config.max_targets).rev() {
+        for index in (0..config.places()).rev() {
             free_targets.push(index, 0).map_err(in_map("FREE_TARGETS"))?;
         }
         for index in (0..THREADS).rev() {
             free_threads.push(index, 0).map_err(in_map("FREE_THREADS"))?;
         }
         let kernel = Self {
-            targets: mapped(&mut ebpf, "TARGET_STATE", config.max_targets)?,
-            histograms: mapped(&mut ebpf, "HISTOGRAMS", config.max_targets * SERIES)?,
+            targets: mapped(&mut ebpf, "TARGET_STATE", config.places())?,
+            histograms: mapped(&mut ebpf, "HISTOGRAMS", config.places() * SERIES)?,
             threads: mapped(&mut ebpf, "THREAD_STATE", THREADS)?,
             misses: mapped(&mut ebpf, "MISSES", MISSES)?,
             errors: hash(&mut ebpf, "ERRORS")?,
@@ -151,20 +178,22 @@ impl Kernel {
             records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(in_map("RECORDS"))?,
             logger,
             attached_boottime_ns: 0,
-            programs: attach::descriptors(&ebpf),
+            programs: load::descriptors(&ebpf),
+            hook,
+            rehearsal: None,
             ebpf,
         };
         // Attaching comes last: the first event already finds everything in place.
         Ok(Self {
-            ebpf: attach::attach(kernel.ebpf)?,
+            ebpf: hook.attach(kernel.ebpf)?,
             attached_boottime_ns: now_ns(ClockId::Boottime),
             ..kernel
         })
     }
 
-    /// Returns how the programs are attached: the label of `hook_info`.
-    pub fn hook(&self) -> &'static str {
-        "tracepoint"
+    /// Returns how the programs are attached.
+    pub fn hook(&self) -> Hook {
+        self.hook
     }
 
     /// Returns whether a process that started then (ns since boot) was measured from its first system call.
@@ -245,6 +274,12 @@ impl Kernel {
         }
         let count = self.pids.keys().filter_map(Result::ok).count() as u64;
         self.pid_count.set(0, count, 0).map_err(in_map("PID_COUNT"))
+    }
+
+    /// Returns whether maps can be read and changed, as they have to be while members come and go.
+    pub fn maps_answer(&mut self) -> bool {
+        let count = self.pid_count.get(&0, 0);
+        count.is_ok_and(|count| self.pid_count.set(0, count, 0).is_ok())
     }
 
     /// Returns the latencies that came since the last call, if recording is on.

@@ -263,6 +263,13 @@ impl Snapshot {
         let mut family =
             out.encode_descriptor("hook", "How the programs are attached.", None, MetricType::Info)?;
         family.encode_info(&[("hook", self.hook)])?;
+        let mut family = out.encode_descriptor(
+            "self_test_success",
+            "1 if the probe's own events, played every few seconds, all arrived through the hook; 0: it is blind.",
+            None,
+            MetricType::Gauge,
+        )?;
+        family.encode_gauge(&f64::from(u8::from(self.self_test_passed)))?;
         let mut family = out.encode_descriptor("build", "The probe that runs.", None, MetricType::Info)?;
         family.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
     }
@@ -344,6 +351,7 @@ mod tests {
         let errors = BTreeMap::from([("ENOSPC", 2)]);
         Snapshot {
             hook: "tracepoint",
+            self_test_passed: true,
             misses: vec![("unknown_file", 4)],
             members: vec![MemberSnapshot {
                 name: "a \"quoted\" name".to_owned(),

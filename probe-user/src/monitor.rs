@@ -2,6 +2,7 @@
 //!
 //! [`Monitor`] is the state; `scrape` asks etcds; `window` remembers what the verdict looks back on.
 
+mod eyesight;
 pub mod mount;
 mod scrape;
 mod tracked;
@@ -17,6 +18,7 @@ use std::{
 use probe_ebpf::series::{BACKEND_COMMIT, WAL_FSYNC};
 use tracing::{info, warn};
 
+use eyesight::Eyesight;
 pub use scrape::{is_from, scrape_all};
 pub use tracked::{LastScrape, Metric, Tracked};
 pub use window::Window;
@@ -25,6 +27,7 @@ use crate::{
     crosscheck::Birth,
     kernel::{Kernel, NS_PER_TICK, Process},
     members::{Member, Overrides, ProcessId, Scanner},
+    privileges::Entrance,
 };
 
 /// How long the series of a member that is gone stay, so that its last counts are scraped.
@@ -32,6 +35,9 @@ const KEPT: Duration = Duration::from_mins(15);
 
 /// How often threads that ended in living processes are looked for; Go seldom ends one.
 const THREADS_EVERY: Duration = Duration::from_secs(10);
+
+/// How long a self-test's answer is good for.
+pub const TESTED_EVERY: Duration = Duration::from_secs(5);
 
 /// What tells one member from another over restarts: etcd's name and its data directory.
 pub type MemberKey = (String, PathBuf);
@@ -42,6 +48,7 @@ pub struct Settings {
     pub process_names: Vec<String>,
     pub overrides: Overrides,
     pub command_timeout: Duration,
+    pub entrance: Entrance,
     pub window: Duration,
 }
 
@@ -49,6 +56,7 @@ pub struct Settings {
 pub struct Monitor {
     pub settings: Settings,
     kernel: Kernel,
+    eyesight: Eyesight,
     scanner: Scanner,
     members: BTreeMap<MemberKey, Tracked>,
     /// Processes that could not be examined, so that each is reported once.
@@ -67,10 +75,12 @@ pub fn lock(shared: &Shared) -> MutexGuard<'_, Monitor> {
 }
 
 impl Monitor {
+    /// Takes a kernel side that has just passed its self-test.
     pub fn new(kernel: Kernel, settings: Settings) -> Self {
         Self {
             settings,
             kernel,
+            eyesight: Eyesight::proven_now(),
             scanner: Scanner::default(),
             members: BTreeMap::new(),
             unreadable: BTreeMap::new(),
@@ -99,9 +109,20 @@ impl Monitor {
         self.unreadable_total
     }
 
+    /// Tests whether the programs see what happens, if the last test is older than this.
+    pub fn test_eyesight(&mut self, at_most: Duration) {
+        self.eyesight.test(&mut self.kernel, at_most);
+    }
+
+    /// Returns why the last self-test failed, if it did.
+    pub fn blindness(&self) -> Option<&str> {
+        self.eyesight.failure()
+    }
+
     /// Looks for members that came and went. Called each second.
     pub fn scan(&mut self) {
         self.kernel.flush_log();
+        self.test_eyesight(TESTED_EVERY);
         self.retire_dead();
         let scan = self.scanner.scan(&self.settings.overrides, &self.settings.process_names);
         let mut unreadable = BTreeMap::new();
@@ -149,7 +170,7 @@ impl Monitor {
             {
                 warn!(member = member.name, %error, "member is not measured");
             }
-            tracked.begin(&member, birth, self.settings.command_timeout);
+            tracked.begin(&member, birth, &self.settings);
         }
         tracked.describe(member, process);
     }

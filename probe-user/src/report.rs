@@ -23,6 +23,8 @@ const STALL_LIMIT_S: f64 = 1.0;
 pub struct Report {
     pub schema: u32,
     pub hook: &'static str,
+    /// Why the last self-test failed; none if it passed.
+    pub self_test_failure: Option<String>,
     pub members: Vec<MemberReport>,
     /// How often the kernel did not run one of our programs; also among the misses.
     #[serde(skip)]
@@ -105,7 +107,8 @@ pub fn report(monitor: &Monitor, options: &Options) -> Report {
     Report {
         schema: 1,
         skipped_runs,
-        hook: monitor.kernel().hook(),
+        hook: monitor.kernel().hook().as_str(),
+        self_test_failure: monitor.blindness().map(str::to_owned),
         members: monitor.members().map(|tracked| member(monitor, tracked, options)).collect(),
         misses: misses.into_iter().chain([skipped]).filter(|(_, count)| *count > 0).collect(),
     }
@@ -128,6 +131,7 @@ pub fn judgement(monitor: &Monitor, tracked: &Tracked, options: &Options) -> Jud
         }
     });
     judge(&Evidence {
+        blindness: monitor.blindness(),
         scraped: scraped(tracked),
         fsync_disabled: tracked.member().settings.unsafe_no_fsync,
         in_flight_s,

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use crate::{
     config::Options,
     metrics::{self, Format, Snapshot},
-    monitor::{Shared, lock},
+    monitor::{Shared, TESTED_EVERY, lock},
     report::{self, Report},
 };
 
@@ -70,9 +70,14 @@ async fn healthy() -> &'static str {
     "healthy\n"
 }
 
-/// Attached, and every member that can be cross-checked agrees.
+/// Attached, the self-test passed within the last seconds, and every member that can be cross-checked agrees.
 async fn ready(State(served): State<Served>) -> Response {
-    match not_ready(&report::report(&lock(&served.monitor), &served.options)) {
+    let report = {
+        let mut monitor = lock(&served.monitor);
+        monitor.test_eyesight(TESTED_EVERY);
+        report::report(&monitor, &served.options)
+    };
+    match not_ready(&report) {
         None => "ready\n".into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }
@@ -81,6 +86,11 @@ async fn ready(State(served): State<Served>) -> Response {
 /// Returns why the probe's figures cannot be trusted, if so. An etcd that cannot be scraped is no fault of the probe's,
 /// and an event that the kernel is known to have skipped is a counted miss.
 fn not_ready(report: &Report) -> Option<String> {
+    let blindness = report.self_test_failure.clone();
+    blindness.or_else(|| disagreement(report))
+}
+
+fn disagreement(report: &Report) -> Option<String> {
     report.members.iter().find_map(|member| {
         let differs = |difference: i64| difference.unsigned_abs() > report.skipped_runs;
         let disagreeing = member.figures.iter().find(|figure| differs(figure.crosscheck.difference));

@@ -93,6 +93,8 @@ pub struct Figure<'a> {
 /// All that the verdict rests on.
 #[derive(Clone, Debug)]
 pub struct Evidence<'a> {
+    /// Why the probe's self-test failed, if it did.
+    pub blindness: Option<&'a str>,
     pub scraped: Scraped,
     pub fsync_disabled: bool,
     pub in_flight_s: f64,
@@ -118,7 +120,10 @@ const CLEARLY_ALIVE: u64 = 5;
 /// Judges a window.
 pub fn judge(evidence: &Evidence) -> Judgement {
     let stalled = evidence.in_flight_s > evidence.stall_limit_s;
-    let (verdict, reason) = if stalled {
+    let (verdict, reason) = if let Some(failure) = evidence.blindness {
+        // First of all: an operation whose end was not seen seems to be in flight for ever.
+        (Verdict::Blind, failure.to_owned())
+    } else if stalled {
         (Verdict::Stalled, format!("an operation has been in flight for {}", time(evidence.in_flight_s)))
     } else if let Some(reason) = blindness(evidence) {
         reason
@@ -225,12 +230,18 @@ mod tests {
         let few = latencies(1_000_000, 3);
         let few_slow = latencies(40_000_000, 20);
         let none = latencies(0, 0);
-        let cases: [(&Latencies, Change, Verdict, &str); 13] = [
+        let cases: [(&Latencies, Change, Verdict, &str); 14] = [
             (&fast, |_| {}, Verdict::Healthy, "fast and exact"),
             (&slow, |_| {}, Verdict::Unattributed, "slow in the kernel"),
             (&few, |_| {}, Verdict::TooFewSamples, "three syncs say nothing"),
             (&few_slow, |_| {}, Verdict::Unattributed, "twenty slow ones do"),
             (&fast, |e| e.in_flight_s = 2.0, Verdict::Stalled, "one hangs while the others were fast"),
+            (
+                &fast,
+                |e| (e.blindness, e.in_flight_s) = (Some("no event arrived"), 9.0),
+                Verdict::Blind,
+                "a hook is gone, and with it the end of an operation",
+            ),
             (&fast, |e| e.scraped = Scraped::Failed("refused".into()), Verdict::Blind, "not cross-checked"),
             (
                 &fast,
@@ -263,6 +274,7 @@ mod tests {
         for (wal, change, expected, why) in cases {
             let figures = [figure("WAL fsync", 0.010, wal), figure("backend commit", 0.025, &fast)];
             let mut evidence = Evidence {
+                blindness: None,
                 scraped: Scraped::Yes,
                 fsync_disabled: false,
                 in_flight_s: 0.0,

@@ -31,3 +31,5 @@ pub mod programs;
 pub mod server;
 
 pub mod crosscheck;
+
+pub mod blinding;

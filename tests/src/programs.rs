@@ -8,7 +8,12 @@ use anyhow::Context;
 
 /// Returns the ids of the kernel programs that a process holds open.
 pub fn of(pid: u32) -> BTreeSet<u32> {
-    held_by(Path::new(&format!("/proc/{pid}/fdinfo")))
+    held_by(Path::new(&format!("/proc/{pid}/fdinfo")), "prog_id:")
+}
+
+/// Returns the ids of the kernel maps that a process holds open.
+pub fn maps_of(pid: u32) -> BTreeSet<u32> {
+    held_by(Path::new(&format!("/proc/{pid}/fdinfo")), "map_id:")
 }
 
 /// Returns the ids of all programs in the kernel.
@@ -21,19 +26,20 @@ pub fn loaded() -> anyhow::Result<BTreeSet<u32>> {
 pub fn orphans() -> anyhow::Result<BTreeSet<u32>> {
     let loaded = loaded()?;
     let processes = fs::read_dir("/proc").context("cannot list processes")?.flatten();
-    let held: BTreeSet<u32> = processes.flat_map(|process| held_by(&process.path().join("fdinfo"))).collect();
+    let held: BTreeSet<u32> =
+        processes.flat_map(|process| held_by(&process.path().join("fdinfo"), "prog_id:")).collect();
     Ok(loaded.difference(&held).copied().collect())
 }
 
 /// A process that ends meanwhile holds nothing.
-fn held_by(fdinfo: &Path) -> BTreeSet<u32> {
+fn held_by(fdinfo: &Path, field: &str) -> BTreeSet<u32> {
     let files = fs::read_dir(fdinfo).into_iter().flatten().flatten();
     let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
-    texts.filter_map(|text| id_in(&text)).collect()
+    texts.filter_map(|text| id_in(&text, field)).collect()
 }
 
-fn id_in(fdinfo: &str) -> Option<u32> {
-    fdinfo.lines().find_map(|line| line.strip_prefix("prog_id:"))?.trim().parse().ok()
+fn id_in(fdinfo: &str, field: &str) -> Option<u32> {
+    fdinfo.lines().find_map(|line| line.strip_prefix(field))?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -48,7 +54,7 @@ mod tests {
             ("pos:\t0\nflags:\t02\n", None, "a file"),
         ];
         for (fdinfo, expected, why) in cases {
-            assert_eq!(id_in(fdinfo), expected, "{why}");
+            assert_eq!(id_in(fdinfo, "prog_id:"), expected, "{why}");
         }
     }
 }

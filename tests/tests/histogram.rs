@@ -12,7 +12,7 @@ use probe_ebpf::{
 };
 use probe_tests::needs::{self, Need};
 use probe_tests::scratch::{Scratch, Tmpfs};
-use probe_user::kernel::{Kernel, KernelConfig, monotonic_ns};
+use probe_user::kernel::{Hook, Kernel, KernelConfig, monotonic_ns};
 use probe_user::latency::{Latencies, seconds};
 
 /// Attaches for threads of this name only, with every latency in the debugging ring.
@@ -20,7 +20,7 @@ fn attach(name: &str) -> Kernel {
     let names = vec![name.to_owned()];
     let config =
         KernelConfig { process_names: names, max_targets: 4, log: false, recording: true, fault: None };
-    Kernel::attach(&config).unwrap()
+    Kernel::attach(Hook::Tracepoint, &config).unwrap()
 }
 
 /// Runs on a thread of that name, as one of etcd's, whose files are in a directory of their own.

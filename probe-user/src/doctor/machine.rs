@@ -2,7 +2,7 @@
 
 use procfs::KernelVersion;
 
-use super::{Finding, State};
+use super::{Finding, State, trial::Refusal};
 use crate::host::{Btf, Capability, Cgroups, Host, Lockdown, Memlock, Need, Purpose, Tracefs, needed};
 
 const KERNEL: &str = "kernel";
@@ -17,13 +17,13 @@ const PARANOID_OF_MAINLINE: i64 = 2;
 /// What `--max-members` asks of locked memory by default (2.4 MiB), doubled: others of this user lock some, too.
 const LOCKED_BYTES: u64 = 5 << 20;
 
-/// Returns the lines about the kernel; `hook` is the one that can be used, if one can.
-pub fn kernel(host: &Host, hook: Option<&str>) -> Vec<Finding> {
+/// Returns the lines about the kernel; `works` tells whether a hook does.
+pub fn kernel(host: &Host, works: bool) -> Vec<Finding> {
     vec![
         version(host),
         btf(host),
         lockdown(host),
-        tracefs(host, hook),
+        tracefs(host, works),
         ftrace_enabled(host),
         perf_event_paranoid(host),
         unprivileged_bpf(host),
@@ -31,8 +31,8 @@ pub fn kernel(host: &Host, hook: Option<&str>) -> Vec<Finding> {
     ]
 }
 
-/// Returns the lines about this process.
-pub fn privileges(host: &Host) -> Vec<Finding> {
+/// Returns the lines about this process; `drop` is what came of giving up what is not needed after the start.
+pub fn privileges(host: &Host, drop: Option<&Result<(), Refusal>>) -> Vec<Finding> {
     let user = match host.effective_uid {
         Some(0) => Finding::new(PRIVILEGES, "user", State::Ok, "root"),
         Some(uid) => Finding::new(PRIVILEGES, "user", State::Note, format!("{uid}, not root")),
@@ -41,6 +41,11 @@ pub fn privileges(host: &Host) -> Vec<Finding> {
     let mut findings = vec![user, user_namespace(host), pid_namespace(host)];
     findings.extend(needed(host.version).map(|need| capability(host, need)));
     findings.push(memlock(host));
+    if let Some(Err(refusal)) = drop {
+        let finding = Finding::new(PRIVILEGES, "giving them up", State::Failed, &refusal.sentence);
+        findings
+            .push(finding.advice("look for a security module, or a seccomp filter that forbids capset(2)"));
+    }
     findings
 }
 
@@ -84,9 +89,9 @@ fn lockdown(host: &Host) -> Finding {
     }
 }
 
-fn tracefs(host: &Host, hook: Option<&str>) -> Finding {
+fn tracefs(host: &Host, works: bool) -> Finding {
     // Only tracepoints need it.
-    let state = if hook.is_some() { State::Note } else { State::Failed };
+    let state = if works { State::Note } else { State::Failed };
     let finding = |state, detail: &str| Finding::new(KERNEL, "tracefs", state, detail);
     match host.tracefs {
         Tracefs::Readable(at) => finding(State::Ok, at),

@@ -7,7 +7,8 @@ use super::{Diagnosis, Finding};
 /// Renders a diagnosis for a terminal.
 pub fn render(diagnosis: &Diagnosis) -> String {
     let mut out = match diagnosis.hook {
-        Some(hook) => format!("FIT  by the {hook} hook\n"),
+        Some(hook) if diagnosis.fit => format!("FIT  by the {hook} hook\n"),
+        Some(_) => "UNFIT  privileges cannot be given up\n".to_owned(),
         None => "UNFIT  no hook can be used\n".to_owned(),
     };
     let width = diagnosis.findings.iter().map(|finding| finding.what.chars().count()).max().unwrap_or(0);

@@ -1,36 +1,76 @@
-//! Tries the hooks for real: attached, and let go at once.
+//! Tries the hooks for real: attached, tested by the probe's own events, and let go.
 
 use crate::{
     config::Options,
     exit,
-    kernel::{Kernel, KernelConfig},
+    kernel::{Hook, HookChoice, Kernel, KernelConfig},
     logging,
+    privileges::{self, Entrance},
 };
 
 /// What came of one kind of hook.
 #[derive(Clone, Debug)]
 pub struct Trial {
-    pub hook: &'static str,
+    pub hook: Hook,
+    /// Whether `--hook` lets the daemon take it.
+    pub allowed: bool,
     pub outcome: Result<(), Refusal>,
 }
 
-/// Why a hook cannot be used.
+/// Why something that the daemon needs cannot be had.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     /// One line.
     pub sentence: String,
-    /// That of a daemon which needs this hook.
+    /// That of the daemon.
     pub exit_code: u8,
 }
 
-/// Tries each kind of hook, the best first. Nothing stays attached.
-pub fn all(options: &Options) -> Vec<Trial> {
+/// What came of everything that takes privilege, and with what the rest goes on.
+#[derive(Debug)]
+pub struct Trials {
+    pub hooks: Vec<Trial>,
+    /// Whether privileges could be given up; `None` if no hook works, and the daemon would not come to it.
+    pub drop: Option<Result<(), Refusal>>,
+    pub entrance: Entrance,
+}
+
+/// Tries each kind of hook, the cheapest first, and then goes on with what the daemon keeps of its privileges. Nothing
+/// stays attached.
+pub fn all(options: &Options) -> Trials {
     let config = KernelConfig {
         process_names: options.process_name.clone(),
         max_targets: options.max_members,
-        ..KernelConfig::default()
+        log: options.kernel_log,
+        recording: false,
+        fault: None,
     };
-    vec![Trial { hook: "tracepoint", outcome: Kernel::attach(&config).map(drop).map_err(refusal) }]
+    let mut working = None;
+    let hooks = Hook::ALL.map(|hook| {
+        let outcome = attach_and_test(hook, &config).map(|kernel| working = Some(kernel));
+        Trial { hook, allowed: is_allowed(hook, options.hook), outcome }
+    });
+    let dropped = working.as_mut().map(privileges::drop_to_readers);
+    let (drop, entrance) = match dropped {
+        Some(Ok(entrance)) => (Some(Ok(())), entrance),
+        Some(Err(error)) => (Some(Err(refusal(error))), Entrance::default()),
+        None => (None, Entrance::default()),
+    };
+    Trials { hooks: hooks.into(), drop, entrance }
+}
+
+fn attach_and_test(hook: Hook, config: &KernelConfig) -> Result<Kernel, Refusal> {
+    let mut kernel = Kernel::attach(hook, config).map_err(refusal)?;
+    kernel.self_test().map_err(refusal)?;
+    Ok(kernel)
+}
+
+fn is_allowed(hook: Hook, choice: HookChoice) -> bool {
+    match choice {
+        HookChoice::Auto => true,
+        HookChoice::Fentry => hook == Hook::Fentry,
+        HookChoice::Tracepoint => hook == Hook::Tracepoint,
+    }
 }
 
 fn refusal(error: impl std::error::Error + Send + Sync + 'static) -> Refusal {

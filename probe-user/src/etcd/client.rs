@@ -23,7 +23,7 @@ use super::{
     error::ScrapeError,
     text::Scrape,
 };
-use crate::members::Endpoint;
+use crate::{members::Endpoint, privileges::Entrance};
 
 /// A hundred times what etcd serves.
 const MAX_BODY_BYTES: usize = 16 << 20;
@@ -38,6 +38,7 @@ pub struct Client {
     /// The one that is asked first: it answered last time, or it is its turn.
     current: usize,
     timeout: Duration,
+    entrance: Entrance,
     connection: Option<Connection>,
     /// A connection in the making that outlived its scrape; no second one is started beside it.
     connecting: Option<Connecting>,
@@ -68,7 +69,21 @@ impl Drop for Connection {
 impl Client {
     /// Makes a client of the endpoints of one etcd; a scrape may take as long as `timeout`.
     pub fn new(endpoints: Vec<Endpoint>, timeout: Duration) -> Self {
-        Self { endpoints, current: 0, timeout, connection: None, connecting: None }
+        Self {
+            endpoints,
+            current: 0,
+            timeout,
+            entrance: Entrance::default(),
+            connection: None,
+            connecting: None,
+        }
+    }
+
+    /// Has connections to other network namespaces made by a thread that may enter them.
+    #[must_use]
+    pub fn through(mut self, entrance: Entrance) -> Self {
+        self.entrance = entrance;
+        self
     }
 
     /// Returns the endpoint that the next scrape asks first: after a success, the one that answered.
@@ -128,7 +143,7 @@ impl Client {
     async fn connect(&mut self, endpoint: &Endpoint) -> Result<Connection, ScrapeError> {
         let connecting = match &mut self.connecting {
             Some(connecting) => connecting,
-            none => none.insert(connect::start(endpoint, self.timeout)?),
+            none => none.insert(connect::start(endpoint, self.timeout, &self.entrance)?),
         };
         let outcome = connecting.await;
         self.connecting = None;

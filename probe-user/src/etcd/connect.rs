@@ -8,7 +8,6 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs},
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -18,10 +17,10 @@ use std::os::fd::AsFd;
 use tokio::sync::oneshot;
 
 use super::{error::ScrapeError, tls};
-use crate::members::{Endpoint, ProcessId, Scheme};
-
-/// Enough for the resolver, and little beside the default of 2 MiB.
-const STACK_BYTES: usize = 512 << 10;
+use crate::{
+    members::{Endpoint, ProcessId, Scheme},
+    privileges::Entrance,
+};
 
 /// A connection, and what TLS on it takes.
 #[derive(Debug)]
@@ -33,17 +32,21 @@ pub(super) struct Connected {
 pub(super) type Connecting = oneshot::Receiver<Result<Connected, ScrapeError>>;
 
 /// Starts to connect.
-pub(super) fn start(endpoint: &Endpoint, timeout: Duration) -> Result<Connecting, ScrapeError> {
+pub(super) fn start(
+    endpoint: &Endpoint,
+    timeout: Duration,
+    entrance: &Entrance,
+) -> Result<Connecting, ScrapeError> {
     let (sender, receiver) = oneshot::channel();
     let endpoint = endpoint.clone();
-    thread::Builder::new()
-        .name("etcd-connect".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            // Nobody waits any more if the client was dropped, and then the connection goes with it.
-            let _ = sender.send(connect(&endpoint, timeout));
-        })
-        .map_err(ScrapeError::Connect)?;
+    // Only what has to enter a namespace gets the right to.
+    let direct = Entrance::default();
+    let entrance = if endpoint.network_of.is_some() { entrance } else { &direct };
+    let connecting = move || {
+        // Nobody waits any more if the client was dropped, and then the connection goes with it.
+        let _ = sender.send(connect(&endpoint, timeout));
+    };
+    entrance.run(connecting).map_err(ScrapeError::Connect)?;
     Ok(receiver)
 }
 

@@ -1,9 +1,11 @@
 //! Looks up where the running kernel keeps what the programs read.
 
+use std::env::consts::ARCH;
+
 use btf_rs::{Backend, Btf, Type};
 use probe_ebpf::layout::Offsets;
 
-use super::KernelError;
+use super::{Hook, KernelError};
 
 /// The running kernel's description of its own types; there since Linux 5.4 with `CONFIG_DEBUG_INFO_BTF`.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -14,16 +16,18 @@ const LONGEST_COMMON_FIELDS: usize = 12;
 /// Structures whose members are followed inwards: unions and structures without a name, as deep as the kernel nests them.
 const DEPTH: usize = 4;
 
-/// Returns the offsets in the running kernel.
+/// Returns the offsets in the running kernel that the programs of one kind of hook need.
 ///
 /// # Errors
 /// If the kernel has no BTF, or its structures are not those that the programs know.
-pub fn running_kernel() -> Result<Offsets, KernelError> {
+pub fn running_kernel(hook: Hook) -> Result<Offsets, KernelError> {
     // Mapped, it is not parsed as a whole, which takes 0.3 s and 20 MiB; sysfs lets it be mapped since Linux 6.16.
     let btf = Btf::from_file_with_backend(VMLINUX, Backend::Mmap)
         .or_else(|_| Btf::from_file(VMLINUX))
         .map_err(|error| KernelError::NoBtf(error.to_string()))?;
-    check_tracepoints(&btf)?;
+    if hook == Hook::Tracepoint {
+        check_tracepoints(&btf)?;
+    }
     let of = |path: &[(&'static str, &'static str)]| offset(&btf, path);
     Ok(Offsets {
         task_files: of(&[("task_struct", "files")])?,
@@ -40,7 +44,20 @@ pub fn running_kernel() -> Result<Offsets, KernelError> {
         inode_number: of(&[("inode", "i_ino")])?,
         inode_sb: of(&[("inode", "i_sb")])?,
         sb_dev: of(&[("super_block", "s_dev")])?,
+        regs_arguments: arguments(&btf)?,
     })
+}
+
+/// Returns where `pt_regs` keeps the first four arguments of a system call on this machine.
+fn arguments(btf: &Btf) -> Result<[u32; 4], KernelError> {
+    let of = |register| offset(btf, &[("pt_regs", register)]);
+    if ARCH == "aarch64" {
+        // `syscall_get_arguments`, arch/arm64/include/asm/syscall.h; the first one survives in `regs[0]` until the exit.
+        let first = of("regs")?;
+        return Ok([first, first + 8, first + 16, first + 24]);
+    }
+    // `SC_X86_64_REGS_TO_ARGS`, arch/x86/include/asm/syscall_wrapper.h
+    Ok([of("di")?, of("si")?, of("dx")?, of("r10")?])
 }
 
 /// Refuses a kernel whose tracepoints begin with longer common fields, as some real-time kernels of vendors may.
@@ -97,9 +114,16 @@ mod tests {
     /// A fact of every 64-bit kernel from 5.10 to 7.2: `struct qstr` is the hash, the length, the pointer.
     #[test]
     fn this_kernel_has_every_field() {
-        let offsets = running_kernel().expect("the tests need a kernel with BTF, 5.10 or later");
+        let offsets =
+            running_kernel(Hook::Tracepoint).expect("the tests need a kernel with BTF, 5.10 or later");
         assert_eq!(offsets.dentry_name, offsets.dentry_hash_len + 8, "{offsets:?}");
         assert_eq!(offsets.fdt_fd, 8, "`max_fds` and padding come first");
+        let [first, second, ..] = offsets.regs_arguments;
+        assert_eq!(
+            first.abs_diff(second),
+            8,
+            "registers are words, and the first two are neighbours: {offsets:?}"
+        );
         assert!(offsets.task_files > 500, "`files` is deep in `task_struct`: {offsets:?}");
     }
 

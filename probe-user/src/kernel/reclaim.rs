@@ -18,12 +18,7 @@ impl Kernel {
     /// # Errors
     /// If the kernel refuses; then the position is lost until the probe is restarted, and can be tried again.
     pub fn release(&mut self, target: u32) -> Result<(), KernelError> {
-        for index in 0..self.threads.length() {
-            let thread = self.threads.read(index);
-            if thread.key.pid_tgid != 0 && thread.target == target {
-                self.release_thread(index, &thread)?;
-            }
-        }
+        self.release_threads(target)?;
         let failed: Vec<ErrorKey> =
             self.errors.keys().filter_map(Result::ok).filter(|key| key.target == target).collect();
         for key in failed {
@@ -37,6 +32,20 @@ impl Kernel {
         }
         self.targets.clear(target);
         self.free_targets.push(target, 0).map_err(in_map("FREE_TARGETS"))
+    }
+
+    /// Gives back the positions of all threads of a target, which have ended.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(super) fn release_threads(&mut self, target: u32) -> Result<(), KernelError> {
+        for index in 0..self.threads.length() {
+            let thread = self.threads.read(index);
+            if thread.key.pid_tgid != 0 && thread.target == target {
+                self.release_thread(index, &thread)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives back the positions of threads that have ended while their process lives on.

@@ -17,6 +17,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub hook: &'static str,
+    pub self_test_passed: bool,
     /// By reason.
     pub misses: Vec<(&'static str, u64)>,
     pub members: Vec<MemberSnapshot>,
@@ -74,7 +75,8 @@ impl Snapshot {
             ("unclaimed_process", monitor.unclaimed()),
         ];
         Self {
-            hook: monitor.kernel().hook(),
+            hook: monitor.kernel().hook().as_str(),
+            self_test_passed: monitor.blindness().is_none(),
             misses: kernel.chain(daemon).collect(),
             members: monitor.members().map(|tracked| MemberSnapshot::of(monitor, tracked, options)).collect(),
         }

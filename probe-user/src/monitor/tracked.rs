@@ -9,7 +9,7 @@ use probe_ebpf::series::{BACKEND_COMMIT, META_COMMIT, OPERATIONS, SERIES, WAL_FS
 
 use tracing::warn;
 
-use super::{mount::Mount, window::Window};
+use super::{Settings, mount::Mount, window::Window};
 use crate::{
     crosscheck::{BOUNDS, Birth, KernelReading, Ledger, Observations},
     etcd::{Client, Scrape},
@@ -109,14 +109,17 @@ impl Tracked {
     }
 
     /// A new life begins.
-    pub(super) fn begin(&mut self, member: &Member, birth: Birth, timeout: Duration) {
+    pub(super) fn begin(&mut self, member: &Member, birth: Birth, settings: &Settings) {
         self.ended = None;
         self.process = None;
         self.ledgers.iter_mut().for_each(|ledger| ledger.begin(birth));
         self.window.clear();
         self.last_scrape = LastScrape::NotYet;
         self.mount = super::mount::of(member.id.pid, &member.wal_dir, member.wal_dir_st_dev);
-        self.client = Some(Client::new(member.endpoints.clone(), timeout));
+        self.client = Some(
+            Client::new(member.endpoints.clone(), settings.command_timeout)
+                .through(settings.entrance.clone()),
+        );
     }
 
     /// Takes in what a scan told.

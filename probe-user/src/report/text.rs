@@ -14,6 +14,9 @@ pub fn render(report: &Report) -> String {
     if report.members.is_empty() {
         out.push_str("no etcd found: no process of its name holds a WAL open (see --process-name)\n");
     }
+    if let Some(failure) = &report.self_test_failure {
+        let _ = writeln!(out, "self-test failed: {failure}");
+    }
     if !report.misses.is_empty() {
         let misses = report.misses.iter().map(|(reason, count)| format!("{reason} {count}"));
         let _ = writeln!(out, "not measured: {}", misses.collect::<Vec<_>>().join(", "));

@@ -1,0 +1,68 @@
+//! Hooks on the entry and exit of the kernel's system call functions, `__x64_sys_*` and `__arm64_sys_*`: nobody else's
+//! system calls get slower by them.
+//!
+//! Such a function takes one argument, a pointer to `struct pt_regs` with the caller's registers
+//! (`arch/*/include/asm/syscall_wrapper.h`, x86 since Linux 4.17, arm64 since 4.19). Which registers hold the
+//! arguments is known by the daemon. The programs are named by what they hook; the function's name, which differs
+//! between machines, is given when they are loaded.
+
+use aya_ebpf::{
+    EbpfContext,
+    macros::{fentry, fexit},
+    programs::{FEntryContext, FExitContext},
+};
+use probe_ebpf::series::Op;
+
+use crate::{
+    offset,
+    operation::{Arguments, enter, exit},
+};
+
+/// Returns a register of the caller.
+#[inline(always)]
+fn register(ctx: &FEntryContext, offset: usize) -> u64 {
+    let regs: *const u8 = ctx.arg(0);
+    // SAFETY: the verifier knows the pointer's type from BTF and refuses a load beyond `pt_regs`. Volatile, so that it
+    // stays the one load of a word that the verifier checks.
+    unsafe { core::ptr::read_volatile(regs.wrapping_add(offset).cast()) }
+}
+
+/// Returns what the function returned: the word behind its one argument, on every kernel (`bpf_get_func_ret` reads the
+/// same one, since 5.17 only).
+#[inline(always)]
+fn returned(ctx: &FExitContext) -> i64 {
+    // SAFETY: the verifier knows how many words a function of one argument has here.
+    unsafe { *ctx.as_ptr().cast::<i64>().add(1) }
+}
+
+/// Declares both hooks of one system call; `$buffer`, `$bytes` and `$offset` are the positions of its arguments.
+macro_rules! hooks {
+    ($op:expr, $enter:ident, $exit:ident $(, $buffer:literal, $bytes:literal, $offset:literal)?) => {
+        #[fentry]
+        pub fn $enter(ctx: FEntryContext) -> i32 {
+            #[allow(unused_mut, reason = "most system calls have only a descriptor that matters")]
+            let mut arguments =
+                Arguments { descriptor: register(&ctx, offset!(regs_arguments[0])), buffer: 0, bytes: 0, offset: 0 };
+            $(
+                arguments.buffer = register(&ctx, offset!(regs_arguments[$buffer]));
+                arguments.bytes = register(&ctx, offset!(regs_arguments[$bytes]));
+                arguments.offset = register(&ctx, offset!(regs_arguments[$offset]));
+            )?
+            enter(&ctx, $op, arguments);
+            0
+        }
+
+        #[fexit]
+        pub fn $exit(ctx: FExitContext) -> i32 {
+            exit(&ctx, $op, returned(&ctx));
+            0
+        }
+    };
+}
+
+hooks!(Op::Fdatasync, fentry_fdatasync, fexit_fdatasync);
+hooks!(Op::Fsync, fentry_fsync, fexit_fsync);
+hooks!(Op::Write, fentry_write, fexit_write);
+hooks!(Op::Pwrite64, fentry_pwrite64, fexit_pwrite64, 1, 2, 3);
+hooks!(Op::Ftruncate, fentry_ftruncate, fexit_ftruncate);
+hooks!(Op::Fallocate, fentry_fallocate, fexit_fallocate);

@@ -1,0 +1,96 @@
+//! Creates the maps and loads the programs of one kind of hook.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
+use probe_ebpf::{layout::Names, series::SERIES};
+
+use super::{Hook, KernelError, offsets};
+
+/// The kernel programs, compiled by `cargo xtask build`.
+static OBJECT: &[u8] = include_bytes_aligned!(env!("PROBE_EBPF_OBJECT"));
+
+/// One page: a ring that nobody writes to still has to have a size.
+const SMALLEST_RING: u32 = 4096;
+
+/// What the programs are to do.
+#[derive(Clone, Debug, Default)]
+pub struct KernelConfig {
+    /// Names of the processes to measure, four at most; longer than 15 bytes they are cut, as the kernel cuts them.
+    pub process_names: Vec<String>,
+    /// Processes at once; each takes 140 KiB, and so does the probe itself for its self-test.
+    pub max_targets: u32,
+    /// aya-log lines of what the programs decided and why.
+    pub log: bool,
+    /// Every latency goes to a ring, too; for tests of the histograms.
+    pub recording: bool,
+    /// A fault that a test of the cross-check has to find; none in any command.
+    pub fault: Option<Fault>,
+}
+
+impl KernelConfig {
+    /// Returns how many processes the maps hold: one more is the probe itself, which tests itself.
+    pub(super) fn places(&self) -> u32 {
+        self.max_targets + 1
+    }
+}
+
+/// A way to count wrong, every thousandth reconciled event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Drop = 1,
+    Double = 2,
+}
+
+/// Returns whether our pids are the kernel's: else no process that the programs see can be found in `/proc`.
+pub fn in_initial_pid_namespace() -> bool {
+    // `PROC_PID_INIT_INO` (include/linux/proc_ns.h), fixed since Linux 3.8.
+    const INITIAL: &str = "pid:[4026531836]";
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace.as_os_str() == INITIAL)
+}
+
+/// Loads the programs and their maps into the kernel, attached to nothing yet.
+///
+/// # Errors
+/// Names what this kernel or these privileges do not allow.
+pub fn load(hook: Hook, config: &KernelConfig) -> Result<Ebpf, KernelError> {
+    let offsets = offsets::running_kernel(hook)?;
+    let mut names = Names::NONE;
+    for name in &config.process_names {
+        if !names.add(name) {
+            return Err(KernelError::TooManyNames(name.clone()));
+        }
+    }
+    let recording = u32::from(config.recording);
+    let fault = config.fault.map_or(0, |fault| fault as u32);
+    let log_level = if config.log { u8::MAX } else { 0 };
+    let places = config.places();
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(None) // No relocations against the kernel's types, so no need to parse them again.
+        .verifier_log_level(VerifierLogLevel::empty())
+        .override_global("OFFSETS", &offsets, true)
+        .override_global("NAMES", &names, true)
+        .override_global("RECORDING", &recording, true)
+        .override_global("FAULT", &fault, true)
+        .override_global("AYA_LOG_LEVEL", &log_level, true)
+        .map_max_entries("TARGET_STATE", places)
+        .map_max_entries("TARGET_BY_PROCESS", places)
+        .map_max_entries("FREE_TARGETS", places)
+        .map_max_entries("HISTOGRAMS", places * SERIES);
+    if !config.recording {
+        loader.map_max_entries("RECORDS", SMALLEST_RING);
+    }
+    if !config.log {
+        loader.map_max_entries("AYA_LOGS", SMALLEST_RING);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
+    hook.load(&mut ebpf)?;
+    Ok(ebpf)
+}
+
+/// Returns the descriptors of the loaded programs, which tell how they fare.
+pub fn descriptors(ebpf: &Ebpf) -> Vec<RawFd> {
+    let programs = ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+    programs.map(|program| program.as_fd().as_raw_fd()).collect()
+}

@@ -1,0 +1,115 @@
+//! Takes the sight of a probe that has measured well, and watches it say so.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use aya::maps::{HashMap, Map, MapData, MapError};
+use probe_ebpf::state::ThreadKey;
+
+use crate::crosscheck;
+use crate::etcd::Member;
+use crate::load::{Amount, Load};
+use crate::metrics::Metrics;
+use crate::probe::{Invocation, Probe};
+use crate::programs;
+use crate::stop::Stop;
+
+/// How a probe goes blind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blinding {
+    /// Its hooks are detached.
+    Detached,
+    /// The table of threads is full of others.
+    Filled,
+}
+
+/// What the window of the probe is; it has to say that it is blind within one.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Runs a probe and an etcd, blinds the probe, and returns after how long it said so.
+///
+/// `faulty` is the probe that can lose its hooks.
+pub fn is_found_out(
+    blinding: Blinding,
+    faulty: &Path,
+    member: Member,
+    directory: &Path,
+    arguments: &[&str],
+) -> anyhow::Result<Duration> {
+    let when = directory.join("blind-now");
+    let call = Invocation::new(faulty, directory)
+        .environment("FAULT", "detach")
+        .environment("FAULT_WHEN", &when.display().to_string())
+        .arguments(&["--scrape-interval", "200ms", "--window", &format!("{}s", WINDOW.as_secs())]);
+    let probe = call.arguments(arguments).run()?;
+    let etcd = member.start()?;
+    let some = Load { amount: Amount::Puts(300), connections: 2, value_bytes: 512, ..Load::default() };
+    some.start(etcd.endpoint()).wait()?;
+    crosscheck::settle(&probe, etcd.name()).context("cannot begin with a probe that sees")?;
+
+    match blinding {
+        Blinding::Detached => fs::write(&when, "").context("cannot tell the probe to detach")?,
+        Blinding::Filled => fill_threads(probe.pid())?,
+    }
+    let since = Instant::now();
+    // etcd goes on, and so does its own count.
+    let load = Load { amount: Amount::UntilStopped, ..some }.start(etcd.endpoint());
+    let told = Stop::default().wait_for(WINDOW, || says_blind(&probe, etcd.name()))?;
+    told.with_context(|| {
+        format!("the probe has not said that it is blind after {WINDOW:?}; {:?}", probe.log())
+    })?;
+    let took = since.elapsed();
+    load.stop()?;
+    if blinding == Blinding::Filled {
+        let missed = misses(&probe.metrics()?, "threads_full");
+        if missed < 1.0 {
+            bail!("a thread without a place was not counted: threads_full {missed}");
+        }
+    }
+    Ok(took)
+}
+
+/// Returns something once every sign is there: readiness, verdict and metric.
+fn says_blind(probe: &Probe, member: &str) -> anyhow::Result<Option<()>> {
+    let ready = probe.get("/-/ready")?;
+    let metrics = probe.metrics()?;
+    let verdict = metrics.value("etcd_disk_probe_verdict", &[("member", member), ("verdict", "blind")]);
+    let passed = metrics.value("etcd_disk_probe_self_test_success", &[]);
+    let is = |value: Option<f64>, wanted: f64| value.is_some_and(|value| (value - wanted).abs() < 0.5);
+    if ready.status != 503 || !is(verdict, 1.0) || !is(passed, 0.0) {
+        return Ok(None);
+    }
+    let why = String::from_utf8_lossy(&ready.body).into_owned();
+    if !why.contains("self-test") {
+        bail!("the probe is not ready, but does not say why: {why}");
+    }
+    Ok(Some(()))
+}
+
+fn misses(metrics: &Metrics, reason: &str) -> f64 {
+    metrics.value("etcd_disk_probe_misses_total", &[("reason", reason)]).unwrap_or(0.0)
+}
+
+/// Fills the probe's table of threads with threads that never were.
+fn fill_threads(pid: u32) -> anyhow::Result<()> {
+    for id in programs::maps_of(pid) {
+        let map = MapData::from_id(id).with_context(|| format!("cannot open map {id}"))?;
+        if map.info()?.name_as_str() != Some("THREAD_BY_KEY") {
+            continue;
+        }
+        let mut threads: HashMap<_, ThreadKey, u32> = HashMap::try_from(Map::HashMap(map))?;
+        for n in 1..=1_000_000 {
+            let never = ThreadKey { pid_tgid: n, started_ns: u64::MAX };
+            match threads.insert(never, 0, 0) {
+                Ok(()) => {}
+                // E2BIG: it is full.
+                Err(MapError::SyscallError(_)) => return Ok(()),
+                Err(error) => return Err(error).context("cannot fill the table of threads"),
+            }
+        }
+        bail!("the table of threads has no end");
+    }
+    bail!("process {pid} has no table of threads")
+}
