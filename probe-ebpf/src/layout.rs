@@ -68,10 +68,9 @@ const UNUSED: [u64; 2] = [u64::MAX; 2];
 impl Names {
     pub const NONE: Self = Self { words: [UNUSED; NAMES] };
 
-    /// Returns whether a thread's name is one of these.
+    /// Returns whether a thread's name, as two words, is one of these.
     #[inline(always)]
-    pub fn contain(&self, comm: &[u8; COMM_BYTES]) -> bool {
-        let [low, high] = words(comm);
+    pub fn contain(&self, [low, high]: [u64; 2]) -> bool {
         let mut found = 0;
         let mut at = 0;
         while at < NAMES {
@@ -101,7 +100,6 @@ impl Names {
 }
 
 /// Returns a thread's name as two words.
-#[inline(always)]
 fn words(comm: &[u8; COMM_BYTES]) -> [u64; 2] {
     // SAFETY: sixteen bytes are two words of any bit pattern, and the read asks for no alignment.
     unsafe { comm.as_ptr().cast::<[u64; 2]>().read_unaligned() }
@@ -124,7 +122,7 @@ mod tests {
             (b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", false, "a thread without a name is like no unused entry"),
         ];
         for (comm, expected, why) in cases {
-            assert_eq!(names.contain(comm), expected, "{why}");
+            assert_eq!(names.contain(words(comm)), expected, "{why}");
         }
         assert!(!names.add(""), "an empty name would match every unused entry");
         assert!(names.add("third") && names.add("fourth"));

@@ -3,11 +3,12 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_kernel,
-        generated::bpf_get_current_task,
+        bpf_get_current_pid_tgid, bpf_probe_read_kernel,
+        generated::{bpf_get_current_comm, bpf_get_current_task},
     },
 };
 use probe_ebpf::{
+    layout::COMM_BYTES,
     miss::Miss,
     state::{ProcessKey, Target, Thread, ThreadKey},
 };
@@ -25,7 +26,16 @@ use crate::{
 /// This is all that the programs do for everybody else on the host.
 #[inline(always)]
 pub fn is_target() -> bool {
-    bpf_get_current_comm().is_ok_and(|comm| NAMES.contain(&comm)) || is_named_by_pid()
+    NAMES.contain(comm()) || is_named_by_pid()
+}
+
+/// Returns the running thread's name as two words; aligned, or comparing it would take sixteen loads.
+#[inline(always)]
+fn comm() -> [u64; 2] {
+    let mut words = [0; 2];
+    // SAFETY: the helper fills the bytes that it is told of. It cannot fail: there is a running thread.
+    unsafe { bpf_get_current_comm((&raw mut words).cast(), COMM_BYTES as u32) };
+    words
 }
 
 #[inline(always)]

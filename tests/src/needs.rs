@@ -23,6 +23,8 @@ pub const LOOP_XFS: [Need; 4] = [
     Need::Tool("mkfs.xfs", "xfsprogs"),
     Need::Tool("fsfreeze", "util-linux"),
 ];
+pub const LOOP_BTRFS: [Need; 3] =
+    [Need::Tool("losetup", "mount"), Need::Tool("mount", "mount"), Need::Tool("mkfs.btrfs", "btrfs-progs")];
 pub const LOOP_EXT4: [Need; 4] = [
     Need::Tool("losetup", "mount"),
     Need::Tool("mount", "mount"),

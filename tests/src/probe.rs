@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rustix::process::Signal;
+use rustix::{process::Signal, thread::CapabilitySet};
 use serde_json::Value;
 
 use crate::http::{Endpoint, Response, free_address};
@@ -43,6 +43,8 @@ pub struct Invocation {
     directory: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    /// None: those that the caller has.
+    capabilities: Option<CapabilitySet>,
 }
 
 impl Invocation {
@@ -54,6 +56,7 @@ impl Invocation {
             directory: directory.to_owned(),
             arguments: Vec::new(),
             environment: Vec::new(),
+            capabilities: None,
         }
     }
 
@@ -66,6 +69,13 @@ impl Invocation {
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Leaves it no other capabilities than these, as root.
+    #[must_use]
+    pub fn capabilities(mut self, capabilities: CapabilitySet) -> Self {
+        self.capabilities = Some(capabilities);
         self
     }
 
@@ -115,6 +125,10 @@ impl Invocation {
             command.env_remove(name);
         }
         command.envs(self.environment.clone()).stdin(Stdio::null()).process_group(0);
+        if let Some(kept) = self.capabilities {
+            // SAFETY: between fork and exec it only makes system calls, on the one thread there is.
+            unsafe { command.pre_exec(move || process::bound_capabilities(kept)) };
+        }
         let child = command.stdout(create(&output)?).stderr(create(&log)?).spawn();
         let child = child.with_context(|| format!("cannot start {}", words[0]))?;
         Ok(Running { child, output, log })

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal};
+use rustix::thread::{CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set};
 
 use crate::stop::Stop;
 
@@ -21,6 +22,28 @@ pub fn send(pid: u32, signal: Signal) -> anyhow::Result<()> {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("cannot signal process {pid}")),
     }
+}
+
+/// Leaves the calling thread's next program, if it is root's, no other capabilities than these.
+pub fn bound_capabilities(kept: CapabilitySet) -> std::io::Result<()> {
+    for number in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        match capability_is_in_bounding_set(capability) {
+            Ok(true) if !kept.contains(capability) => remove_capability_from_bounding_set(capability)?,
+            Ok(_) => {}
+            Err(_) => break, // The kernel knows no more.
+        }
+    }
+    Ok(())
+}
+
+/// Returns the capabilities of a thread as its status tells them: `CapPrm`, `CapEff` and so on.
+pub fn capabilities(status: &Path, field: &str) -> anyhow::Result<CapabilitySet> {
+    let text = fs::read_to_string(status).with_context(|| format!("cannot read {}", status.display()))?;
+    let hex = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let hex = hex.with_context(|| format!("cannot find {field} in {}", status.display()))?;
+    let bits = u64::from_str_radix(hex.trim(), 16).context("cannot read a set of capabilities")?;
+    Ok(CapabilitySet::from_bits_retain(bits))
 }
 
 /// Waits for a child to end, for `limit` at most; `None` says that it still runs.

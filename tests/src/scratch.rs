@@ -100,11 +100,33 @@ impl Tmpfs {
     }
 }
 
+/// A directory whose changes go to another one, as a container's root does.
+#[derive(Debug)]
+pub struct Overlay(Mount);
+
+impl Overlay {
+    /// Mounts one at `point`; its layers are made beside it.
+    pub fn mount(point: &Path) -> anyhow::Result<Self> {
+        let layer = |kind: &str| {
+            let layer = point.with_extension(kind);
+            fs::create_dir_all(&layer).with_context(|| format!("cannot create {}", layer.display()))?;
+            anyhow::Ok(format!("{kind}dir={}", layer.display()))
+        };
+        let layers = [layer("lower")?, layer("upper")?, layer("work")?].join(",");
+        Ok(Self(Mount::new(&["-t", "overlay", "-o", &layers], "overlay", point)?))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0.point
+    }
+}
+
 /// What a loop device is formatted with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Format {
     Ext4,
     Xfs,
+    Btrfs,
 }
 
 impl Format {
@@ -112,6 +134,7 @@ impl Format {
         match self {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
         }
     }
 }
@@ -149,7 +172,7 @@ pub struct LoopFs {
 }
 
 impl LoopFs {
-    /// Creates `<at>.img`, formats it and mounts it at `at`. xfs asks for 300 MiB at least.
+    /// Creates `<at>.img`, formats it and mounts it at `at`. xfs asks for 300 MiB at least, btrfs for 110.
     pub fn create(at: &Path, format: Format, mib: u32) -> anyhow::Result<Self> {
         let image = at.with_extension("img");
         let file = File::create(&image).with_context(|| format!("cannot create {}", image.display()))?;
@@ -157,7 +180,7 @@ impl LoopFs {
         let device = Loop::attach(&image)?;
         let quiet: &[&str] = match format {
             Format::Ext4 => &["-q", "-F"],
-            Format::Xfs => &["-q", "-f"],
+            Format::Xfs | Format::Btrfs => &["-q", "-f"],
         };
         command::run(&format!("mkfs.{}", format.name()), &[quiet, &[&device.device]].concat())?;
         let mount = Mount::new(&["-t", format.name()], &device.device, at)?;

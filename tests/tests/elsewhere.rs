@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use probe_tests::load::{Amount, Load};
 use probe_tests::metrics::Metrics;
 use probe_tests::needs::{self, Need};
 use probe_tests::probe::{self, Invocation, Probe};
-use probe_tests::scratch::{Format, LoopFs, Scratch, Tmpfs};
+use probe_tests::scratch::{Format, LoopFs, Overlay, Scratch, Tmpfs};
 use probe_tests::stop::Stop;
 
 const OFTEN: Duration = Duration::from_millis(200);
@@ -62,20 +62,31 @@ fn assert_exact(probe: &Probe, etcd: &Etcd, label: &str) {
     assert_eq!(metrics.value("etcd_disk_probe_etcd_up", &[("member", label)]), Some(1.0), "{label}");
 }
 
+fn is_below(path: Option<&PathBuf>, directory: &Path) -> bool {
+    path.is_some_and(|path| path.starts_with(directory))
+}
+
 #[test]
 fn a_wal_is_measured_on_whatever_file_system_it_is() {
     let findmnt = Need::Tool("findmnt", "util-linux");
     let needed = [Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16"), findmnt];
-    needs::require(&[&needed[..], &needs::LOOP_XFS].concat());
+    needs::require(&[&needed[..], &needs::LOOP_EXT4, &needs::LOOP_XFS, &needs::LOOP_BTRFS].concat());
     let scratch = Scratch::on_disk("elsewhere").unwrap();
-    let xfs = LoopFs::create(&scratch.path().join("xfs"), Format::Xfs, 400).unwrap();
+    let looped = |name, format| LoopFs::create(&scratch.path().join(name), format, 400).unwrap();
+    let (ext4, xfs) = (looped("ext4", Format::Ext4), looped("xfs", Format::Xfs));
+    let btrfs = looped("btrfs", Format::Btrfs);
+    let overlay = Overlay::mount(&scratch.path().join("overlay")).unwrap();
     let memory = Tmpfs::mount(&scratch.path().join("memory"), 256).unwrap();
     let probe = run_probe(&scratch);
     let disk =
         command::run("findmnt", &["-n", "-o", "FSTYPE", "-T", scratch.path().to_str().unwrap()]).unwrap();
     let cases = [
         ("3.4", "where-data-is", None, disk.as_str()),
+        ("3.5.16", "where-ext4-is", Some(ext4.path().join("log")), "ext4"),
         ("3.5.16", "where-xfs-is", Some(xfs.path().join("log")), "xfs"),
+        // There `stat` tells another device than the kernel's own.
+        ("3.5.16", "where-btrfs-is", Some(btrfs.path().join("log")), "btrfs"),
+        ("3.4", "where-overlay-is", Some(overlay.path().join("log")), "overlay"),
         ("3.4", "where-tmpfs-is", Some(memory.path().join("log")), "tmpfs"),
     ];
     let etcds = cases.each_ref().map(|(version, name, wal_dir, _)| {
@@ -83,7 +94,7 @@ fn a_wal_is_measured_on_whatever_file_system_it_is() {
         wal_dir.iter().fold(member, |member, wal_dir| member.wal_dir(wal_dir)).start().unwrap()
     });
     etcds.iter().for_each(put_some);
-    for (etcd, (_, name, _, filesystem)) in etcds.iter().zip(&cases) {
+    for (etcd, (_, name, wal_dir, filesystem)) in etcds.iter().zip(&cases) {
         assert_exact(&probe, etcd, name);
         let metrics = probe.metrics().unwrap();
         let labels = [("member", *name)];
@@ -91,8 +102,10 @@ fn a_wal_is_measured_on_whatever_file_system_it_is() {
         assert_eq!(found.len(), 1, "{name}: {found:?}");
         assert_eq!(found[0].labels["filesystem"], *filesystem, "{name}: {found:?}");
         assert_eq!(found[0].labels["data_dir"], etcd.data_dir().display().to_string(), "{name}: {found:?}");
-        if *filesystem == "xfs" {
-            assert_eq!(found[0].labels["device"], xfs.device(), "{name}: {found:?}");
+        let device =
+            [&ext4, &xfs, &btrfs].into_iter().find(|looped| is_below(wal_dir.as_ref(), looped.path()));
+        if let Some(device) = device {
+            assert_eq!(found[0].labels["device"], device.device(), "{name}: {found:?}");
         }
     }
 }

@@ -25,7 +25,9 @@ pub enum SelfTestError {
     NoPlace { places: &'static str, source: io::Error },
     #[error("cannot {0} a file of the self-test")]
     Failed(&'static str, #[source] io::Error),
-    #[error("the self-test's own events did not all arrive through the {hook} hook: {differences}")]
+    #[error(
+        "the self-test's own events did not arrive as they were made through the {hook} hook: {differences}"
+    )]
     Blind { hook: &'static str, differences: Differences },
     #[error("cannot let the programs see the self-test")]
     Kernel(#[source] Box<KernelError>),
@@ -174,6 +176,9 @@ fn name(index: u32) -> String {
 
 impl fmt::Display for Differences {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.len() > 1 && self.0.iter().all(|difference| difference.arrived == 0) {
+            return f.write_str("not one of them");
+        }
         let parts =
             self.0.iter().map(|Difference { what, done, arrived }| format!("{what} {arrived} for {done}"));
         f.write_str(&parts.collect::<Vec<_>>().join(", "))
@@ -197,8 +202,9 @@ mod tests {
     #[test]
     fn only_what_was_done_passes() {
         type Change = fn(&mut [Held; SERIES as usize]);
-        let cases: [(Change, &str, &str); 6] = [
+        let cases: [(Change, &str, &str); 7] = [
             (|_| {}, "", "all arrived"),
+            (|after| *after = NOTHING, "not one of them", "no hook is there"),
             (|after| after[1].count = 1, "fdatasync of wal 1 for 2", "one was lost"),
             (|after| after[WAL_FSYNC as usize].count = 8, "WAL syncs 8 for 4", "all twice"),
             (|after| after[0].bytes = 0, "write of wal (bytes) 0 for 512", "the result was not read"),

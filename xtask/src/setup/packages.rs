@@ -9,10 +9,11 @@ use super::apt;
 use crate::process::{capture, find};
 
 /// A program, and the package that has it.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("cc", "gcc"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"),
     ("mount", "mount"),
     ("losetup", "mount"),
     ("fsfreeze", "util-linux"),

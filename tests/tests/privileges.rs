@@ -1,0 +1,83 @@
+//! What the probe may do: what it takes to start, what it says of each capability that it lacks, and how few are left
+//! once it is attached.
+
+use std::fs;
+use std::time::Duration;
+
+use probe_tests::etcd::{self, Member};
+use probe_tests::load::{Amount, Load};
+use probe_tests::needs::{self, Need};
+use probe_tests::probe::{self, Invocation, Probe};
+use probe_tests::process;
+use probe_tests::scratch::Scratch;
+use probe_tests::{crosscheck, stop::Stop};
+use rustix::thread::CapabilitySet;
+
+const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
+
+/// What loading and attaching take here, where tracefs may have to be mounted.
+const STARTING: CapabilitySet =
+    CapabilitySet::BPF.union(CapabilitySet::PERFMON).union(CapabilitySet::SYS_ADMIN);
+
+fn call(scratch: &Scratch) -> Invocation {
+    Invocation::new(&probe::binary().unwrap(), scratch.path()).arguments(&["--scrape-interval", "200ms"])
+}
+
+/// Name and status file of every thread of a process.
+fn threads(pid: u32) -> Vec<(String, std::path::PathBuf)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().map(|task| task.path());
+    let named = |task: std::path::PathBuf| {
+        Some((fs::read_to_string(task.join("comm")).ok()?.trim().to_owned(), task.join("status")))
+    };
+    tasks.filter_map(named).collect()
+}
+
+fn assert_dropped(probe: &Probe, why: &str) {
+    let threads = threads(probe.pid());
+    assert!(threads.iter().any(|(name, _)| name == "namespaces"), "{why}: {threads:?}");
+    for (name, status) in &threads {
+        let set = |field| process::capabilities(status, field).unwrap();
+        // It alone may enter a network namespace, and starts the threads that do.
+        let allowed = if name == "namespaces" { READING | CapabilitySet::SYS_ADMIN } else { READING };
+        for field in ["CapPrm", "CapEff", "CapBnd"] {
+            assert_eq!(set(field), allowed, "{why}: {field} of thread {name}");
+        }
+        for field in ["CapInh", "CapAmb"] {
+            assert_eq!(set(field), CapabilitySet::empty(), "{why}: {field} of thread {name}");
+        }
+        let text = fs::read_to_string(status).unwrap();
+        assert!(text.contains("NoNewPrivs:\t1\n"), "{why}: thread {name}: {text}");
+    }
+}
+
+#[test]
+fn what_is_left_after_attaching_can_only_read() {
+    needs::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5.16")]);
+    let scratch = Scratch::on_disk("privileges").unwrap();
+    let probe = call(&scratch).run().unwrap();
+    assert_dropped(&probe, "at rest");
+    // Members are found, measured and forgotten with what is left.
+    let member = Member::new(&etcd::find("3.5.16").unwrap(), "few-privileges", scratch.path());
+    let mut etcd = member.start().unwrap();
+    let load = Load { amount: Amount::Puts(300), connections: 2, value_bytes: 512, ..Load::default() };
+    load.start(etcd.endpoint()).wait().unwrap();
+    crosscheck::settle(&probe, "few-privileges").unwrap();
+    assert_dropped(&probe, "with a member");
+    etcd.stop().unwrap();
+    let gone = Stop::default()
+        .wait_for(Duration::from_secs(5), || Ok(probe.log()?.contains("member ended").then_some(())));
+    assert!(gone.unwrap().is_some(), "{:?}", probe.log());
+    assert!(!probe.log().unwrap().contains("keeps its place"), "{:?}", probe.log());
+}
+
+#[test]
+fn the_least_that_is_documented_is_enough() {
+    needs::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5.16")]);
+    let scratch = Scratch::on_disk("privileges").unwrap();
+    let probe = call(&scratch).capabilities(STARTING | READING).run().unwrap();
+    let member = Member::new(&etcd::find("3.5.16").unwrap(), "least", scratch.path());
+    let etcd = member.start().unwrap();
+    let load = Load { amount: Amount::Puts(300), connections: 2, value_bytes: 512, ..Load::default() };
+    load.start(etcd.endpoint()).wait().unwrap();
+    crosscheck::settle(&probe, "least").unwrap();
+}
