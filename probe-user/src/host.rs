@@ -23,6 +23,9 @@ pub use mounts::{Cgroups, Tracefs};
 /// rlimit-based memory accounting`, Linux 5.11).
 const MEMLOCK_UNCOUNTED_SINCE: KernelVersion = KernelVersion { major: 5, minor: 11, patch: 0 };
 
+/// What the maps take at the default of `--max-members` (2.6 MiB), doubled: others of this user lock some, too.
+const LOCKED_BYTES: u64 = 5 << 20;
+
 /// `PROC_PID_INIT_INO` and `PROC_USER_INIT_INO` (include/linux/proc_ns.h), fixed since Linux 3.8.
 const INITIAL_PID_NAMESPACE: u32 = 0xEFFF_FFFC;
 const INITIAL_USER_NAMESPACE: u32 = 0xEFFF_FFFD;
@@ -65,7 +68,7 @@ pub enum Btf {
     Unreadable(String),
 }
 
-/// How many bytes this process may lock.
+/// How many bytes this process may lock; aya raises the limit as far as the kernel lets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Memlock {
@@ -116,15 +119,41 @@ impl Host {
         self.version.is_some_and(|version| version < MEMLOCK_UNCOUNTED_SINCE)
     }
 
-    /// Returns what this process lacks on this kernel, and for what.
-    pub fn missing(&self) -> impl Iterator<Item = Need> {
-        needed(self.version).filter(|need| !self.capabilities.suffice_for(need.capability, self.version))
+    /// Returns whether the maps may be created, whether or not this kernel counts them.
+    pub fn memlock_suffices(&self) -> bool {
+        let enough = match self.memlock {
+            Memlock::Bytes(bytes) => bytes >= LOCKED_BYTES,
+            Memlock::Unlimited | Memlock::Unknown => true,
+        };
+        enough || !self.counts_memlock() || self.has(Capability::SysResource)
     }
 
-    /// Returns what to do about a kernel that refuses to load or to attach with `EPERM`, by the likeliest reason.
+    /// Returns whether this process has a capability, in the eyes of the kernel itself.
+    pub fn has(&self, capability: Capability) -> bool {
+        self.initial_user_namespace && self.capabilities.has(capability)
+    }
+
+    /// Returns whether it has that capability, or another one that the kernel takes for it.
+    pub fn has_or_stands_in(&self, capability: Capability) -> bool {
+        self.initial_user_namespace && self.capabilities.suffice_for(capability, self.version)
+    }
+
+    /// Returns whether the kernel keeps this process from attaching to tracepoints, for all that it has `CAP_PERFMON`.
     ///
-    /// Tracepoints need tracefs beside what every hook needs.
-    pub fn why_refused(&self, needs_tracefs: bool) -> String {
+    /// Seen with Debian's 5.10 and 6.12 at level 3. Mainline knows levels up to 2, and binds nobody who has the capability.
+    pub fn is_too_paranoid(&self) -> bool {
+        self.perf_event_paranoid.is_some_and(|level| level > 2) && !self.has(Capability::SysAdmin)
+    }
+
+    /// Returns what this process lacks on this kernel, and for what.
+    pub fn missing(&self) -> impl Iterator<Item = Need> {
+        needed(self.version).filter(|need| !self.has_or_stands_in(need.capability))
+    }
+
+    /// Returns what to do about a kernel that refuses to load or to attach, by the likeliest reason.
+    ///
+    /// Tracepoints need tracefs and perf events beside what every hook needs.
+    pub fn why_refused(&self, by_tracepoint: bool) -> String {
         if self.lockdown == Lockdown::Confidentiality {
             return "lockdown forbids tracing: boot with lockdown=integrity, or without lockdown=".to_owned();
         }
@@ -139,18 +168,21 @@ impl Host {
         if !missing.is_empty() {
             return format!("run as root, or grant {}", missing.join(" and "));
         }
+        if !self.memlock_suffices() {
+            return "raise the limit on locked memory, which this kernel counts maps against".to_owned();
+        }
         match self.tracefs {
-            Tracefs::NotMounted if needs_tracefs && !self.capabilities.has(Capability::SysAdmin) => {
+            Tracefs::NotMounted if by_tracepoint && !self.has(Capability::SysAdmin) => {
                 return "mount tracefs, or grant CAP_SYS_ADMIN".to_owned();
             }
-            Tracefs::Closed(_) if needs_tracefs => {
+            Tracefs::Closed(_) if by_tracepoint => {
                 return "run as root, or grant CAP_DAC_READ_SEARCH: tracefs is closed to this user"
                     .to_owned();
             }
             _ => {}
         }
-        if self.counts_memlock() && matches!(self.memlock, Memlock::Bytes(_)) {
-            return "raise the limit on locked memory, which this kernel counts maps against".to_owned();
+        if by_tracepoint && self.is_too_paranoid() {
+            return "grant CAP_SYS_ADMIN, or sysctl -w kernel.perf_event_paranoid=2".to_owned();
         }
         let suspect = if self.seccomp { "the seccomp filter of this process" } else { "a security module" };
         format!("no capability is missing: {suspect} may forbid bpf(2) or perf_event_open(2)")
@@ -171,9 +203,11 @@ fn btf(path: &Path) -> Btf {
 }
 
 fn memlock(limits: &Limits) -> Memlock {
-    match limits.max_locked_memory.soft_limit {
-        LimitValue::Unlimited => Memlock::Unlimited,
-        LimitValue::Value(bytes) => Memlock::Bytes(bytes),
+    let limit = &limits.max_locked_memory;
+    match (&limit.soft_limit, &limit.hard_limit) {
+        // Up to the hard limit anybody may raise it.
+        (LimitValue::Unlimited, _) | (_, LimitValue::Unlimited) => Memlock::Unlimited,
+        (LimitValue::Value(bytes), _) => Memlock::Bytes(*bytes),
     }
 }
 

@@ -4,7 +4,11 @@ use super::{
     Finding, State,
     trial::{Refusal, Trial},
 };
-use crate::{exit, host::Host, kernel::Hook};
+use crate::{
+    exit,
+    host::{Host, Lockdown},
+    kernel::Hook,
+};
 
 const GROUP: &str = "hooks";
 
@@ -43,7 +47,8 @@ fn refused(host: &Host, trial: &Trial, refusal: &Refusal, taken: Option<Hook>) -
             "nothing: tracepoint does the same, and adds some 40 ns to every system call of this machine",
         ),
         Some(Hook::Fentry) => finding.advice("nothing: fentry does the same for less"),
-        None if refusal.exit_code == exit::NO_PRIVILEGE => {
+        // Under lockdown a program that reads the kernel's memory is no valid program: EINVAL, not EPERM.
+        None if refusal.exit_code == exit::NO_PRIVILEGE || host.lockdown == Lockdown::Confidentiality => {
             finding.advice(host.why_refused(trial.hook == Hook::Tracepoint))
         }
         None => finding.advice("see the lines of the kernel and of the privileges"),

@@ -105,12 +105,13 @@ fn every_line_that_is_not_well_says_what_to_do() {
         (
             Host { perf_event_paranoid: Some(3), ..without(&[SysAdmin]) },
             "perf_event_paranoid",
-            Note,
-            "sysctl -w",
+            Failed,
+            "CAP_SYS_ADMIN",
         ),
         (Host { perf_event_paranoid: Some(3), ..sound() }, "perf_event_paranoid", Ok, ""),
         (Host { initial_pid_namespace: false, ..sound() }, "pid namespace", Failed, "hostPID: true"),
         (Host { initial_user_namespace: false, ..sound() }, "user namespace", Failed, "hostUsers: true"),
+        (Host { initial_user_namespace: false, ..sound() }, "CAP_BPF", Failed, "see the user namespace"),
         (Host { version: Some(KernelVersion::new(4, 18, 0)), ..sound() }, "version", Warning, "5.10"),
         (without(&[Bpf]), "CAP_BPF", Ok, ""),
         (without(&[Bpf, SysAdmin]), "CAP_BPF", Failed, "run as root with all"),
@@ -160,7 +161,15 @@ fn a_refusal_is_explained_by_what_is_known() {
         (Host { tracefs: Tracefs::NotMounted, ..without(&[SysAdmin]) }, "mount tracefs"),
         (Host { tracefs: Tracefs::Closed("/x"), ..sound() }, "run as root, or grant CAP_DAC_READ_SEARCH"),
         (Host { tracefs: Tracefs::NotMounted, ..sound() }, "no capability is missing: a security module"),
-        (Host { version: Some(KernelVersion::new(5, 10, 0)), ..sound() }, "raise the limit on locked"),
+        (
+            Host {
+                version: Some(KernelVersion::new(5, 10, 0)),
+                memlock: Memlock::Bytes(64 << 10),
+                ..without(&[Capability::SysResource])
+            },
+            "raise the limit on locked",
+        ),
+        (Host { perf_event_paranoid: Some(3), ..without(&[SysAdmin]) }, "grant CAP_SYS_ADMIN, or sysctl"),
         (Host { seccomp: true, ..sound() }, "no capability is missing: the seccomp filter"),
         (sound(), "no capability is missing: a security module"),
     ];
@@ -223,6 +232,14 @@ fn a_probe_that_cannot_give_up_its_privileges_does_not_run() {
     assert_eq!((diagnosis.fit, diagnosis.exit_code()), (false, exit::NO_PRIVILEGE));
     assert_eq!(line(&diagnosis, "giving them up").state, State::Failed);
     assert!(render(&diagnosis).starts_with("UNFIT  privileges"), "{diagnosis:#?}");
+}
+
+#[test]
+fn lockdown_is_told_whatever_the_kernel_calls_it() {
+    let host = Host { lockdown: Lockdown::Confidentiality, ..sound() };
+    let diagnosis = diagnosis(host, &[refused(Fentry, exit::NO_KERNEL_SUPPORT)]);
+    let advice = line(&diagnosis, "fentry").advice.as_deref();
+    assert!(advice.is_some_and(|advice| advice.starts_with("lockdown forbids tracing")), "{advice:?}");
 }
 
 #[test]
