@@ -23,10 +23,10 @@ pub use mounts::{Cgroups, Tracefs};
 /// rlimit-based memory accounting`, Linux 5.11).
 const MEMLOCK_UNCOUNTED_SINCE: KernelVersion = KernelVersion { major: 5, minor: 11, patch: 0 };
 
-/// What the maps take at the default of `--max-members` (2.6 MiB), doubled: others of this user lock some, too.
-const LOCKED_BYTES: u64 = 5 << 20;
+/// What the maps take at the default of `--max-members`. Tried on 5.10: 2 MiB are too little.
+const LOCKED_BYTES: u64 = 3 << 20;
 
-/// `PROC_PID_INIT_INO` and `PROC_USER_INIT_INO` (include/linux/proc_ns.h), fixed since Linux 3.8.
+/// `PROC_PID_INIT_INO` and `PROC_USER_INIT_INO` (`include/linux/proc_ns.h`), fixed since Linux 3.8.
 const INITIAL_PID_NAMESPACE: u32 = 0xEFFF_FFFC;
 const INITIAL_USER_NAMESPACE: u32 = 0xEFFF_FFFD;
 
@@ -169,7 +169,8 @@ impl Host {
             return format!("run as root, or grant {}", missing.join(" and "));
         }
         if !self.memlock_suffices() {
-            return "raise the limit on locked memory, which this kernel counts maps against".to_owned();
+            return "raise the limit on locked memory, which this kernel counts maps against, or grant CAP_SYS_RESOURCE"
+                .to_owned();
         }
         match self.tracefs {
             Tracefs::NotMounted if by_tracepoint && !self.has(Capability::SysAdmin) => {

@@ -133,7 +133,7 @@ fn perf_event_paranoid(host: &Host, works: bool) -> Finding {
     }
 }
 
-/// Nothing to act on: the probe has CAP_BPF, or cannot run whatever this says.
+/// Nothing to act on: the probe has `CAP_BPF`, or cannot run whatever this says.
 fn unprivileged_bpf(host: &Host) -> Finding {
     let what = "unprivileged_bpf_disabled";
     let told = match host.unprivileged_bpf_disabled {

@@ -36,7 +36,7 @@ fn sound() -> Host {
 
 fn without(capabilities: &[Capability]) -> Host {
     let lost = capabilities.iter().fold(0_u64, |set, capability| set | 1 << *capability as u8);
-    let effective = u64::MAX & !lost;
+    let effective = !lost;
     Host { capabilities: Capabilities { effective, ..sound().capabilities }, ..sound() }
 }
 

@@ -121,7 +121,7 @@ pub fn needed(kernel: Option<KernelVersion>) -> impl Iterator<Item = Need> {
         (Perfmon, Measure, "load programs that trace and that read the kernel's memory"),
         (
             SysResource,
-            Measure,
+            Sometimes,
             "raise the limit on locked memory, which maps count against before Linux 5.11",
         ),
         (SysPtrace, FindMembers, "read the settings, descriptors and root directory of other processes"),
