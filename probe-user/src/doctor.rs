@@ -101,7 +101,7 @@ fn diagnose(host: Host, trials: &Trials, visited: Visited, now_s: i64) -> Diagno
     let hook = hooks::taken(&trials.hooks);
     let mut findings = machine::kernel(&host, hook.is_some());
     findings.extend(machine::privileges(&host, trials.drop.as_ref()));
-    findings.extend(hooks::findings(&host, &trials.hooks));
+    findings.extend(hooks::findings(&trials.hooks));
     findings.extend(members::findings(&visited, now_s));
     let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(State::Ok);
     let refused =

@@ -49,7 +49,8 @@ fn is_of_the_kernel(cause: &(dyn Error + 'static)) -> bool {
     cause.is::<KernelError>() || cause.is::<SelfTestError>() || cause.is::<StartError>()
 }
 
-fn is_permission(cause: &(dyn Error + 'static)) -> bool {
+/// Returns whether the kernel refused something for want of a right.
+pub fn is_permission(cause: &(dyn Error + 'static)) -> bool {
     let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
     let rustix = cause.downcast_ref::<rustix::io::Errno>().map(|errno| errno.kind());
     io.or(rustix) == Some(io::ErrorKind::PermissionDenied)
@@ -66,7 +67,7 @@ mod tests {
         let start = |error: KernelError| Err::<(), _>(StartError::from(error)).context("cannot start");
         let cases = [
             (start(KernelError::NoBtf("none".to_owned())), NO_KERNEL_SUPPORT, "what the kernel lacks"),
-            (start(KernelError::NoTracefs(rustix::io::Errno::PERM)), NO_PRIVILEGE, "what it refuses"),
+            (start(KernelError::NoTracefs(rustix::io::Errno::PERM.into())), NO_PRIVILEGE, "what it refuses"),
             (Err(anyhow::anyhow!("anything")), FAILURE, "all the rest"),
         ];
         for (failure, expected, why) in cases {

@@ -5,7 +5,7 @@
 mod capability;
 mod lockdown;
 mod mounts;
-mod private_mount;
+pub(crate) mod private_mount;
 
 use std::{fs, io, path::Path};
 
@@ -150,44 +150,82 @@ impl Host {
         needed(self.version).filter(|need| !self.has_or_stands_in(need.capability))
     }
 
-    /// Returns what to do about a kernel that refuses to load or to attach, by the likeliest reason.
+    /// Returns whether nothing can be measured here by any hook, whatever else is the matter.
+    pub fn forbids_measuring(&self) -> bool {
+        self.lockdown == Lockdown::Confidentiality
+            || !self.initial_user_namespace
+            || self.missing_to_measure().next().is_some()
+    }
+
+    /// Returns why the kernel refuses to load or to attach, and the way out, by the likeliest reason.
     ///
     /// Tracepoints need tracefs and perf events beside what every hook needs.
     pub fn why_refused(&self, by_tracepoint: bool) -> String {
         if self.lockdown == Lockdown::Confidentiality {
-            return "lockdown forbids tracing: boot with lockdown=integrity, or without lockdown=".to_owned();
-        }
-        if !self.initial_user_namespace {
-            return "run outside of this user namespace: its root is nobody to the kernel".to_owned();
-        }
-        let missing: Vec<_> = self
-            .missing()
-            .filter(|need| need.purpose == Purpose::Measure)
-            .map(|need| need.capability.as_str())
-            .collect();
-        if !missing.is_empty() {
-            return format!("run as root, or grant {}", missing.join(" and "));
-        }
-        if !self.memlock_suffices() {
-            return "raise the limit on locked memory, which this kernel counts maps against, or grant CAP_SYS_RESOURCE"
+            return "the kernel is locked down (confidentiality), which forbids tracing: boot with lockdown=integrity, \
+                    or without lockdown="
                 .to_owned();
         }
-        match self.tracefs {
-            Tracefs::NotMounted if by_tracepoint && !self.has(Capability::SysAdmin) => {
-                return "mount tracefs, or grant CAP_SYS_ADMIN".to_owned();
-            }
-            Tracefs::Closed(_) if by_tracepoint => {
-                return "run as root, or grant CAP_DAC_READ_SEARCH: tracefs is closed to this user"
-                    .to_owned();
-            }
-            _ => {}
+        if !self.initial_user_namespace {
+            return "the root of this user namespace is nobody to the kernel: run outside of it".to_owned();
         }
-        if by_tracepoint && self.is_too_paranoid() {
-            return "grant CAP_SYS_ADMIN, or sysctl -w kernel.perf_event_paranoid=2".to_owned();
+        let missing: Vec<Need> = self.missing_to_measure().collect();
+        match missing[..] {
+            [] => {}
+            [Need { capability, to, .. }] => {
+                let name = capability.as_str();
+                return format!("{name} is missing, which it takes to {to}: run as root, or grant it");
+            }
+            _ => {
+                let names: Vec<_> = missing.iter().map(|need| need.capability.as_str()).collect();
+                return format!("{} are missing: run as root, or grant them", names.join(" and "));
+            }
+        }
+        if let Memlock::Bytes(bytes) = self.memlock
+            && !self.memlock_suffices()
+        {
+            let kib = bytes >> 10;
+            return format!(
+                "this kernel counts maps against the limit on locked memory, {kib} KiB: raise it \
+                 (LimitMEMLOCK=infinity, --ulimit memlock=-1), or grant CAP_SYS_RESOURCE"
+            );
+        }
+        if by_tracepoint && let Some(why) = self.why_no_tracepoints() {
+            return why.to_owned();
         }
         let suspect = if self.seccomp { "the seccomp filter of this process" } else { "a security module" };
-        format!("no capability is missing: {suspect} may forbid bpf(2) or perf_event_open(2)")
+        format!(
+            "no capability is missing: {suspect} or this kernel's build may forbid bpf(2) or perf_event_open(2)"
+        )
     }
+
+    /// Returns what keeps tracepoints, and only them, from a process with all that loading takes.
+    fn why_no_tracepoints(&self) -> Option<&'static str> {
+        match self.tracefs {
+            Tracefs::NotMounted if !self.has(Capability::SysAdmin) => Some(
+                "tracefs is not mounted, and CAP_SYS_ADMIN is missing, which it takes to mount it: mount it with \
+                 `mount -t tracefs tracefs /sys/kernel/tracing`, or grant it",
+            ),
+            Tracefs::Closed(_) => {
+                Some("tracefs is closed to this user: run as root, or grant CAP_DAC_READ_SEARCH")
+            }
+            _ if self.is_too_paranoid() => Some(
+                "kernel.perf_event_paranoid is above 2, and CAP_SYS_ADMIN is missing, which some kernels then ask for: \
+                 grant it, or set 2",
+            ),
+            _ => None,
+        }
+    }
+
+    /// Returns the capabilities without which nothing is measured on this kernel.
+    fn missing_to_measure(&self) -> impl Iterator<Item = Need> {
+        self.missing().filter(|need| need.purpose == Purpose::Measure)
+    }
+}
+
+/// Returns whether our pids are the kernel's: else no process that the programs see can be found in `/proc`.
+pub fn in_initial_pid_namespace() -> bool {
+    namespace_is(Path::new("/"), "pid", INITIAL_PID_NAMESPACE)
 }
 
 fn namespace_is(root: &Path, kind: &str, inode: u32) -> bool {

@@ -35,7 +35,7 @@ use self_test::Rehearsal;
 pub use self_test::SelfTestError;
 pub use start::{HookChoice, StartError, start};
 
-use crate::latency::Latencies;
+use crate::{host, latency::Latencies};
 
 /// Threads at once, of all targets: `THREADS` of the kernel side.
 const THREADS: u32 = 1024;
@@ -64,18 +64,18 @@ pub enum KernelError {
     NoField(&'static str, &'static str),
     #[error("cannot watch for process name `{0}`; at most four names, none empty")]
     TooManyNames(String),
-    #[error("cannot load the kernel programs; this needs CAP_BPF and CAP_PERFMON, or root")]
+    #[error("cannot create the kernel's maps")]
     Load(#[source] EbpfError),
-    #[error("cannot load program `{0}`; this needs CAP_BPF and CAP_PERFMON, or root")]
-    Verify(String, #[source] ProgramError),
+    #[error("cannot load program `{0}`")]
+    Verify(String, #[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot find program `{0}` in the object; build with `cargo xtask build`")]
     NoProgram(String),
     #[error("cannot find the function `{0}` in this kernel's BTF; take another --hook")]
     NoFunction(String),
     #[error("cannot attach the {hook} hook to `{place}`")]
     Attach { hook: &'static str, place: String, source: ProgramError },
-    #[error("cannot find tracefs; mount it with `mount -t tracefs tracefs /sys/kernel/tracing`")]
-    NoTracefs(#[source] rustix::io::Errno),
+    #[error("cannot find tracefs, nor mount it")]
+    NoTracefs(#[source] std::io::Error),
     #[error("cannot open map `{0}`")]
     Map(&'static str, #[source] MapError),
     #[error("cannot map `{0}` into memory")]
@@ -146,7 +146,7 @@ impl Kernel {
     /// # Errors
     /// Names what this kernel or these privileges do not allow; then nothing is left attached.
     pub fn attach(hook: Hook, config: &KernelConfig) -> Result<Self, KernelError> {
-        if !load::in_initial_pid_namespace() {
+        if !host::in_initial_pid_namespace() {
             return Err(KernelError::PidNamespace);
         }
         let mut ebpf = load::load(hook, config)?;

@@ -119,6 +119,16 @@ fn maps_are_open_to_all(kernel: &mut Kernel) -> bool {
     })
 }
 
+/// Returns the capability for want of which something of another process, or of another user, may not be read.
+pub fn lacking_to_read() -> Option<&'static str> {
+    let held = own().effective;
+    let needed = [
+        (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
+        (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
+    ];
+    needed.into_iter().find(|(capability, _)| !held.contains(*capability)).map(|(_, name)| name)
+}
+
 /// Returns the capabilities of the running thread.
 fn own() -> CapabilitySets {
     let none = CapabilitySet::empty();

@@ -55,6 +55,7 @@ pub struct Member {
     given: Given,
     namespaces: Option<Namespaces>,
     readiness: Readiness,
+    user: Option<u32>,
     stop: Stop,
 }
 
@@ -72,6 +73,7 @@ impl Member {
             given: Given::default(),
             namespaces: None,
             readiness: Readiness::default(),
+            user: None,
             stop: Stop::default(),
         }
     }
@@ -117,6 +119,13 @@ impl Member {
     #[must_use]
     pub fn readiness(mut self, readiness: Readiness) -> Self {
         self.readiness = readiness;
+        self
+    }
+
+    /// Runs it as another user, who has to be able to read the binary and to write the directory.
+    #[must_use]
+    pub fn as_user(mut self, user: u32) -> Self {
+        self.user = Some(user);
         self
     }
 
@@ -200,6 +209,9 @@ impl Member {
         }
         // A group of its own: Ctrl-C reaches us, and we stop it in order.
         command.stdin(Stdio::null()).stderr(log.try_clone()?).stdout(log).process_group(0);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         let mut child = command.spawn().with_context(|| format!("cannot start {}", words[0]))?;
         match self.wait_for_process(&mut child) {
             Ok(pid) => Ok((child, pid)),

@@ -33,3 +33,5 @@ pub mod server;
 pub mod crosscheck;
 
 pub mod blinding;
+
+pub mod least;

@@ -100,6 +100,16 @@ impl Tmpfs {
     }
 }
 
+/// tracefs in its usual place, for a machine on which it is not mounted.
+#[derive(Debug)]
+pub struct Tracefs(#[expect(dead_code, reason = "unmounts when it is dropped")] Mount);
+
+impl Tracefs {
+    pub fn mount() -> anyhow::Result<Self> {
+        Ok(Self(Mount::new(&["-t", "tracefs"], "tracefs", Path::new("/sys/kernel/tracing"))?))
+    }
+}
+
 /// A directory whose changes go to another one, as a container's root does.
 #[derive(Debug)]
 pub struct Overlay(Mount);

@@ -222,7 +222,7 @@ fn an_ordinary_user_is_told_what_to_ask_for() {
     assert_line(&found, None, "user", "note", "65534");
     assert_line(&found, None, "CAP_BPF", "failed", "capabilities.add");
     assert_line(&found, None, "CAP_SYS_PTRACE", "warning", "settings, descriptors");
-    assert_line(&found, None, "tracepoint", "failed", "run as root, or grant CAP_BPF and CAP_PERFMON");
+    assert_line(&found, None, "tracepoint", "failed", "CAP_BPF and CAP_PERFMON are missing: run as root");
     let unreadable = states(&found, None, "etcd");
     let mine = format!(" of process {}: ", etcd.pid());
     assert!(

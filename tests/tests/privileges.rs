@@ -2,14 +2,16 @@
 //! once it is attached.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use probe_tests::etcd::{self, Member};
+use probe_tests::least::{self, Missed};
 use probe_tests::load::{Amount, Load};
 use probe_tests::needs::{self, Need};
 use probe_tests::probe::{self, Invocation, Probe};
 use probe_tests::process;
-use probe_tests::scratch::Scratch;
+use probe_tests::scratch::{Scratch, Tracefs};
 use probe_tests::{crosscheck, stop::Stop};
 use rustix::thread::CapabilitySet;
 
@@ -18,6 +20,9 @@ const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DA
 /// What loading and attaching take here, where tracefs may have to be mounted.
 const STARTING: CapabilitySet =
     CapabilitySet::BPF.union(CapabilitySet::PERFMON).union(CapabilitySet::SYS_ADMIN);
+
+/// A user who owns nothing, on every system.
+const NOBODY: u32 = 65534;
 
 fn call(scratch: &Scratch) -> Invocation {
     Invocation::new(&probe::binary().unwrap(), scratch.path()).arguments(&["--scrape-interval", "200ms"])
@@ -80,4 +85,52 @@ fn the_least_that_is_documented_is_enough() {
     let load = Load { amount: Amount::Puts(300), connections: 2, value_bytes: 512, ..Load::default() };
     load.start(etcd.endpoint()).wait().unwrap();
     crosscheck::settle(&probe, "least").unwrap();
+}
+
+#[test]
+fn each_capability_that_is_missing_has_a_sentence_of_its_own() {
+    needs::require(&[Need::Root, Need::Bpf, Need::Tool("mount", "mount")]);
+    let scratch = Scratch::on_disk("privileges").unwrap();
+    let probe = probe::binary().unwrap();
+    let names = |missed: &[Missed]| missed.iter().map(|missed| missed.capability).collect::<Vec<_>>();
+    let unmounted = least::to_start(&probe, scratch.path(), "tracepoint").unwrap();
+    // Where tracefs is mounted already, this has nothing to mount.
+    let mounted = Path::new("/sys/kernel/tracing/events").exists();
+    let tracefs = (!mounted).then(|| Tracefs::mount().unwrap());
+    let with_tracefs = least::to_start(&probe, scratch.path(), "tracepoint").unwrap();
+    drop(tracefs);
+    for Missed { capability, sentence } in unmounted.iter().chain(&with_tracefs) {
+        println!("without {capability}: {sentence}");
+    }
+    if !mounted {
+        assert_eq!(names(&unmounted), ["CAP_SYS_ADMIN"]);
+    }
+    assert_eq!(names(&with_tracefs), ["CAP_BPF", "CAP_PERFMON"]);
+}
+
+#[test]
+fn who_may_not_look_at_a_process_says_for_want_of_what() {
+    needs::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5.16"), Need::Tool("setpriv", "util-linux")]);
+    let scratch = Scratch::on_disk("privileges").unwrap();
+    // Another user's etcd, as of a package's unit: its directory and its `/proc` are closed to all others.
+    let home = scratch.path().join("home");
+    fs::create_dir(&home).unwrap();
+    std::os::unix::fs::chown(&home, Some(NOBODY), Some(NOBODY)).unwrap();
+    let binary = home.join("etcd");
+    fs::copy(etcd::find("3.5.16").unwrap(), &binary).unwrap();
+    let etcd = Member::new(&binary, "another-users", &home).as_user(NOBODY).start().unwrap();
+    let cases = [
+        (CapabilitySet::SYS_PTRACE, "this needs CAP_SYS_PTRACE"),
+        (CapabilitySet::DAC_READ_SEARCH, "this needs CAP_DAC_READ_SEARCH"),
+    ];
+    for (missing, sentence) in cases {
+        let held = (STARTING | READING).difference(missing);
+        let call = Invocation::new(&probe::binary().unwrap(), scratch.path()).capabilities(held);
+        let check = call.arguments(&["--duration", "1s"]).start("check").unwrap();
+        let finished = check.wait(Duration::from_secs(10)).unwrap();
+        assert_eq!(finished.code, Some(2), "{finished:?}");
+        assert!(finished.stderr.contains(sentence), "{sentence}: {finished:?}");
+        let named = format!("process {}", etcd.pid());
+        assert!(finished.stderr.contains(&named), "the process is named: {finished:?}");
+    }
 }

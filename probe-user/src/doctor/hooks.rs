@@ -4,11 +4,7 @@ use super::{
     Finding, State,
     trial::{Refusal, Trial},
 };
-use crate::{
-    exit,
-    host::{Host, Lockdown},
-    kernel::Hook,
-};
+use crate::kernel::Hook;
 
 const GROUP: &str = "hooks";
 
@@ -18,13 +14,13 @@ pub fn taken(trials: &[Trial]) -> Option<Hook> {
 }
 
 /// Returns a line for each kind of hook.
-pub fn findings(host: &Host, trials: &[Trial]) -> Vec<Finding> {
+pub fn findings(trials: &[Trial]) -> Vec<Finding> {
     let taken = taken(trials);
     trials
         .iter()
         .map(|trial| match &trial.outcome {
             Ok(()) => works(trial, taken),
-            Err(refusal) => refused(host, trial, refusal, taken),
+            Err(refusal) => refused(trial, refusal, taken),
         })
         .collect()
 }
@@ -39,18 +35,15 @@ fn works(trial: &Trial, taken: Option<Hook>) -> Finding {
     Finding::new(GROUP, trial.hook.as_str(), State::Ok, detail)
 }
 
-fn refused(host: &Host, trial: &Trial, refusal: &Refusal, taken: Option<Hook>) -> Finding {
+/// A refusal says itself what is missing, if that is known.
+fn refused(trial: &Trial, refusal: &Refusal, taken: Option<Hook>) -> Finding {
     let state = if taken.is_some() || !trial.allowed { State::Note } else { State::Failed };
     let finding = Finding::new(GROUP, trial.hook.as_str(), state, &refusal.sentence);
-    match taken {
-        Some(Hook::Tracepoint) => finding.advice(
-            "nothing: tracepoint does the same, and adds some 40 ns to every system call of this machine",
-        ),
-        Some(Hook::Fentry) => finding.advice("nothing: fentry does the same for less"),
-        // Under lockdown a program that reads the kernel's memory is no valid program: EINVAL, not EPERM.
-        None if refusal.exit_code == exit::NO_PRIVILEGE || host.lockdown == Lockdown::Confidentiality => {
-            finding.advice(host.why_refused(trial.hook == Hook::Tracepoint))
+    finding.advice(match taken {
+        Some(Hook::Tracepoint) => {
+            "nothing: tracepoint does the same, and adds some 40 ns to every system call of this machine"
         }
-        None => finding.advice("see the lines of the kernel and of the privileges"),
-    }
+        Some(Hook::Fentry) => "nothing: fentry does the same for less",
+        None => "see what has failed among the kernel and the privileges",
+    })
 }

@@ -3,7 +3,7 @@
 use crate::{
     config::Options,
     exit,
-    kernel::{Hook, HookChoice, Kernel, KernelConfig},
+    kernel::{self, Hook, HookChoice, KernelConfig},
     logging,
     privileges::{self, Entrance},
 };
@@ -49,11 +49,12 @@ pub fn all(options: &Options) -> Trials {
     let mut working = None;
     let hooks = Hook::ALL.map(|hook| {
         working = None;
-        let outcome = attach_and_test(hook, &config).map(|kernel| working = Some(kernel));
-        Trial { hook, allowed: is_allowed(hook, options.hook), outcome }
+        let started = kernel::start(hook.into(), &config);
+        let outcome = started.map(|kernel| working = Some(kernel)).map_err(refusal);
+        Trial { hook, allowed: [HookChoice::Auto, hook.into()].contains(&options.hook), outcome }
     });
     let works = hooks.iter().find(|trial| trial.outcome.is_ok()).map(|trial| trial.hook);
-    let mut working = working.or_else(|| Kernel::attach(works?, &config).ok());
+    let mut working = working.or_else(|| kernel::start(works?.into(), &config).ok());
     let dropped = working.as_mut().map(privileges::drop_to_readers);
     let (drop, entrance) = match dropped {
         Some(Ok(entrance)) => (Some(Ok(())), entrance),
@@ -61,20 +62,6 @@ pub fn all(options: &Options) -> Trials {
         None => (None, Entrance::default()),
     };
     Trials { hooks: hooks.into(), drop, entrance }
-}
-
-fn attach_and_test(hook: Hook, config: &KernelConfig) -> Result<Kernel, Refusal> {
-    let mut kernel = Kernel::attach(hook, config).map_err(refusal)?;
-    kernel.self_test().map_err(refusal)?;
-    Ok(kernel)
-}
-
-fn is_allowed(hook: Hook, choice: HookChoice) -> bool {
-    match choice {
-        HookChoice::Auto => true,
-        HookChoice::Fentry => hook == Hook::Fentry,
-        HookChoice::Tracepoint => hook == Hook::Tracepoint,
-    }
 }
 
 fn refusal(error: impl std::error::Error + Send + Sync + 'static) -> Refusal {

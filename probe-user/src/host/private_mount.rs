@@ -11,7 +11,7 @@ use rustix::{
 ///
 /// # Errors
 /// If it cannot be mounted, above all for want of `CAP_SYS_ADMIN`.
-pub(super) fn with<T: Send>(kind: &str, at: &Path, run: impl FnOnce() -> T + Send) -> io::Result<T> {
+pub(crate) fn with<T: Send>(kind: &str, at: &Path, run: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let running = scope.spawn(|| {
             // SAFETY: the thread gets its own root and working directory, on which nothing of ours depends; files stay shared.

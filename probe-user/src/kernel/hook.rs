@@ -62,7 +62,11 @@ impl Hook {
             };
             loaded.map_err(|error| match error {
                 ProgramError::Btf(_) => KernelError::NoFunction(function),
-                error => KernelError::Verify(name, error),
+                // Without a log of the verifier's, which only a bug of ours would be worth, this says all.
+                ProgramError::LoadError { io_error, verifier_log } if verifier_log.to_string().is_empty() => {
+                    KernelError::Verify(name, io_error.into())
+                }
+                error => KernelError::Verify(name, error.into()),
             })?;
         }
         Ok(())

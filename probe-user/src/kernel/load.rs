@@ -42,13 +42,6 @@ pub enum Fault {
     Double = 2,
 }
 
-/// Returns whether our pids are the kernel's: else no process that the programs see can be found in `/proc`.
-pub fn in_initial_pid_namespace() -> bool {
-    // `PROC_PID_INIT_INO` (include/linux/proc_ns.h), fixed since Linux 3.8.
-    const INITIAL: &str = "pid:[4026531836]";
-    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace.as_os_str() == INITIAL)
-}
-
 /// Loads the programs and their maps into the kernel, attached to nothing yet.
 ///
 /// # Errors

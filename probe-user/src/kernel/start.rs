@@ -1,9 +1,15 @@
 //! Takes the cheapest hook that works: one that loads, attaches and passes the self-test.
 
+use std::{error::Error, iter};
+
 use tracing::info;
 
 use super::{Hook, Kernel, KernelConfig, KernelError, SelfTestError};
-use crate::logging::chain;
+use crate::{
+    exit::is_permission,
+    host::{Host, Lockdown},
+    logging::chain,
+};
 
 /// Which hook to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -14,6 +20,15 @@ pub enum HookChoice {
     Tracepoint,
 }
 
+impl From<Hook> for HookChoice {
+    fn from(hook: Hook) -> Self {
+        match hook {
+            Hook::Fentry => Self::Fentry,
+            Hook::Tracepoint => Self::Tracepoint,
+        }
+    }
+}
+
 /// Why the probe does not work here.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -21,6 +36,9 @@ pub enum StartError {
     Kernel(#[from] KernelError),
     #[error(transparent)]
     SelfTest(#[from] SelfTestError),
+    /// The kernel did not allow it.
+    #[error("{why}")]
+    Refused { why: String, hopeless: bool, source: KernelError },
     #[error("no hook works here; not fentry ({fentry}), and not tracepoint")]
     None { fentry: String, source: Box<Self> },
 }
@@ -46,9 +64,21 @@ pub fn start(choice: HookChoice, config: &KernelConfig) -> Result<Kernel, StartE
 }
 
 fn attach_and_test(hook: Hook, config: &KernelConfig) -> Result<Kernel, StartError> {
-    let mut kernel = Kernel::attach(hook, config)?;
+    let mut kernel = Kernel::attach(hook, config).map_err(|error| explain(hook, error))?;
     kernel.self_test()?;
     Ok(kernel)
+}
+
+/// Says why the kernel does not allow something, by what can be seen of this machine.
+fn explain(hook: Hook, error: KernelError) -> StartError {
+    let not_allowed = iter::successors(error.source(), |cause| (*cause).source()).any(is_permission);
+    let host = Host::read();
+    // Where it is locked down the kernel does not say EPERM: the helpers that read its memory are not there.
+    if !not_allowed && host.lockdown != Lockdown::Confidentiality {
+        return error.into();
+    }
+    let why = host.why_refused(hook == Hook::Tracepoint);
+    StartError::Refused { why, hopeless: host.forbids_measuring(), source: error }
 }
 
 impl StartError {
@@ -57,6 +87,7 @@ impl StartError {
         match self {
             Self::Kernel(error) => error.is_of_the_hook(),
             Self::SelfTest(error) => matches!(error, SelfTestError::Blind { .. }),
+            Self::Refused { hopeless, .. } => !hopeless,
             Self::None { .. } => false,
         }
     }

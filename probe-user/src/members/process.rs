@@ -13,6 +13,8 @@ use std::{
 
 use procfs::{ProcError, process::Process};
 
+use crate::privileges;
+
 /// The kernel cuts a process's name to 15 bytes (`TASK_COMM_LEN` is 16).
 const COMM_BYTES: usize = 15;
 
@@ -225,7 +227,10 @@ fn network_namespace(path: &Path) -> io::Result<(u64, u64)> {
 /// The crate's own texts carry paths of its making; the kind is what an operator can act on.
 fn plain(error: &ProcError) -> String {
     match error {
-        ProcError::PermissionDenied(_) => "permission denied; this needs CAP_SYS_PTRACE".to_owned(),
+        ProcError::PermissionDenied(_) => match privileges::lacking_to_read() {
+            Some(capability) => format!("permission denied; this needs {capability}"),
+            None => "permission denied, although no capability is missing".to_owned(),
+        },
         ProcError::NotFound(_) => "not found".to_owned(),
         other => other.to_string(),
     }
