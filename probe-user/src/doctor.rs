@@ -15,10 +15,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 pub use text::render;
-use trial::Trial;
+use trial::Trials;
 use visit::Visited;
 
-use crate::{config::Options, exit, host::Host, members::Overrides};
+use crate::{config::Options, exit, host::Host, kernel::Hook, members::Overrides};
 
 /// All that was found. Fields are added, never renamed or removed, while `schema` stays.
 #[derive(Clone, Debug, Serialize)]
@@ -87,31 +87,34 @@ impl Diagnosis {
     }
 }
 
-/// Looks at everything once, and tries each kind of hook.
+/// Looks at everything once, tries each kind of hook, and gives up privileges as the daemon does.
 pub async fn examine(options: &Options, overrides: &Overrides) -> Diagnosis {
     let host = Host::read();
     let trials = trial::all(options);
-    let visited = visit::all(options, overrides).await;
+    let visited = visit::all(options, overrides, &trials.entrance).await;
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
     diagnose(host, &trials, visited, now_s)
 }
 
 /// Judges what was seen, at a time in seconds since 1970.
-fn diagnose(host: Host, trials: &[Trial], visited: Visited, now_s: i64) -> Diagnosis {
-    let hook = trials.iter().find(|trial| trial.outcome.is_ok()).map(|trial| trial.hook);
-    let mut findings = machine::kernel(&host, hook);
-    findings.extend(machine::privileges(&host));
-    findings.extend(hooks::findings(trials));
+fn diagnose(host: Host, trials: &Trials, visited: Visited, now_s: i64) -> Diagnosis {
+    let hook = hooks::taken(&trials.hooks);
+    let mut findings = machine::kernel(&host, hook.is_some());
+    findings.extend(machine::privileges(&host, trials.drop.as_ref()));
+    findings.extend(hooks::findings(&trials.hooks));
     findings.extend(members::findings(&visited, now_s));
     let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(State::Ok);
-    let refusals = trials.iter().filter_map(|trial| trial.outcome.as_ref().err());
-    let exit_code = match hook {
+    let refused =
+        trials.hooks.iter().filter(|trial| trial.allowed).filter_map(|trial| trial.outcome.as_ref().err());
+    let exit_code = match (hook, &trials.drop) {
         // Privilege first: with it, the other hook may do better.
-        None => refusals.map(|refusal| refusal.exit_code).max().unwrap_or(exit::NO_KERNEL_SUPPORT),
-        Some(_) if worst >= State::Warning => exit::DEGRADED,
-        Some(_) => 0,
+        (None, _) => refused.map(|refusal| refusal.exit_code).max().unwrap_or(exit::NO_KERNEL_SUPPORT),
+        (Some(_), Some(Err(refusal))) => refusal.exit_code,
+        (Some(_), _) if worst >= State::Warning => exit::DEGRADED,
+        (Some(_), _) => 0,
     };
-    Diagnosis { schema: 1, fit: hook.is_some(), hook, findings, host, visited, exit_code }
+    let fit = matches!(exit_code, 0 | exit::DEGRADED);
+    Diagnosis { schema: 1, fit, hook: hook.map(Hook::as_str), findings, host, visited, exit_code }
 }
 
 #[cfg(test)]

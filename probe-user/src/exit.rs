@@ -5,7 +5,7 @@ use std::{error::Error, io};
 use crate::{
     config::ConfigError,
     daemon::ListenError,
-    kernel::{KernelError, StartError},
+    kernel::{KernelError, SelfTestError, StartError},
 };
 
 /// `doctor`: the probe can run, and somebody has to act.
@@ -37,11 +37,16 @@ pub fn of(error: &anyhow::Error) -> u8 {
         CANNOT_LISTEN
     } else if error.chain().any(is_permission) {
         NO_PRIVILEGE
-    } else if error.chain().any(|cause| cause.is::<KernelError>() || cause.is::<StartError>()) {
+    } else if error.chain().any(is_of_the_kernel) {
         NO_KERNEL_SUPPORT
     } else {
         FAILURE
     }
+}
+
+/// `StartError` is looked for by itself: it is transparent, so what it wraps is no link of the chain.
+fn is_of_the_kernel(cause: &(dyn Error + 'static)) -> bool {
+    cause.is::<KernelError>() || cause.is::<SelfTestError>() || cause.is::<StartError>()
 }
 
 /// Returns whether the kernel refused something for want of a right.
@@ -49,4 +54,24 @@ pub fn is_permission(cause: &(dyn Error + 'static)) -> bool {
     let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
     let rustix = cause.downcast_ref::<rustix::io::Errno>().map(|errno| errno.kind());
     io.or(rustix) == Some(io::ErrorKind::PermissionDenied)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_by_what_is_deepest() {
+        let start = |error: KernelError| Err::<(), _>(StartError::from(error)).context("cannot start");
+        let cases = [
+            (start(KernelError::NoBtf("none".to_owned())), NO_KERNEL_SUPPORT, "what the kernel lacks"),
+            (start(KernelError::NoTracefs(rustix::io::Errno::PERM.into())), NO_PRIVILEGE, "what it refuses"),
+            (Err(anyhow::anyhow!("anything")), FAILURE, "all the rest"),
+        ];
+        for (failure, expected, why) in cases {
+            assert_eq!(of(&failure.expect_err(why)), expected, "{why}");
+        }
+    }
 }

@@ -23,7 +23,10 @@ pub use mounts::{Cgroups, Tracefs};
 /// rlimit-based memory accounting`, Linux 5.11).
 const MEMLOCK_UNCOUNTED_SINCE: KernelVersion = KernelVersion { major: 5, minor: 11, patch: 0 };
 
-/// `PROC_PID_INIT_INO` and `PROC_USER_INIT_INO` (include/linux/proc_ns.h), fixed since Linux 3.8.
+/// What the maps take at the default of `--max-members`. Tried on 5.10: 2 MiB are too little.
+const LOCKED_BYTES: u64 = 3 << 20;
+
+/// `PROC_PID_INIT_INO` and `PROC_USER_INIT_INO` (`include/linux/proc_ns.h`), fixed since Linux 3.8.
 const INITIAL_PID_NAMESPACE: u32 = 0xEFFF_FFFC;
 const INITIAL_USER_NAMESPACE: u32 = 0xEFFF_FFFD;
 
@@ -65,7 +68,7 @@ pub enum Btf {
     Unreadable(String),
 }
 
-/// How many bytes this process may lock.
+/// How many bytes this process may lock; aya raises the limit as far as the kernel lets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Memlock {
@@ -116,9 +119,35 @@ impl Host {
         self.version.is_some_and(|version| version < MEMLOCK_UNCOUNTED_SINCE)
     }
 
+    /// Returns whether the maps may be created, whether or not this kernel counts them.
+    pub fn memlock_suffices(&self) -> bool {
+        let enough = match self.memlock {
+            Memlock::Bytes(bytes) => bytes >= LOCKED_BYTES,
+            Memlock::Unlimited | Memlock::Unknown => true,
+        };
+        enough || !self.counts_memlock() || self.has(Capability::SysResource)
+    }
+
+    /// Returns whether this process has a capability, in the eyes of the kernel itself.
+    pub fn has(&self, capability: Capability) -> bool {
+        self.initial_user_namespace && self.capabilities.has(capability)
+    }
+
+    /// Returns whether it has that capability, or another one that the kernel takes for it.
+    pub fn has_or_stands_in(&self, capability: Capability) -> bool {
+        self.initial_user_namespace && self.capabilities.suffice_for(capability, self.version)
+    }
+
+    /// Returns whether the kernel keeps this process from attaching to tracepoints, for all that it has `CAP_PERFMON`.
+    ///
+    /// Seen with Debian's 5.10 and 6.12 at level 3. Mainline knows levels up to 2, and binds nobody who has the capability.
+    pub fn is_too_paranoid(&self) -> bool {
+        self.perf_event_paranoid.is_some_and(|level| level > 2) && !self.has(Capability::SysAdmin)
+    }
+
     /// Returns what this process lacks on this kernel, and for what.
     pub fn missing(&self) -> impl Iterator<Item = Need> {
-        needed(self.version).filter(|need| !self.capabilities.suffice_for(need.capability, self.version))
+        needed(self.version).filter(|need| !self.has_or_stands_in(need.capability))
     }
 
     /// Returns whether nothing can be measured here by any hook, whatever else is the matter.
@@ -130,10 +159,12 @@ impl Host {
 
     /// Returns why the kernel refuses to load or to attach, and the way out, by the likeliest reason.
     ///
-    /// Tracepoints need tracefs beside what every hook needs.
-    pub fn why_refused(&self, needs_tracefs: bool) -> String {
+    /// Tracepoints need tracefs and perf events beside what every hook needs.
+    pub fn why_refused(&self, by_tracepoint: bool) -> String {
         if self.lockdown == Lockdown::Confidentiality {
-            return "the kernel is locked down (confidentiality), which forbids tracing: boot with lockdown=integrity, or without lockdown=".to_owned();
+            return "the kernel is locked down (confidentiality), which forbids tracing: boot with lockdown=integrity, \
+                    or without lockdown="
+                .to_owned();
         }
         if !self.initial_user_namespace {
             return "the root of this user namespace is nobody to the kernel: run outside of it".to_owned();
@@ -150,24 +181,17 @@ impl Host {
                 return format!("{} are missing: run as root, or grant them", names.join(" and "));
             }
         }
-        match self.tracefs {
-            Tracefs::NotMounted if needs_tracefs && !self.capabilities.has(Capability::SysAdmin) => {
-                return "tracefs is not mounted, and CAP_SYS_ADMIN is missing, which it takes to mount it: mount it with `mount -t tracefs tracefs /sys/kernel/tracing`, or grant it".to_owned();
-            }
-            Tracefs::Closed(_) if needs_tracefs => {
-                return "tracefs is closed to this user: run as root, or grant CAP_DAC_READ_SEARCH"
-                    .to_owned();
-            }
-            _ => {}
-        }
-        if self.counts_memlock()
-            && !self.capabilities.has(Capability::SysResource)
-            && let Memlock::Bytes(bytes) = self.memlock
+        if let Memlock::Bytes(bytes) = self.memlock
+            && !self.memlock_suffices()
         {
             let kib = bytes >> 10;
             return format!(
-                "this kernel counts maps against the limit on locked memory, {kib} KiB: raise it (LimitMEMLOCK=infinity, --ulimit memlock=-1), or grant CAP_SYS_RESOURCE"
+                "this kernel counts maps against the limit on locked memory, {kib} KiB: raise it \
+                 (LimitMEMLOCK=infinity, --ulimit memlock=-1), or grant CAP_SYS_RESOURCE"
             );
+        }
+        if by_tracepoint && let Some(why) = self.why_no_tracepoints() {
+            return why.to_owned();
         }
         let suspect = if self.seccomp { "the seccomp filter of this process" } else { "a security module" };
         format!(
@@ -175,11 +199,27 @@ impl Host {
         )
     }
 
-    /// Returns the capabilities without which nothing is measured on this kernel; the limit on locked memory may do
-    /// without `CAP_SYS_RESOURCE`.
+    /// Returns what keeps tracepoints, and only them, from a process with all that loading takes.
+    fn why_no_tracepoints(&self) -> Option<&'static str> {
+        match self.tracefs {
+            Tracefs::NotMounted if !self.has(Capability::SysAdmin) => Some(
+                "tracefs is not mounted, and CAP_SYS_ADMIN is missing, which it takes to mount it: mount it with \
+                 `mount -t tracefs tracefs /sys/kernel/tracing`, or grant it",
+            ),
+            Tracefs::Closed(_) => {
+                Some("tracefs is closed to this user: run as root, or grant CAP_DAC_READ_SEARCH")
+            }
+            _ if self.is_too_paranoid() => Some(
+                "kernel.perf_event_paranoid is above 2, and CAP_SYS_ADMIN is missing, which some kernels then ask for: \
+                 grant it, or set 2",
+            ),
+            _ => None,
+        }
+    }
+
+    /// Returns the capabilities without which nothing is measured on this kernel.
     fn missing_to_measure(&self) -> impl Iterator<Item = Need> {
-        let without_limits = |need: &Need| need.capability != Capability::SysResource;
-        self.missing().filter(|need| need.purpose == Purpose::Measure).filter(without_limits)
+        self.missing().filter(|need| need.purpose == Purpose::Measure)
     }
 }
 
@@ -202,9 +242,11 @@ fn btf(path: &Path) -> Btf {
 }
 
 fn memlock(limits: &Limits) -> Memlock {
-    match limits.max_locked_memory.soft_limit {
-        LimitValue::Unlimited => Memlock::Unlimited,
-        LimitValue::Value(bytes) => Memlock::Bytes(bytes),
+    let limit = &limits.max_locked_memory;
+    match (&limit.soft_limit, &limit.hard_limit) {
+        // Up to the hard limit anybody may raise it.
+        (LimitValue::Unlimited, _) | (_, LimitValue::Unlimited) => Memlock::Unlimited,
+        (LimitValue::Value(bytes), _) => Memlock::Bytes(*bytes),
     }
 }
 

@@ -1,32 +1,49 @@
 //! The lines about the hooks that were tried.
 
-use super::{Finding, State, trial::Trial};
+use super::{
+    Finding, State,
+    trial::{Refusal, Trial},
+};
+use crate::kernel::Hook;
+
 const GROUP: &str = "hooks";
 
-const TRACEPOINT: &str = "tracepoint";
+/// Returns the hook that the daemon would take.
+pub fn taken(trials: &[Trial]) -> Option<Hook> {
+    trials.iter().find(|trial| trial.allowed && trial.outcome.is_ok()).map(|trial| trial.hook)
+}
 
 /// Returns a line for each kind of hook.
 pub fn findings(trials: &[Trial]) -> Vec<Finding> {
-    let taken = trials.iter().find(|trial| trial.outcome.is_ok()).map(|trial| trial.hook);
-    trials.iter().map(|trial| of_trial(trial, taken)).collect()
+    let taken = taken(trials);
+    trials
+        .iter()
+        .map(|trial| match &trial.outcome {
+            Ok(()) => works(trial, taken),
+            Err(refusal) => refused(trial, refusal, taken),
+        })
+        .collect()
 }
 
-fn of_trial(trial: &Trial, taken: Option<&str>) -> Finding {
-    let refusal = match &trial.outcome {
-        Ok(()) => {
-            let taken = if taken == Some(trial.hook) { "; this one is taken" } else { "" };
-            let detail = format!("attached for a moment{taken}");
-            return Finding::new(GROUP, trial.hook, State::Ok, detail);
-        }
-        Err(refusal) => refusal,
+fn works(trial: &Trial, taken: Option<Hook>) -> Finding {
+    let aside = match (trial.allowed, taken) {
+        (_, Some(taken)) if taken == trial.hook => "; this one is taken",
+        (false, _) => "; --hook forbids it",
+        _ => "",
     };
-    let state = if taken.is_some() { State::Note } else { State::Failed };
-    let finding = Finding::new(GROUP, trial.hook, state, &refusal.sentence);
-    match taken {
-        Some(TRACEPOINT) => finding.advice(
-            "nothing: tracepoint does the same, and adds some 40 ns to every system call of this machine",
-        ),
-        Some(taken) => finding.advice(format!("nothing: {taken} does the same")),
-        None => finding.advice("see the lines of the kernel and of the privileges"),
-    }
+    let detail = format!("attached, passed the self-test, detached{aside}");
+    Finding::new(GROUP, trial.hook.as_str(), State::Ok, detail)
+}
+
+/// A refusal says itself what is missing, if that is known.
+fn refused(trial: &Trial, refusal: &Refusal, taken: Option<Hook>) -> Finding {
+    let state = if taken.is_some() || !trial.allowed { State::Note } else { State::Failed };
+    let finding = Finding::new(GROUP, trial.hook.as_str(), state, &refusal.sentence);
+    finding.advice(match taken {
+        Some(Hook::Tracepoint) => {
+            "nothing: tracepoint does the same, and adds some 40 ns to every system call of this machine"
+        }
+        Some(Hook::Fentry) => "nothing: fentry does the same for less",
+        None => "see what has failed among the kernel and the privileges",
+    })
 }

@@ -2,7 +2,7 @@
 
 use procfs::KernelVersion;
 
-use super::{Finding, State};
+use super::{Finding, State, trial::Refusal};
 use crate::host::{Btf, Capability, Cgroups, Host, Lockdown, Memlock, Need, Purpose, Tracefs, needed};
 
 const KERNEL: &str = "kernel";
@@ -11,28 +11,22 @@ const PRIVILEGES: &str = "privileges";
 /// The oldest kernel that the programs are written for.
 const OLDEST: KernelVersion = KernelVersion { major: 5, minor: 10, patch: 0 };
 
-/// Above this `perf_event_paranoid` is each distribution's own invention; mainline knows -1 to 2.
-const PARANOID_OF_MAINLINE: i64 = 2;
-
-/// What `--max-members` asks of locked memory by default (2.4 MiB), doubled: others of this user lock some, too.
-const LOCKED_BYTES: u64 = 5 << 20;
-
-/// Returns the lines about the kernel; `hook` is the one that can be used, if one can.
-pub fn kernel(host: &Host, hook: Option<&str>) -> Vec<Finding> {
+/// Returns the lines about the kernel; `works` tells whether a hook does.
+pub fn kernel(host: &Host, works: bool) -> Vec<Finding> {
     vec![
         version(host),
         btf(host),
         lockdown(host),
-        tracefs(host, hook),
+        tracefs(host, works),
         ftrace_enabled(host),
-        perf_event_paranoid(host),
+        perf_event_paranoid(host, works),
         unprivileged_bpf(host),
         cgroups(host),
     ]
 }
 
-/// Returns the lines about this process.
-pub fn privileges(host: &Host) -> Vec<Finding> {
+/// Returns the lines about this process; `drop` is what came of giving up what is not needed after the start.
+pub fn privileges(host: &Host, drop: Option<&Result<(), Refusal>>) -> Vec<Finding> {
     let user = match host.effective_uid {
         Some(0) => Finding::new(PRIVILEGES, "user", State::Ok, "root"),
         Some(uid) => Finding::new(PRIVILEGES, "user", State::Note, format!("{uid}, not root")),
@@ -41,6 +35,11 @@ pub fn privileges(host: &Host) -> Vec<Finding> {
     let mut findings = vec![user, user_namespace(host), pid_namespace(host)];
     findings.extend(needed(host.version).map(|need| capability(host, need)));
     findings.push(memlock(host));
+    if let Some(Err(refusal)) = drop {
+        let finding = Finding::new(PRIVILEGES, "giving them up", State::Failed, &refusal.sentence);
+        findings
+            .push(finding.advice("look for a security module, or a seccomp filter that forbids capset(2)"));
+    }
     findings
 }
 
@@ -84,9 +83,13 @@ fn lockdown(host: &Host) -> Finding {
     }
 }
 
-fn tracefs(host: &Host, hook: Option<&str>) -> Finding {
-    // Only tracepoints need it.
-    let state = if hook.is_some() { State::Note } else { State::Failed };
+/// Returns how bad it is that only tracepoints are kept from working.
+fn of_tracepoints(works: bool) -> State {
+    if works { State::Note } else { State::Failed }
+}
+
+fn tracefs(host: &Host, works: bool) -> Finding {
+    let state = of_tracepoints(works);
     let finding = |state, detail: &str| Finding::new(KERNEL, "tracefs", state, detail);
     match host.tracefs {
         Tracefs::Readable(at) => finding(State::Ok, at),
@@ -94,7 +97,7 @@ fn tracefs(host: &Host, hook: Option<&str>) -> Finding {
             .advice("run as root, or with CAP_DAC_READ_SEARCH"),
         Tracefs::NoSyscalls(at) => finding(state, &format!("{at} has no tracepoints of system calls"))
             .advice("take a kernel built with CONFIG_FTRACE_SYSCALLS"),
-        Tracefs::NotMounted if host.capabilities.has(Capability::SysAdmin) => {
+        Tracefs::NotMounted if host.has(Capability::SysAdmin) => {
             finding(State::Ok, "not mounted; the probe mounts it for itself while it attaches")
         }
         Tracefs::NotMounted => {
@@ -106,21 +109,21 @@ fn tracefs(host: &Host, hook: Option<&str>) -> Finding {
 fn ftrace_enabled(host: &Host) -> Finding {
     let what = "ftrace_enabled";
     match host.ftrace_enabled {
-        Some(0) => Finding::new(KERNEL, what, State::Warning, "0: fentry hooks see nothing")
+        Some(0) => Finding::new(KERNEL, what, State::Warning, "0: fentry hooks are refused, or see nothing")
             .advice("sysctl -w kernel.ftrace_enabled=1"),
         Some(value) => Finding::new(KERNEL, what, State::Ok, value.to_string()),
         None => Finding::new(KERNEL, what, State::Note, "not there: this kernel has no dynamic ftrace"),
     }
 }
 
-/// With `CAP_PERFMON` the level does not matter on mainline (Documentation/admin-guide/perf-security.rst).
-fn perf_event_paranoid(host: &Host) -> Finding {
+fn perf_event_paranoid(host: &Host, works: bool) -> Finding {
     let what = "perf_event_paranoid";
     match host.perf_event_paranoid {
-        Some(level) if level > PARANOID_OF_MAINLINE && !host.capabilities.has(Capability::SysAdmin) => {
-            let detail = format!("{level}: some distributions then ask for CAP_SYS_ADMIN");
-            Finding::new(KERNEL, what, State::Note, detail)
-                .advice("if tracepoints are refused, sysctl -w kernel.perf_event_paranoid=2")
+        Some(level) if host.is_too_paranoid() => {
+            let detail =
+                format!("{level}: kernels of Debian and Ubuntu keep tracepoints for CAP_SYS_ADMIN then");
+            Finding::new(KERNEL, what, of_tracepoints(works), detail)
+                .advice("sysctl -w kernel.perf_event_paranoid=2, or grant CAP_SYS_ADMIN")
         }
         Some(level) => {
             Finding::new(KERNEL, what, State::Ok, format!("{level}, which does not bind CAP_PERFMON"))
@@ -130,7 +133,7 @@ fn perf_event_paranoid(host: &Host) -> Finding {
     }
 }
 
-/// Nothing to act on: the probe has CAP_BPF, or cannot run whatever this says.
+/// Nothing to act on: the probe has `CAP_BPF`, or cannot run whatever this says.
 fn unprivileged_bpf(host: &Host) -> Finding {
     let what = "unprivileged_bpf_disabled";
     let told = match host.unprivileged_bpf_disabled {
@@ -172,8 +175,8 @@ fn pid_namespace(host: &Host) -> Finding {
 fn capability(host: &Host, need: Need) -> Finding {
     let name = need.capability.as_str();
     let finding = |state, detail: String| Finding::new(PRIVILEGES, name, state, detail);
-    if host.capabilities.suffice_for(need.capability, host.version) {
-        let by_another = !host.capabilities.has(need.capability);
+    if host.has_or_stands_in(need.capability) {
+        let by_another = !host.has(need.capability);
         let aside = if by_another { " (another one stands in for it)" } else { "" };
         return finding(State::Ok, format!("to {}{aside}", need.to));
     }
@@ -185,14 +188,17 @@ fn capability(host: &Host, need: Need) -> Finding {
         Purpose::FindMembers => State::Warning,
         Purpose::Sometimes => State::Note,
     };
-    let advice = if host.capabilities.withhold(need.capability) {
+    let advice = if !host.initial_user_namespace {
+        "see the user namespace"
+    } else if host.capabilities.withhold(need.capability) {
         "allow it: capabilities.add of a container, CapabilityBoundingSet= of a unit"
     } else if is_root {
         "run as root with all capabilities"
     } else {
         "run as root, or grant it: AmbientCapabilities= of a unit, setcap"
     };
-    finding(state, format!("missing; it is needed to {}", need.to)).advice(advice)
+    let missing = if host.initial_user_namespace { "missing" } else { "worth nothing here" };
+    finding(state, format!("{missing}; it is needed to {}", need.to)).advice(advice)
 }
 
 fn memlock(host: &Host) -> Finding {
@@ -206,12 +212,10 @@ fn memlock(host: &Host) -> Finding {
         let aside = "; this kernel does not count maps against it";
         return Finding::new(PRIVILEGES, what, State::Ok, limit + aside);
     }
-    let suffices = match host.memlock {
-        Memlock::Bytes(bytes) => bytes >= LOCKED_BYTES,
-        Memlock::Unlimited | Memlock::Unknown => true,
-    };
-    if suffices || host.capabilities.has(Capability::SysResource) {
-        return Finding::new(PRIVILEGES, what, State::Ok, limit);
+    if host.memlock_suffices() {
+        let raised = host.has(Capability::SysResource) && host.memlock != Memlock::Unlimited;
+        let aside = if raised { ", which the probe raises for itself" } else { "" };
+        return Finding::new(PRIVILEGES, what, State::Ok, limit + aside);
     }
     Finding::new(PRIVILEGES, what, State::Failed, format!("{limit}; this kernel counts maps against it"))
         .advice("raise it: --ulimit memlock=-1 of a container, LimitMEMLOCK=infinity of a unit")

@@ -2,8 +2,16 @@
 
 use procfs::KernelVersion;
 
-use super::{trial::Refusal, *};
-use crate::host::{Btf, Capabilities, Capability, Cgroups, Lockdown, Memlock, Tracefs};
+use super::{
+    trial::{Refusal, Trial},
+    *,
+};
+use crate::{
+    host::{Btf, Capabilities, Capability, Cgroups, Lockdown, Memlock, Tracefs},
+    privileges::Entrance,
+};
+
+use Hook::{Fentry, Tracepoint};
 
 /// A machine on which everything is as it should be.
 fn sound() -> Host {
@@ -28,20 +36,25 @@ fn sound() -> Host {
 
 fn without(capabilities: &[Capability]) -> Host {
     let lost = capabilities.iter().fold(0_u64, |set, capability| set | 1 << *capability as u8);
-    let effective = u64::MAX & !lost;
+    let effective = !lost;
     Host { capabilities: Capabilities { effective, ..sound().capabilities }, ..sound() }
 }
 
-fn works(hook: &'static str) -> Trial {
-    Trial { hook, outcome: Ok(()) }
+fn works(hook: Hook) -> Trial {
+    Trial { hook, allowed: true, outcome: Ok(()) }
 }
 
-fn refused(hook: &'static str, exit_code: u8) -> Trial {
-    Trial { hook, outcome: Err(Refusal { sentence: "cannot load it".to_owned(), exit_code }) }
+fn refused(hook: Hook, exit_code: u8) -> Trial {
+    Trial { hook, allowed: true, outcome: Err(refusal(exit_code)) }
+}
+
+fn refusal(exit_code: u8) -> Refusal {
+    Refusal { sentence: "cannot load it".to_owned(), exit_code }
 }
 
 fn diagnosis(host: Host, trials: &[Trial]) -> Diagnosis {
-    diagnose(host, trials, Visited::default(), 0)
+    let trials = Trials { hooks: trials.to_vec(), drop: None, entrance: Entrance::default() };
+    diagnose(host, &trials, Visited::default(), 0)
 }
 
 fn line<'a>(diagnosis: &'a Diagnosis, what: &str) -> &'a Finding {
@@ -51,7 +64,7 @@ fn line<'a>(diagnosis: &'a Diagnosis, what: &str) -> &'a Finding {
 
 #[test]
 fn a_sound_machine_has_nothing_to_do() {
-    let diagnosis = diagnosis(sound(), &[works("fentry"), works("tracepoint")]);
+    let diagnosis = diagnosis(sound(), &[works(Fentry), works(Tracepoint)]);
     assert_eq!((diagnosis.fit, diagnosis.hook, diagnosis.exit_code()), (true, Some("fentry"), 0));
     let worse: Vec<_> = diagnosis.findings.iter().filter(|finding| finding.state > State::Ok).collect();
     assert_eq!(worse.len(), 1, "only that no etcd runs: {worse:#?}");
@@ -92,12 +105,13 @@ fn every_line_that_is_not_well_says_what_to_do() {
         (
             Host { perf_event_paranoid: Some(3), ..without(&[SysAdmin]) },
             "perf_event_paranoid",
-            Note,
-            "sysctl -w",
+            Failed,
+            "CAP_SYS_ADMIN",
         ),
         (Host { perf_event_paranoid: Some(3), ..sound() }, "perf_event_paranoid", Ok, ""),
         (Host { initial_pid_namespace: false, ..sound() }, "pid namespace", Failed, "hostPID: true"),
         (Host { initial_user_namespace: false, ..sound() }, "user namespace", Failed, "hostUsers: true"),
+        (Host { initial_user_namespace: false, ..sound() }, "CAP_BPF", Failed, "see the user namespace"),
         (Host { version: Some(KernelVersion::new(4, 18, 0)), ..sound() }, "version", Warning, "5.10"),
         (without(&[Bpf]), "CAP_BPF", Ok, ""),
         (without(&[Bpf, SysAdmin]), "CAP_BPF", Failed, "run as root with all"),
@@ -117,7 +131,7 @@ fn every_line_that_is_not_well_says_what_to_do() {
         (old(without(&[SysResource])), "locked memory", Ok, ""),
     ];
     for (host, what, state, advice) in cases {
-        let diagnosis = diagnosis(host, &[refused("tracepoint", exit::NO_PRIVILEGE)]);
+        let diagnosis = diagnosis(host, &[refused(Tracepoint, exit::NO_PRIVILEGE)]);
         let finding = line(&diagnosis, what);
         assert_eq!(finding.state, state, "{finding:?}");
         match &finding.advice {
@@ -131,7 +145,7 @@ fn every_line_that_is_not_well_says_what_to_do() {
 fn what_is_withheld_is_to_be_allowed_first() {
     let none = Capabilities { effective: 0, permitted: 0, bounding: 0 };
     let diagnosis =
-        diagnosis(Host { capabilities: none, ..sound() }, &[refused("tracepoint", exit::NO_PRIVILEGE)]);
+        diagnosis(Host { capabilities: none, ..sound() }, &[refused(Tracepoint, exit::NO_PRIVILEGE)]);
     let advice = line(&diagnosis, "CAP_BPF").advice.as_deref();
     assert!(advice.is_some_and(|advice| advice.contains("capabilities.add")), "{advice:?}");
 }
@@ -139,6 +153,11 @@ fn what_is_withheld_is_to_be_allowed_first() {
 #[test]
 fn a_refusal_is_explained_by_what_is_known() {
     use Capability::{Bpf, Perfmon, SysAdmin, SysResource};
+    let old = |host: Host| Host {
+        version: Some(KernelVersion::new(5, 10, 0)),
+        memlock: Memlock::Bytes(64 << 10),
+        ..host
+    };
     let cases = [
         (Host { lockdown: Lockdown::Confidentiality, ..without(&[Bpf]) }, true, "the kernel is locked down"),
         (without(&[Bpf, Perfmon, SysAdmin]), true, "CAP_BPF and CAP_PERFMON are missing"),
@@ -147,24 +166,19 @@ fn a_refusal_is_explained_by_what_is_known() {
         (Host { initial_user_namespace: false, ..without(&[Bpf]) }, true, "the root of this user namespace"),
         (Host { tracefs: Tracefs::NotMounted, ..without(&[SysAdmin]) }, false, "tracefs is not mounted"),
         (Host { tracefs: Tracefs::Closed("/x"), ..sound() }, false, "tracefs is closed to this user"),
-        (
-            Host { tracefs: Tracefs::NotMounted, ..sound() },
-            false,
-            "no capability is missing: a security module",
-        ),
-        (
-            Host { version: Some(KernelVersion::new(5, 10, 0)), ..without(&[SysResource]) },
-            false,
-            "this kernel counts maps against",
-        ),
+        (Host { perf_event_paranoid: Some(3), ..without(&[SysAdmin]) }, false, "kernel.perf_event_paranoid"),
+        (Host { tracefs: Tracefs::NotMounted, ..sound() }, false, "no capability is missing: a security"),
+        (old(without(&[SysResource])), false, "this kernel counts maps against"),
+        (old(sound()), false, "no capability is missing: a security module"),
         (Host { seccomp: true, ..sound() }, false, "no capability is missing: the seccomp filter"),
-        (sound(), false, "no capability is missing: a security module"),
     ];
     for (host, hopeless, expected) in cases {
         let why = host.why_refused(true);
         assert!(why.starts_with(expected), "{expected:?}: {why:?}");
         assert_eq!(host.forbids_measuring(), hopeless, "another hook may do better: {why:?}");
     }
+    let closed = Host { tracefs: Tracefs::Closed("/x"), ..sound() };
+    assert!(closed.why_refused(false).starts_with("no capability"), "fentry needs no tracefs");
 }
 
 #[test]
@@ -172,25 +186,19 @@ fn the_exit_code_is_the_daemons_or_tells_that_somebody_has_to_act() {
     let blocked = || Host { ftrace_enabled: Some(0), ..sound() };
     let (lacks, denied) = (exit::NO_KERNEL_SUPPORT, exit::NO_PRIVILEGE);
     let cases = [
-        (sound(), vec![works("fentry"), works("tracepoint")], Some("fentry"), 0, "all well"),
+        (sound(), vec![works(Fentry), works(Tracepoint)], Some("fentry"), 0, "all well"),
+        (sound(), vec![refused(Fentry, denied), works(Tracepoint)], Some("tracepoint"), 0, "one is enough"),
+        (blocked(), vec![works(Tracepoint)], Some("tracepoint"), exit::DEGRADED, "a warning"),
         (
             sound(),
-            vec![refused("fentry", denied), works("tracepoint")],
-            Some("tracepoint"),
-            0,
-            "one is enough",
-        ),
-        (blocked(), vec![works("tracepoint")], Some("tracepoint"), exit::DEGRADED, "a warning"),
-        (
-            sound(),
-            vec![refused("fentry", lacks), refused("tracepoint", lacks)],
+            vec![refused(Fentry, lacks), refused(Tracepoint, lacks)],
             None,
             lacks,
             "none, by the kernel",
         ),
         (
             sound(),
-            vec![refused("fentry", lacks), refused("tracepoint", denied)],
+            vec![refused(Fentry, lacks), refused(Tracepoint, denied)],
             None,
             denied,
             "none, by privilege",
@@ -206,13 +214,35 @@ fn the_exit_code_is_the_daemons_or_tells_that_somebody_has_to_act() {
 }
 
 #[test]
+fn a_hook_that_is_not_allowed_does_not_make_it_fit() {
+    let forbidden = |trial| Trial { allowed: false, ..trial };
+    let only_fentry = [refused(Fentry, exit::NO_KERNEL_SUPPORT), forbidden(works(Tracepoint))];
+    let unfit = diagnosis(sound(), &only_fentry);
+    assert_eq!((unfit.fit, unfit.hook, unfit.exit_code()), (false, None, exit::NO_KERNEL_SUPPORT));
+    assert!(line(&unfit, "tracepoint").detail.contains("--hook forbids it"), "{unfit:#?}");
+    let only_tracepoint = [forbidden(refused(Fentry, exit::NO_PRIVILEGE)), works(Tracepoint)];
+    let fit = diagnosis(sound(), &only_tracepoint);
+    assert_eq!((fit.fit, fit.hook, fit.exit_code()), (true, Some("tracepoint"), 0));
+}
+
+#[test]
+fn a_probe_that_cannot_give_up_its_privileges_does_not_run() {
+    let drop = Some(Err(refusal(exit::NO_PRIVILEGE)));
+    let trials = Trials { hooks: vec![works(Fentry)], drop, entrance: Entrance::default() };
+    let diagnosis = diagnose(sound(), &trials, Visited::default(), 0);
+    assert_eq!((diagnosis.fit, diagnosis.exit_code()), (false, exit::NO_PRIVILEGE));
+    assert_eq!(line(&diagnosis, "giving them up").state, State::Failed);
+    assert!(render(&diagnosis).starts_with("UNFIT  privileges"), "{diagnosis:#?}");
+}
+
+#[test]
 fn a_line_is_aligned_and_ends_with_what_to_do() {
-    let diagnosis = diagnosis(sound(), &[refused("fentry", exit::NO_PRIVILEGE), works("tracepoint")]);
+    let diagnosis = diagnosis(sound(), &[refused(Fentry, exit::NO_PRIVILEGE), works(Tracepoint)]);
     let text = render(&diagnosis);
     let expected = "
 hooks
   fentry                     note     cannot load it => nothing: tracepoint does the same, and adds some 40 ns to every system call of this machine
-  tracepoint                 ok       attached for a moment; this one is taken
+  tracepoint                 ok       attached, passed the self-test, detached; this one is taken
 ";
     assert!(text.contains(expected), "{text}");
 }

@@ -4,10 +4,14 @@ use std::fmt::Write;
 
 use super::{Diagnosis, Finding};
 
+/// A self-test that failed tells all that did not arrive.
+const LONGEST_DETAIL: usize = 250;
+
 /// Renders a diagnosis for a terminal.
 pub fn render(diagnosis: &Diagnosis) -> String {
     let mut out = match diagnosis.hook {
-        Some(hook) => format!("FIT  by the {hook} hook\n"),
+        Some(hook) if diagnosis.fit => format!("FIT  by the {hook} hook\n"),
+        Some(_) => "UNFIT  privileges cannot be given up\n".to_owned(),
         None => "UNFIT  no hook can be used\n".to_owned(),
     };
     let width = diagnosis.findings.iter().map(|finding| finding.what.chars().count()).max().unwrap_or(0);
@@ -25,9 +29,17 @@ pub fn render(diagnosis: &Diagnosis) -> String {
 
 fn line(out: &mut String, finding: &Finding, width: usize) {
     let Finding { what, state, detail, advice, .. } = finding;
-    let _ = write!(out, "  {what:<width$}  {:<7}  {detail}", state.as_str());
+    let _ = write!(out, "  {what:<width$}  {:<7}  {}", state.as_str(), shortened(detail));
     if let Some(advice) = advice {
         let _ = write!(out, " => {advice}");
     }
     let _ = writeln!(out);
+}
+
+/// Returns the beginning of a long text; JSON has all of it.
+fn shortened(detail: &str) -> String {
+    match detail.char_indices().nth(LONGEST_DETAIL) {
+        Some((end, _)) => format!("{}…", &detail[..end]),
+        None => detail.to_owned(),
+    }
 }

@@ -1,40 +1,67 @@
-//! Tries the hooks for real: attached, and let go at once.
+//! Tries the hooks for real: attached, tested by the probe's own events, and let go.
 
 use crate::{
     config::Options,
     exit,
-    kernel::{self, Hook, KernelConfig},
+    kernel::{self, Hook, HookChoice, KernelConfig},
     logging,
+    privileges::{self, Entrance},
 };
 
 /// What came of one kind of hook.
 #[derive(Clone, Debug)]
 pub struct Trial {
-    pub hook: &'static str,
+    pub hook: Hook,
+    /// Whether `--hook` lets the daemon take it.
+    pub allowed: bool,
     pub outcome: Result<(), Refusal>,
 }
 
-/// Why a hook cannot be used.
+/// Why something that the daemon needs cannot be had.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     /// One line.
     pub sentence: String,
-    /// That of a daemon which needs this hook.
+    /// That of the daemon.
     pub exit_code: u8,
 }
 
-/// Tries each kind of hook, the best first. Nothing stays attached.
-pub fn all(options: &Options) -> Vec<Trial> {
+/// What came of everything that takes privilege, and with what the rest goes on.
+#[derive(Debug)]
+pub struct Trials {
+    pub hooks: Vec<Trial>,
+    /// Whether privileges could be given up; `None` if no hook works, and the daemon would not come to it.
+    pub drop: Option<Result<(), Refusal>>,
+    pub entrance: Entrance,
+}
+
+/// Tries each kind of hook, the cheapest first, and then goes on with what the daemon keeps of its privileges. Nothing
+/// stays attached.
+pub fn all(options: &Options) -> Trials {
     let config = KernelConfig {
         process_names: options.process_name.clone(),
         max_targets: options.max_members,
-        ..KernelConfig::default()
+        log: options.kernel_log,
+        recording: false,
+        fault: None,
     };
-    let trial = |hook: Hook| Trial {
-        hook: hook.as_str(),
-        outcome: kernel::start(hook.into(), &config).map(drop).map_err(refusal),
+    // Never two at once: kernels before 5.11 count the memory of both against one limit.
+    let mut working = None;
+    let hooks = Hook::ALL.map(|hook| {
+        working = None;
+        let started = kernel::start(hook.into(), &config);
+        let outcome = started.map(|kernel| working = Some(kernel)).map_err(refusal);
+        Trial { hook, allowed: [HookChoice::Auto, hook.into()].contains(&options.hook), outcome }
+    });
+    let works = hooks.iter().find(|trial| trial.outcome.is_ok()).map(|trial| trial.hook);
+    let mut working = working.or_else(|| kernel::start(works?.into(), &config).ok());
+    let dropped = working.as_mut().map(privileges::drop_to_readers);
+    let (drop, entrance) = match dropped {
+        Some(Ok(entrance)) => (Some(Ok(())), entrance),
+        Some(Err(error)) => (Some(Err(refusal(error))), Entrance::default()),
+        None => (None, Entrance::default()),
     };
-    Hook::ALL.map(trial).into()
+    Trials { hooks: hooks.into(), drop, entrance }
 }
 
 fn refusal(error: impl std::error::Error + Send + Sync + 'static) -> Refusal {

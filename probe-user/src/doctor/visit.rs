@@ -7,8 +7,9 @@ use crate::{
     config::Options,
     etcd::{Client, Reason, Validity, certificate},
     logging,
-    members::{Endpoint, FileRef, Member, Overrides, Pending, ProcessId, Scanner, Scheme, Unreadable},
+    members::{FileRef, Member, Overrides, Pending, ProcessId, Scanner, Scheme, Unreadable},
     monitor::{is_from, mount},
+    privileges::Entrance,
 };
 
 /// What a look over the machine found.
@@ -70,13 +71,15 @@ pub enum Role {
 }
 
 /// Looks for members once, as the daemon does each second, and asks all their endpoints at once.
-pub async fn all(options: &Options, overrides: &Overrides) -> Visited {
+pub async fn all(options: &Options, overrides: &Overrides, entrance: &Entrance) -> Visited {
     let scan = Scanner::default().scan(overrides, &options.process_name);
     let mut asking = JoinSet::new();
     for (place, member) in scan.members.iter().enumerate() {
         for (order, endpoint) in member.endpoints.iter().enumerate() {
-            let (endpoint, id, timeout) = (endpoint.clone(), member.id, options.command_timeout);
-            asking.spawn(async move { ((place, order), ask(endpoint, id, timeout).await) });
+            let client = Client::new(vec![endpoint.clone()], options.command_timeout);
+            let client = client.through(entrance.clone());
+            let (url, id) = (endpoint.to_string(), member.id);
+            asking.spawn(async move { ((place, order), ask(client, url, id).await) });
         }
     }
     let mut answers: Vec<_> = asking.join_all().await;
@@ -92,24 +95,17 @@ pub async fn all(options: &Options, overrides: &Overrides) -> Visited {
     }
 }
 
-async fn ask(endpoint: Endpoint, id: ProcessId, timeout: std::time::Duration) -> VisitedEndpoint {
-    let url = endpoint.to_string();
-    match Client::new(vec![endpoint], timeout).scrape().await {
-        Ok(scrape) if is_from(&scrape, id) => VisitedEndpoint { url, version: scrape.version, error: None },
+async fn ask(mut client: Client, url: String, id: ProcessId) -> VisitedEndpoint {
+    let failure = |reason, sentence| Some(EndpointFailure { reason, sentence });
+    let (version, error) = match client.scrape().await {
+        Ok(scrape) if is_from(&scrape, id) => (scrape.version, None),
         Ok(_) => {
             let sentence = "another process answers than the one that holds this WAL".to_owned();
-            VisitedEndpoint {
-                url,
-                version: None,
-                error: Some(EndpointFailure { reason: "other_process", sentence }),
-            }
+            (None, failure("other_process", sentence))
         }
-        Err(error) => {
-            let failure =
-                EndpointFailure { reason: error.reason().as_str(), sentence: logging::chain(&error) };
-            VisitedEndpoint { url, version: None, error: Some(failure) }
-        }
-    }
+        Err(error) => (None, failure(error.reason().as_str(), logging::chain(&error))),
+    };
+    VisitedEndpoint { url, version, error }
 }
 
 fn describe(member: &Member) -> VisitedMember {

@@ -111,8 +111,8 @@ pub struct Need {
 
 /// Returns what the probe needs on a kernel: the one list that everything else derives from.
 ///
-/// Tried on 6.18: with tracefs mounted and its directory open to the user, `CAP_BPF` and `CAP_PERFMON` are enough to measure,
-/// and neither alone is; `CAP_SYS_ADMIN` alone is, too.
+/// Tried on 5.10, 6.12 and 6.18: `CAP_BPF` and `CAP_PERFMON` are enough for fentry, and neither alone is; `CAP_SYS_ADMIN` alone
+/// is, too. Tracepoints take a tracefs that is mounted and open to the user as well, and see [`super::Host::is_too_paranoid`].
 pub fn needed(kernel: Option<KernelVersion>) -> impl Iterator<Item = Need> {
     use Capability::{Bpf, DacReadSearch, Perfmon, SysAdmin, SysPtrace, SysResource};
     use Purpose::{FindMembers, Measure, Sometimes};
@@ -121,7 +121,7 @@ pub fn needed(kernel: Option<KernelVersion>) -> impl Iterator<Item = Need> {
         (Perfmon, Measure, "load programs that trace and that read the kernel's memory"),
         (
             SysResource,
-            Measure,
+            Sometimes,
             "raise the limit on locked memory, which maps count against before Linux 5.11",
         ),
         (SysPtrace, FindMembers, "read the settings, descriptors and root directory of other processes"),

@@ -111,8 +111,8 @@ fn cgroups_are_told_by_what_is_mounted() {
         (&["cgroup cgroup rw,blkio", "cgroup2 cgroup2 rw"], Cgroups::Hybrid, "both"),
     ];
     for (kinds, expected, why) in cases {
-        let mounts: String = kinds.iter().map(|kind| format!("{MOUNT}{kind}\n")).collect();
-        let machine = Machine::with(&[("proc/self/mountinfo", &mounts)]);
+        let mounts: Vec<_> = kinds.iter().map(|kind| format!("{MOUNT}{kind}\n")).collect();
+        let machine = Machine::with(&[("proc/self/mountinfo", &mounts.concat())]);
         assert_eq!(Host::below(&machine.0).cgroups, expected, "{why}");
     }
 }
