@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::thread;
 use std::time::Duration;
 
 use probe_tests::certs::{Authority, Mutual, Pair, Validity};
@@ -196,6 +197,19 @@ fn a_member_in_namespaces_of_its_own_is_asked_inside() {
     let (found, _) = findings(&call(&scratch));
     assert_line(&found, Some(&etcd), "endpoint", "ok", "answers: etcd 3.5.16");
     assert_line(&found, Some(&etcd), "WAL", "ok", "/mnt/etcd/inside.etcd/member/wal");
+}
+
+#[test]
+fn the_endpoint_of_another_etcd_is_not_taken_for_an_answer() {
+    needs::require(&[Need::Root, Need::Bpf, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
+    let scratch = Scratch::on_disk("doctor").unwrap();
+    let one = member("3.4", "one", &scratch).start().unwrap();
+    thread::sleep(Duration::from_secs(2)); // The time of their start tells them apart, to a second.
+    let other = member("3.5.16", "other", &scratch).start().unwrap();
+    let (found, code) = findings(&call(&scratch).arguments(&["--endpoints", &other.endpoint().url()]));
+    assert_line(&found, Some(&one), "endpoint", "failed", "another process answers");
+    assert_line(&found, Some(&other), "endpoint", "ok", "answers: etcd 3.5.16");
+    assert_eq!(code, 1, "one of them cannot be cross-checked");
 }
 
 #[test]

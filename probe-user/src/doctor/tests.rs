@@ -169,6 +169,11 @@ fn a_refusal_is_explained_by_what_is_known() {
         (Host { perf_event_paranoid: Some(3), ..without(&[SysAdmin]) }, false, "kernel.perf_event_paranoid"),
         (Host { tracefs: Tracefs::NotMounted, ..sound() }, false, "no capability is missing: a security"),
         (old(without(&[SysResource])), false, "this kernel counts maps against"),
+        (
+            Host { memlock: Memlock::Bytes(8 << 20), ..old(without(&[SysResource])) },
+            false,
+            "this kernel counts maps against",
+        ),
         (old(sound()), false, "no capability is missing: a security module"),
         (Host { seccomp: true, ..sound() }, false, "no capability is missing: the seccomp filter"),
     ];
@@ -237,6 +242,18 @@ fn a_probe_that_cannot_give_up_its_privileges_does_not_run() {
     assert_eq!((diagnosis.fit, diagnosis.exit_code()), (false, exit::NO_PRIVILEGE));
     assert_eq!(line(&diagnosis, "giving them up").state, State::Failed);
     assert!(render(&diagnosis).starts_with("UNFIT  privileges"), "{diagnosis:#?}");
+}
+
+#[test]
+fn a_long_detail_is_cut_for_people_and_whole_for_programs() {
+    let trial = Trial {
+        outcome: Err(Refusal { sentence: "ä".repeat(1000), exit_code: exit::NO_KERNEL_SUPPORT }),
+        ..works(Fentry)
+    };
+    let diagnosis = diagnosis(sound(), &[trial, works(Tracepoint)]);
+    let text = render(&diagnosis);
+    assert!(text.contains(&format!(" {}… => nothing", "ä".repeat(250))), "{text}");
+    assert_eq!(line(&diagnosis, "fentry").detail.chars().count(), 1000);
 }
 
 #[test]
