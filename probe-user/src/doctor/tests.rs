@@ -252,7 +252,7 @@ fn a_long_detail_is_cut_for_people_and_whole_for_programs() {
     };
     let diagnosis = diagnosis(sound(), &[trial, works(Tracepoint)]);
     let text = render(&diagnosis);
-    assert!(text.contains(&format!(" {}… => nothing", "ä".repeat(250))), "{text}");
+    assert!(text.contains(&format!(" {}… => nothing", "ä".repeat(320))), "{text}");
     assert_eq!(line(&diagnosis, "fentry").detail.chars().count(), 1000);
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::{Diagnosis, Finding, State};
 
 /// A self-test that failed tells all that did not arrive.
-const LONGEST_DETAIL: usize = 250;
+const LONGEST_DETAIL: usize = 320;
 
 /// Renders a diagnosis for a terminal.
 pub fn render(diagnosis: &Diagnosis) -> String {
