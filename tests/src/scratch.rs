@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::mount::{self, MountFlags, UnmountFlags};
 
 use crate::command;
 use crate::stop::Stop;
@@ -102,11 +103,23 @@ impl Tmpfs {
 
 /// tracefs in its usual place, for a machine on which it is not mounted.
 #[derive(Debug)]
-pub struct Tracefs(#[expect(dead_code, reason = "unmounts when it is dropped")] Mount);
+pub struct Tracefs(());
 
 impl Tracefs {
+    pub const POINT: &str = "/sys/kernel/tracing";
+
     pub fn mount() -> anyhow::Result<Self> {
-        Ok(Self(Mount::new(&["-t", "tracefs"], "tracefs", Path::new("/sys/kernel/tracing"))?))
+        mount::mount("tracefs", Self::POINT, "tracefs", MountFlags::empty(), None)
+            .with_context(|| format!("cannot mount tracefs on {}", Self::POINT))?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Tracefs {
+    fn drop(&mut self) {
+        if let Err(error) = mount::unmount(Self::POINT, UnmountFlags::empty()) {
+            eprintln!("cannot unmount {}: {error}", Self::POINT);
+        }
     }
 }
 

@@ -5,14 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-
-const TRACEFS: &str = "/sys/kernel/tracing";
+use probe_tests::scratch::Tracefs;
 
 const EVENTS: [&str; 2] = ["events/syscalls/sys_enter_fdatasync", "events/syscalls/sys_exit_fdatasync"];
 
 /// A trace of `fdatasync` in progress. Ended on drop, and tracefs with it: the probe must do without.
-pub struct Trace(());
+pub struct Trace(#[expect(dead_code, reason = "unmounts when it is dropped")] Tracefs);
 
 /// What a line of the trace tells.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,8 +23,7 @@ struct Event {
 
 impl Trace {
     pub fn start() -> anyhow::Result<Self> {
-        mount("tracefs", TRACEFS, "tracefs", MountFlags::empty(), None).context("cannot mount tracefs")?;
-        let trace = Self(());
+        let trace = Self(Tracefs::mount()?);
         // One clock for all processors.
         set("trace_clock", "mono")?;
         set("trace", "")?;
@@ -40,7 +37,8 @@ impl Trace {
     pub fn stop(self, pid: u32) -> anyhow::Result<Vec<f64>> {
         let segments = descriptors_of_segments(pid)?;
         let threads = tasks(pid)?;
-        let text = fs::read_to_string(Path::new(TRACEFS).join("trace")).context("cannot read the trace")?;
+        let text =
+            fs::read_to_string(Path::new(Tracefs::POINT).join("trace")).context("cannot read the trace")?;
         Ok(durations(&text, &threads, &segments))
     }
 }
@@ -52,14 +50,11 @@ impl Drop for Trace {
                 println!("guest: {error:#}");
             }
         }
-        if let Err(error) = unmount(TRACEFS, UnmountFlags::empty()) {
-            println!("guest: cannot unmount tracefs: {error}");
-        }
     }
 }
 
 fn set(file: &str, value: &str) -> anyhow::Result<()> {
-    let path = Path::new(TRACEFS).join(file);
+    let path = Path::new(Tracefs::POINT).join(file);
     fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))
 }
 
