@@ -181,22 +181,34 @@ impl Host {
                 return format!("{} are missing: run as root, or grant them", names.join(" and "));
             }
         }
-        if let Memlock::Bytes(bytes) = self.memlock
-            && !self.memlock_suffices()
+        if !self.memlock_suffices()
+            && let Some(why) = self.why_no_maps()
         {
-            let kib = bytes >> 10;
-            return format!(
-                "this kernel counts maps against the limit on locked memory, {kib} KiB: raise it \
-                 (LimitMEMLOCK=infinity, --ulimit memlock=-1), or grant CAP_SYS_RESOURCE"
-            );
+            return why;
         }
         if by_tracepoint && let Some(why) = self.why_no_tracepoints() {
             return why.to_owned();
+        }
+        if let Some(why) = self.why_no_maps() {
+            return why;
         }
         let suspect = if self.seccomp { "the seccomp filter of this process" } else { "a security module" };
         format!(
             "no capability is missing: {suspect} or this kernel's build may forbid bpf(2) or perf_event_open(2)"
         )
+    }
+
+    /// Returns what may keep maps from being created; with more than the default of `--max-members` any limit may.
+    fn why_no_maps(&self) -> Option<String> {
+        let Memlock::Bytes(bytes) = self.memlock else { return None };
+        let kib = bytes >> 10;
+        let bound = self.counts_memlock() && !self.has(Capability::SysResource);
+        bound.then(|| {
+            format!(
+                "this kernel counts maps against the limit on locked memory, {kib} KiB: raise it \
+                 (LimitMEMLOCK=infinity, --ulimit memlock=-1), or grant CAP_SYS_RESOURCE"
+            )
+        })
     }
 
     /// Returns what keeps tracepoints, and only them, from a process with all that loading takes.

@@ -34,6 +34,8 @@ pub mod crosscheck;
 
 pub mod blinding;
 
+pub mod neighbours;
+
 pub mod least;
 
 pub mod vm;

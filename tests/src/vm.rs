@@ -1,6 +1,7 @@
 //! Virtual machines that boot other kernels: each runs the cases that are asked of it, and tells how they went on its console.
 
 pub mod case;
+pub mod documented;
 mod image;
 pub mod kernels;
 mod libraries;
@@ -28,6 +29,7 @@ const TAIL_LINES: usize = 25;
 
 /// Where the guest finds what is put into its image.
 pub const PROBE: &str = "/usr/bin/etcd-disk-probe";
+pub const FAULTY_PROBE: &str = "/usr/bin/faulty-probe";
 pub const ETCD: &str = "/usr/bin/etcd";
 pub const DMSETUP: &str = "/usr/sbin/dmsetup";
 pub const MODULES: &str = "/modules";
@@ -37,6 +39,8 @@ pub const MODULES: &str = "/modules";
 pub struct Programs {
     pub guest: PathBuf,
     pub probe: PathBuf,
+    /// The probe that can lose its hooks.
+    pub faulty_probe: PathBuf,
     pub etcd: PathBuf,
 }
 

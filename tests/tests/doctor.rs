@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::thread;
 use std::time::Duration;
 
 use probe_tests::certs::{Authority, Mutual, Pair, Validity};
@@ -9,7 +11,7 @@ use probe_tests::etcd::{self, Etcd, Member, Namespaces, Readiness};
 use probe_tests::needs::{self, NAMESPACES, Need};
 use probe_tests::probe::{self, Finished, Invocation};
 use probe_tests::programs;
-use probe_tests::scratch::Scratch;
+use probe_tests::scratch::{Scratch, Tmpfs};
 use probe_tests::stop::Stop;
 use serde_json::Value;
 
@@ -122,14 +124,16 @@ fn a_member_is_told_with_its_disk_its_endpoint_and_its_certificates() {
     for version in ["3.4", "3.5.16"] {
         let scratch = Scratch::on_disk("doctor").unwrap();
         let tls = certificates(&scratch, Validity::Current, Validity::Ending);
-        let etcd = member(version, "examined", &scratch).tls(&tls).start().unwrap();
+        let memory = Tmpfs::mount(&scratch.path().join("memory"), 200).unwrap();
+        let wal = memory.path().join("wal");
+        let etcd = member(version, "examined", &scratch).tls(&tls).wal_dir(&wal).start().unwrap();
         let loaded = programs::loaded().unwrap();
 
         let (found, _) = findings(&call(&scratch));
-        assert_line(&found, Some(&etcd), "data", "ok", &etcd.data_dir().display().to_string());
-        let device = std::os::unix::fs::MetadataExt::dev(&fs::metadata(etcd.data_dir()).unwrap());
-        let wal = format!("{}/member/wal, {} ", etcd.data_dir().display(), filesystem(device));
-        assert_line(&found, Some(&etcd), "WAL", "ok", &wal);
+        let (data, disk) =
+            (etcd.data_dir().display(), filesystem(fs::metadata(etcd.data_dir()).unwrap().dev()));
+        assert_line(&found, Some(&etcd), "data", "ok", &format!("{data}, {disk} on "));
+        assert_line(&found, Some(&etcd), "WAL", "ok", &format!("{}, tmpfs on ", wal.display()));
         let answers = format!("{} answers: etcd {version}", etcd.endpoint().url());
         assert_line(&found, Some(&etcd), "endpoint", "ok", &answers);
         assert_line(&found, Some(&etcd), "authority", "ok", "ca.pem is valid for 364 days");
@@ -193,6 +197,19 @@ fn a_member_in_namespaces_of_its_own_is_asked_inside() {
     let (found, _) = findings(&call(&scratch));
     assert_line(&found, Some(&etcd), "endpoint", "ok", "answers: etcd 3.5.16");
     assert_line(&found, Some(&etcd), "WAL", "ok", "/mnt/etcd/inside.etcd/member/wal");
+}
+
+#[test]
+fn the_endpoint_of_another_etcd_is_not_taken_for_an_answer() {
+    needs::require(&[Need::Root, Need::Bpf, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
+    let scratch = Scratch::on_disk("doctor").unwrap();
+    let one = member("3.4", "one", &scratch).start().unwrap();
+    thread::sleep(Duration::from_secs(2)); // The time of their start tells them apart, to a second.
+    let other = member("3.5.16", "other", &scratch).start().unwrap();
+    let (found, code) = findings(&call(&scratch).arguments(&["--endpoints", &other.endpoint().url()]));
+    assert_line(&found, Some(&one), "endpoint", "failed", "another process answers");
+    assert_line(&found, Some(&other), "endpoint", "ok", "answers: etcd 3.5.16");
+    assert_eq!(code, 1, "one of them cannot be cross-checked");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use probe_tests::etcd::{self, Etcd, Member, Namespaces};
 use probe_tests::load::{Amount, Load};
 use probe_tests::metrics::Metrics;
 use probe_tests::needs::{self, Need};
+use probe_tests::neighbours::{self, Neighbours};
 use probe_tests::probe::{self, Invocation, Probe};
 use probe_tests::scratch::{Format, LoopFs, Overlay, Scratch, Tmpfs};
 use probe_tests::stop::Stop;
@@ -93,7 +94,10 @@ fn a_wal_is_measured_on_whatever_file_system_it_is() {
         let member = member(version, name, scratch.path());
         wal_dir.iter().fold(member, |member, wal_dir| member.wal_dir(wal_dir)).start().unwrap()
     });
+    // Others in the same system calls, on the same disk.
+    let neighbours = Neighbours::start(scratch.path()).unwrap();
     etcds.iter().for_each(put_some);
+    println!("{} neighbours made {} syncs", neighbours::COUNT, neighbours.stop().unwrap());
     for (etcd, (_, name, wal_dir, filesystem)) in etcds.iter().zip(&cases) {
         assert_exact(&probe, etcd, name);
         let metrics = probe.metrics().unwrap();

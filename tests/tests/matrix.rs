@@ -11,8 +11,8 @@ use anyhow::{Context, bail};
 use libtest_mimic::{Arguments, Failed, Trial};
 use probe_tests::needs::{self, Need};
 use probe_tests::probe;
-use probe_tests::vm::case::{self, Case, Report};
-use probe_tests::vm::{self, Architecture, Kernel, Outcome, Programs, kernels};
+use probe_tests::vm::case::{self, Case, Kind, Report};
+use probe_tests::vm::{self, Architecture, Kernel, Outcome, Programs, documented, kernels};
 
 /// Machines at a time: each is emulated by one thread.
 const MACHINES: usize = 2;
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for (index, Plan { kernel, cases }) in plans.iter().enumerate() {
         for case in cases {
-            let result = outcomes.get(index).map_or(Ok(()), |outcome| result_of(outcome, case));
+            let result = outcomes.get(index).map_or(Ok(()), |outcome| result_of(outcome, kernel, case));
             trials.push(Trial::test(name(kernel, case), move || result));
         }
     }
@@ -120,7 +120,8 @@ fn programs(architecture: Architecture) -> anyhow::Result<Programs> {
     let native = PathBuf::from(env!("CARGO_BIN_EXE_guest"));
     let own = if cfg!(target_arch = "aarch64") { Architecture::Arm64 } else { Architecture::Amd64 };
     if architecture == own {
-        return Ok(Programs { guest: native, probe: probe::binary()?, etcd });
+        let faulty_probe = PathBuf::from(env!("CARGO_BIN_EXE_faulty-probe"));
+        return Ok(Programs { guest: native, probe: probe::binary()?, faulty_probe, etcd });
     }
     if architecture == Architecture::Amd64 {
         bail!("cannot build for x86-64 on this machine; run the tests on one");
@@ -134,11 +135,19 @@ fn programs(architecture: Architecture) -> anyhow::Result<Programs> {
             format!("cannot find {}; `cargo xtask build --aarch64` makes it", path.display())
         })
     };
-    Ok(Programs { guest: there("guest")?, probe: there("etcd-disk-probe")?, etcd })
+    let faulty_probe = there("faulty-probe")?;
+    Ok(Programs { guest: there("guest")?, probe: there("etcd-disk-probe")?, faulty_probe, etcd })
 }
 
-fn result_of(outcome: &Outcome, case: &Case) -> Result<(), Failed> {
+fn result_of(outcome: &Outcome, kernel: &Kernel, case: &Case) -> Result<(), Failed> {
     match (outcome.report(case), &outcome.broke) {
+        (Some(Report { result: Ok(found), .. }), _) if case.kind == Kind::Privileges => {
+            let documented = documented::privileges(kernel, case.hook.as_str())?;
+            if documented == *found {
+                return Ok(());
+            }
+            Err(format!("starting takes {found}, and docs/kernels.md says {documented}").into())
+        }
         (Some(Report { result: Ok(_), .. }), _) => Ok(()),
         (Some(Report { result: Err(detail), .. }), _) => Err(detail.as_str().into()),
         (None, Some(why)) => Err(why.as_str().into()),

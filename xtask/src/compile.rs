@@ -45,7 +45,7 @@ pub fn aarch64(setup: &Setup) -> Result<()> {
             "--package",
             "probe-tests",
         ])
-        .args(["--bin", "etcd-disk-probe", "--bin", "guest"])
+        .args(["--bin", "etcd-disk-probe", "--bin", "guest", "--bin", "faulty-probe"])
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", AARCH64_LINKER)
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags)
         // ring is in C and assembler.

@@ -41,9 +41,9 @@ fn refused(trial: &Trial, refusal: &Refusal, taken: Option<Hook>) -> Finding {
     let finding = Finding::new(GROUP, trial.hook.as_str(), state, &refusal.sentence);
     finding.advice(match taken {
         Some(Hook::Tracepoint) => {
-            "nothing: tracepoint does the same, and adds some 40 ns to every system call of this machine"
+            "nothing: tracepoint serves, at some 40 ns for every system call of this machine"
         }
-        Some(Hook::Fentry) => "nothing: fentry does the same for less",
+        Some(Hook::Fentry) => "nothing: fentry serves, and costs less",
         None => "see what has failed among the kernel and the privileges",
     })
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::{
     Finding, State,
-    visit::{Role, Visited, VisitedCertificate, VisitedEndpoint, VisitedMember, advice},
+    visit::{Directory, Role, Visited, VisitedCertificate, VisitedEndpoint, VisitedMember, advice},
 };
 
 const GROUP: &str = "members";
@@ -35,7 +35,8 @@ pub fn findings(visited: &Visited, now_s: i64) -> Vec<Finding> {
 
 fn of_member(member: &VisitedMember, now_s: i64) -> Vec<Finding> {
     let group = format!("etcd {}, pid {}", member.member, member.pid);
-    let mut findings = vec![Finding::new(&group, "data", State::Ok, &member.data_dir), wal(&group, member)];
+    let mut findings =
+        vec![of_directory(&group, "data", &member.data), of_directory(&group, "WAL", &member.wal)];
     let answered = member.endpoints.iter().any(|endpoint| endpoint.error.is_none());
     findings.extend(member.endpoints.iter().map(|endpoint| of_endpoint(&group, endpoint, answered)));
     if member.endpoints.is_empty() {
@@ -46,12 +47,12 @@ fn of_member(member: &VisitedMember, now_s: i64) -> Vec<Finding> {
     findings
 }
 
-fn wal(group: &str, member: &VisitedMember) -> Finding {
-    if member.filesystem.is_empty() {
-        return Finding::new(group, "WAL", State::Note, format!("{}, on an unknown device", member.wal_dir));
+fn of_directory(group: &str, what: &str, directory: &Directory) -> Finding {
+    let Directory { path, device, filesystem } = directory;
+    if filesystem.is_empty() {
+        return Finding::new(group, what, State::Note, format!("{path}, on an unknown device"));
     }
-    let detail = format!("{}, {} on {}", member.wal_dir, member.filesystem, member.device);
-    Finding::new(group, "WAL", State::Ok, detail)
+    Finding::new(group, what, State::Ok, format!("{path}, {filesystem} on {device}"))
 }
 
 /// One that answers is enough, so beside it no other one is worth more than a note.
@@ -182,6 +183,20 @@ mod tests {
         VisitedEndpoint { url: url.to_owned(), version: Some("3.5.16".to_owned()), error }
     }
 
+    fn directory(path: &str) -> Directory {
+        Directory { path: path.to_owned(), device: "/dev/vda".to_owned(), filesystem: "ext4".to_owned() }
+    }
+
+    #[test]
+    fn a_directory_is_told_with_what_holds_it() {
+        let known = of_directory("etcd", "WAL", &directory("/d"));
+        assert_eq!((known.state, &*known.detail), (State::Ok, "/d, ext4 on /dev/vda"));
+        let empty = String::new;
+        let unknown = Directory { device: empty(), filesystem: empty(), ..directory("/d") };
+        let unknown = of_directory("etcd", "WAL", &unknown);
+        assert_eq!((unknown.state, &*unknown.detail), (State::Note, "/d, on an unknown device"));
+    }
+
     #[test]
     fn one_endpoint_that_answers_is_enough() {
         use State::{Failed, Note, Ok};
@@ -195,10 +210,8 @@ mod tests {
             let member = VisitedMember {
                 member: "m".to_owned(),
                 pid: 7,
-                data_dir: "/d".to_owned(),
-                wal_dir: "/d/member/wal".to_owned(),
-                device: "/dev/vda".to_owned(),
-                filesystem: "ext4".to_owned(),
+                data: directory("/d"),
+                wal: directory("/d/member/wal"),
                 endpoints: endpoints.iter().map(|(url, reason)| endpoint(url, *reason)).collect(),
                 certificates: Vec::new(),
             };

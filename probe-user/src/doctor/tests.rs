@@ -169,6 +169,11 @@ fn a_refusal_is_explained_by_what_is_known() {
         (Host { perf_event_paranoid: Some(3), ..without(&[SysAdmin]) }, false, "kernel.perf_event_paranoid"),
         (Host { tracefs: Tracefs::NotMounted, ..sound() }, false, "no capability is missing: a security"),
         (old(without(&[SysResource])), false, "this kernel counts maps against"),
+        (
+            Host { memlock: Memlock::Bytes(8 << 20), ..old(without(&[SysResource])) },
+            false,
+            "this kernel counts maps against",
+        ),
         (old(sound()), false, "no capability is missing: a security module"),
         (Host { seccomp: true, ..sound() }, false, "no capability is missing: the seccomp filter"),
     ];
@@ -208,8 +213,12 @@ fn the_exit_code_is_the_daemons_or_tells_that_somebody_has_to_act() {
     for (host, trials, hook, code, why) in cases {
         let diagnosis = diagnosis(host, &trials);
         assert_eq!((diagnosis.hook, diagnosis.exit_code()), (hook, code), "{why}: {diagnosis:#?}");
-        let heading = if hook.is_some() { "FIT  " } else { "UNFIT  " };
-        assert!(render(&diagnosis).starts_with(heading), "{why}");
+        let heading = match (hook, code) {
+            (None, _) => "UNFIT  no hook can be used".to_owned(),
+            (Some(hook), 0) => format!("FIT  by the {hook} hook, nothing to do"),
+            (Some(hook), _) => format!("FIT  by the {hook} hook, one line to act on"),
+        };
+        assert_eq!(render(&diagnosis).lines().next(), Some(&*heading), "{why}");
     }
 }
 
@@ -236,12 +245,24 @@ fn a_probe_that_cannot_give_up_its_privileges_does_not_run() {
 }
 
 #[test]
+fn a_long_detail_is_cut_for_people_and_whole_for_programs() {
+    let trial = Trial {
+        outcome: Err(Refusal { sentence: "ä".repeat(1000), exit_code: exit::NO_KERNEL_SUPPORT }),
+        ..works(Fentry)
+    };
+    let diagnosis = diagnosis(sound(), &[trial, works(Tracepoint)]);
+    let text = render(&diagnosis);
+    assert!(text.contains(&format!(" {}… => nothing", "ä".repeat(320))), "{text}");
+    assert_eq!(line(&diagnosis, "fentry").detail.chars().count(), 1000);
+}
+
+#[test]
 fn a_line_is_aligned_and_ends_with_what_to_do() {
     let diagnosis = diagnosis(sound(), &[refused(Fentry, exit::NO_PRIVILEGE), works(Tracepoint)]);
     let text = render(&diagnosis);
     let expected = "
 hooks
-  fentry                     note     cannot load it => nothing: tracepoint does the same, and adds some 40 ns to every system call of this machine
+  fentry                     note     cannot load it => nothing: tracepoint serves, at some 40 ns for every system call of this machine
   tracepoint                 ok       attached, passed the self-test, detached; this one is taken
 ";
     assert!(text.contains(expected), "{text}");

@@ -2,15 +2,21 @@
 
 use std::fmt::Write;
 
-use super::{Diagnosis, Finding};
+use super::{Diagnosis, Finding, State};
 
 /// A self-test that failed tells all that did not arrive.
-const LONGEST_DETAIL: usize = 250;
+const LONGEST_DETAIL: usize = 320;
 
 /// Renders a diagnosis for a terminal.
 pub fn render(diagnosis: &Diagnosis) -> String {
+    let acute = diagnosis.findings.iter().filter(|finding| finding.state >= State::Warning).count();
+    let to_do = match acute {
+        0 => "nothing to do".to_owned(),
+        1 => "one line to act on".to_owned(),
+        lines => format!("{lines} lines to act on"),
+    };
     let mut out = match diagnosis.hook {
-        Some(hook) if diagnosis.fit => format!("FIT  by the {hook} hook\n"),
+        Some(hook) if diagnosis.fit => format!("FIT  by the {hook} hook, {to_do}\n"),
         Some(_) => "UNFIT  privileges cannot be given up\n".to_owned(),
         None => "UNFIT  no hook can be used\n".to_owned(),
     };

@@ -1,5 +1,7 @@
 //! Visits the etcds of this machine: where they keep their data, whether they answer, until when their certificates hold.
 
+use std::path::Path;
+
 use serde::Serialize;
 use tokio::task::JoinSet;
 
@@ -7,7 +9,7 @@ use crate::{
     config::Options,
     etcd::{Client, Reason, Validity, certificate},
     logging,
-    members::{FileRef, Member, Overrides, Pending, ProcessId, Scanner, Scheme, Unreadable},
+    members::{FileRef, Member, Overrides, Pending, ProcessId, Scanner, Scheme, Unreadable, paths::Root},
     monitor::{is_from, mount},
     privileges::Entrance,
 };
@@ -26,13 +28,18 @@ pub struct Visited {
 pub struct VisitedMember {
     pub member: String,
     pub pid: u32,
-    pub data_dir: String,
-    pub wal_dir: String,
-    /// What holds the WAL; empty where it could not be told.
-    pub device: String,
-    pub filesystem: String,
+    pub data: Directory,
+    pub wal: Directory,
     pub endpoints: Vec<VisitedEndpoint>,
     pub certificates: Vec<VisitedCertificate>,
+}
+
+/// A directory as the process sees it, and what holds it; empty where that could not be told.
+#[derive(Clone, Debug, Serialize)]
+pub struct Directory {
+    pub path: String,
+    pub device: String,
+    pub filesystem: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -109,17 +116,20 @@ async fn ask(mut client: Client, url: String, id: ProcessId) -> VisitedEndpoint 
 }
 
 fn describe(member: &Member) -> VisitedMember {
-    let mount = mount::of(member.id.pid, &member.wal_dir, member.wal_dir_st_dev);
+    let data = Root::of(member.id).and_then(|root| root.directory(&member.data_dir));
     VisitedMember {
         member: member.name.clone(),
         pid: member.id.pid,
-        data_dir: member.data_dir.display().to_string(),
-        wal_dir: member.wal_dir.display().to_string(),
-        device: mount.device,
-        filesystem: mount.filesystem,
+        data: directory(member, &member.data_dir, data.ok().map(|data| data.st_dev)),
+        wal: directory(member, &member.wal_dir, Some(member.wal_dir_st_dev)),
         endpoints: Vec::new(),
         certificates: certificates(member),
     }
+}
+
+fn directory(member: &Member, path: &Path, st_dev: Option<u64>) -> Directory {
+    let mount = st_dev.map(|st_dev| mount::of(member.id.pid, path, st_dev)).unwrap_or_default();
+    Directory { path: path.display().to_string(), device: mount.device, filesystem: mount.filesystem }
 }
 
 /// Reads the certificates of a member that serves TLS: whom we trust, what it serves, what we show.

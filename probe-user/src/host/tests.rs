@@ -68,6 +68,26 @@ fn numbers_come_from_their_files() {
 }
 
 #[test]
+fn the_limit_on_locked_memory_is_what_it_can_be_raised_to() {
+    let cases = [
+        ("65536                65536", Memlock::Bytes(65_536), "fixed"),
+        ("65536                8388608", Memlock::Bytes(65_536), "it is raised to no limit at all, or not"),
+        ("65536                unlimited", Memlock::Unlimited, "anybody may raise it"),
+        ("unlimited            unlimited", Memlock::Unlimited, "none"),
+    ];
+    let real = fs::read_to_string("/proc/self/limits").unwrap();
+    for (limits, expected, why) in cases {
+        let line = |line: &str| match line.strip_prefix("Max locked memory") {
+            Some(_) => format!("Max locked memory         {limits}            bytes     \n"),
+            None => format!("{line}\n"),
+        };
+        let text: Vec<_> = real.lines().map(line).collect();
+        let machine = Machine::with(&[("proc/self/limits", &text.concat())]);
+        assert_eq!(Host::below(&machine.0).memlock, expected, "{why}");
+    }
+}
+
+#[test]
 fn the_hosts_namespaces_are_told_from_others() {
     let cases = [
         ("pid:[4026531836]", "user:[4026531837]", (true, true), "the host's"),

@@ -75,6 +75,14 @@ pub enum Kind {
     Overwrites,
     /// The same under etcd, against the kernel's own trace of its system calls.
     SlowWal,
+    /// Hooks that are detached behind the probe's back are missed.
+    Detached,
+    /// So are those that `kernel.ftrace_enabled=0` silences.
+    Silenced,
+    /// Each capability that is missing is named; which ones are needed is told as docs/kernels.md has it.
+    Privileges,
+    /// A kernel that is locked down is named as the reason, by every hook.
+    LockedDown,
 }
 
 impl Kind {
@@ -84,6 +92,10 @@ impl Kind {
             Self::Chosen => "chosen",
             Self::Overwrites => "overwrites",
             Self::SlowWal => "slow_wal",
+            Self::Detached => "detached",
+            Self::Silenced => "silenced",
+            Self::Privileges => "privileges",
+            Self::LockedDown => "locked_down",
         }
     }
 }
@@ -119,7 +131,17 @@ pub fn all() -> impl Iterator<Item = Case> {
     let slow = hooks
         .into_iter()
         .flat_map(move |hook| [Kind::Overwrites, Kind::SlowWal].map(|kind| on(hook, FileSystem::Ext4, kind)));
-    exact.chain([on(Hook::Auto, FileSystem::Ext4, Kind::Chosen)]).chain(slow)
+    let silenced = [on(Hook::Fentry, FileSystem::Ext4, Kind::Silenced)];
+    let closed = hooks.into_iter().flat_map(move |hook| {
+        [Kind::Detached, Kind::Privileges].map(|kind| on(hook, FileSystem::Ext4, kind))
+    });
+    exact
+        .chain([on(Hook::Auto, FileSystem::Ext4, Kind::Chosen)])
+        .chain(slow)
+        .chain(closed)
+        .chain(silenced)
+        // For good, so the last.
+        .chain([on(Hook::Auto, FileSystem::Ext4, Kind::LockedDown)])
 }
 
 /// Returns what one kernel has to run: all that its hooks allow.
@@ -183,9 +205,9 @@ mod tests {
     #[test]
     fn every_hook_meets_every_file_system() {
         let cases = [
-            ("5.10", Architecture::Amd64, 9, "both hooks"),
-            ("6.1", Architecture::Arm64, 5, "tracepoints only"),
-            ("6.12", Architecture::Arm64, 9, "there, too"),
+            ("5.10", Architecture::Amd64, 15, "both hooks"),
+            ("6.1", Architecture::Arm64, 8, "tracepoints only"),
+            ("6.12", Architecture::Arm64, 15, "there, too"),
         ];
         for (name, architecture, expected, why) in cases {
             assert_eq!(planned(&kernel(name, architecture)).len(), expected, "{name}: {why}");

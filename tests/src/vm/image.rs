@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use cpio::newc::{self, ModeFileType};
 
-use super::{Architecture, DMSETUP, ETCD, Kernel, MODULES, PROBE, Programs, libraries};
+use super::{Architecture, DMSETUP, ETCD, FAULTY_PROBE, Kernel, MODULES, PROBE, Programs, libraries};
 use crate::command;
 
 /// Writes the image for one kernel.
@@ -16,6 +16,7 @@ pub fn write(path: &Path, kernel: &Kernel, programs: &Programs) -> anyhow::Resul
     let mut files = vec![
         ("/init".to_owned(), programs.guest.clone()),
         (PROBE.to_owned(), programs.probe.clone()),
+        (FAULTY_PROBE.to_owned(), programs.faulty_probe.clone()),
         (ETCD.to_owned(), programs.etcd.clone()),
     ];
     files.extend(libraries::closure(&programs.etcd, kernel.architecture)?);

@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use probe_tests::crosscheck::{self, METRICS};
 use probe_tests::etcd::Member;
 use probe_tests::load::{Amount, Load};
+use probe_tests::neighbours::{self, Neighbours};
 use probe_tests::probe::{Invocation, Probe};
 use probe_tests::scratch::Scratch;
 use probe_tests::stop::Stop;
@@ -15,7 +16,6 @@ use probe_tests::vm::{ETCD, PROBE};
 use probe_user::kernel::Hook as KernelHook;
 
 use crate::machine::{BUSY_DISK, Machine};
-use crate::neighbours::{self, Neighbours};
 
 /// Small values: a sync for each put or two.
 const SMALL: Load = Load {

@@ -1,9 +1,10 @@
 //! The first and only program of a virtual machine: gets it ready, runs the cases that the command line of the kernel names,
 //! tells how each went, and switches the machine off.
 
+mod blind;
 mod exact;
 mod machine;
-mod neighbours;
+mod refusals;
 mod slow;
 mod trace;
 
@@ -11,6 +12,7 @@ use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
 
+use probe_tests::blinding::Blinding;
 use probe_tests::vm::case::{Case, DONE, Kind, Report};
 
 use crate::machine::Machine;
@@ -47,6 +49,10 @@ fn run_case(case: Case, machine: &Machine) -> anyhow::Result<String> {
         Kind::Chosen => exact::chosen(case, machine),
         Kind::Overwrites => slow::overwrites(case, machine),
         Kind::SlowWal => slow::wal(case, machine),
+        Kind::Detached => blind::is_found_out(Blinding::Detached, case, machine),
+        Kind::Silenced => blind::is_found_out(Blinding::Silenced, case, machine),
+        Kind::Privileges => refusals::privileges(case, machine),
+        Kind::LockedDown => refusals::locked_down(case, machine),
     }
 }
 

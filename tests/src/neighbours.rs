@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 
+use crate::stop::Stop;
 use anyhow::{Context, ensure};
-use probe_tests::stop::Stop;
 
 /// More than the kernel keeps instances of a kretprobe for on two processors.
 const WRITERS: usize = 20;
