@@ -11,7 +11,10 @@ use aya_ebpf::{
     macros::{fentry, fexit},
     programs::{FEntryContext, FExitContext},
 };
-use probe_ebpf::series::Op;
+use probe_ebpf::{
+    series::Op,
+    state::{FIRST, SPARE},
+};
 
 use crate::{
     offset,
@@ -35,9 +38,9 @@ fn returned(ctx: &FExitContext) -> i64 {
     unsafe { *ctx.as_ptr().cast::<i64>().add(1) }
 }
 
-/// Declares both hooks of one system call; `$buffer`, `$bytes` and `$offset` are the positions of its arguments.
+/// Declares what one program, [`FIRST`] or [`SPARE`], has on both hooks of one system call; `$buffer`, `$bytes` and `$offset` are the positions of its arguments.
 macro_rules! hooks {
-    ($op:expr, $enter:ident, $exit:ident $(, $buffer:literal, $bytes:literal, $offset:literal)?) => {
+    ($program:expr, $op:expr, $enter:ident, $exit:ident $(, $buffer:literal, $bytes:literal, $offset:literal)?) => {
         #[fentry]
         pub fn $enter(ctx: FEntryContext) -> i32 {
             #[allow(unused_mut, reason = "most system calls have only a descriptor that matters")]
@@ -48,21 +51,28 @@ macro_rules! hooks {
                 arguments.bytes = register(&ctx, offset!(regs_arguments[$bytes]));
                 arguments.offset = register(&ctx, offset!(regs_arguments[$offset]));
             )?
-            enter(&ctx, $op, arguments);
+            enter(&ctx, $program, $op, arguments);
             0
         }
 
         #[fexit]
         pub fn $exit(ctx: FExitContext) -> i32 {
-            exit(&ctx, $op, returned(&ctx));
+            exit(&ctx, $program, $op, returned(&ctx));
             0
         }
     };
 }
 
-hooks!(Op::Fdatasync, fentry_fdatasync, fexit_fdatasync);
-hooks!(Op::Fsync, fentry_fsync, fexit_fsync);
-hooks!(Op::Write, fentry_write, fexit_write);
-hooks!(Op::Pwrite64, fentry_pwrite64, fexit_pwrite64, 1, 2, 3);
-hooks!(Op::Ftruncate, fentry_ftruncate, fexit_ftruncate);
-hooks!(Op::Fallocate, fentry_fallocate, fexit_fallocate);
+hooks!(FIRST, Op::Fdatasync, fentry_fdatasync, fexit_fdatasync);
+hooks!(FIRST, Op::Fsync, fentry_fsync, fexit_fsync);
+hooks!(FIRST, Op::Write, fentry_write, fexit_write);
+hooks!(FIRST, Op::Pwrite64, fentry_pwrite64, fexit_pwrite64, 1, 2, 3);
+hooks!(FIRST, Op::Ftruncate, fentry_ftruncate, fexit_ftruncate);
+hooks!(FIRST, Op::Fallocate, fentry_fallocate, fexit_fallocate);
+
+hooks!(SPARE, Op::Fdatasync, fentry_fdatasync_spare, fexit_fdatasync_spare);
+hooks!(SPARE, Op::Fsync, fentry_fsync_spare, fexit_fsync_spare);
+hooks!(SPARE, Op::Write, fentry_write_spare, fexit_write_spare);
+hooks!(SPARE, Op::Pwrite64, fentry_pwrite64_spare, fexit_pwrite64_spare, 1, 2, 3);
+hooks!(SPARE, Op::Ftruncate, fentry_ftruncate_spare, fexit_ftruncate_spare);
+hooks!(SPARE, Op::Fallocate, fentry_fallocate_spare, fexit_fallocate_spare);

@@ -11,7 +11,7 @@ use probe_ebpf::{
     name::Named,
     series::{BACKEND_COMMIT, META_COMMIT, Op, Role, WAL_FSYNC, WAL_ROTATION, series},
     state::{
-        Backend, ENDS_COMMIT, ENDS_META, ENDS_ROTATION, ENDS_WAL_FSYNC, ENDS_WAL_FSYNC_ALWAYS, Target,
+        Backend, ENDS_COMMIT, ENDS_META, ENDS_ROTATION, ENDS_WAL_FSYNC, ENDS_WAL_FSYNC_ALWAYS, SPARE, Target,
         Thread, UNKNOWN,
     },
 };
@@ -39,11 +39,11 @@ const DOUBLE: u32 = 2;
 /// `Thread::ends`: count what ends twice.
 const ENDS_TWICE: u32 = 1 << 31;
 
-/// A system call begins.
+/// A system call begins, as `program` sees: [`FIRST`] or [`SPARE`].
 #[inline(always)]
-pub fn enter<C: EbpfContext>(ctx: &C, op: Op, arguments: Arguments) {
+pub fn enter<C: EbpfContext>(ctx: &C, program: u32, op: Op, arguments: Arguments) {
     if is_target()
-        && let Err(miss) = try_enter(ctx, op, arguments)
+        && let Err(miss) = try_enter(ctx, program, op, arguments)
     {
         debug!(ctx, "op {}: missed, reason {}", op as u32, miss as u32);
         count(miss);
@@ -52,9 +52,9 @@ pub fn enter<C: EbpfContext>(ctx: &C, op: Op, arguments: Arguments) {
 
 /// A system call returns.
 #[inline(always)]
-pub fn exit<C: EbpfContext>(ctx: &C, op: Op, returned: i64) {
+pub fn exit<C: EbpfContext>(ctx: &C, program: u32, op: Op, returned: i64) {
     if is_target()
-        && let Err(miss) = try_exit(op, returned)
+        && let Err(miss) = try_exit(program, op, returned)
     {
         debug!(ctx, "op {}: missed, reason {}", op as u32, miss as u32);
         count(miss);
@@ -62,7 +62,11 @@ pub fn exit<C: EbpfContext>(ctx: &C, op: Op, returned: i64) {
 }
 
 #[inline(always)]
-fn try_enter<C: EbpfContext>(ctx: &C, op: Op, arguments: Arguments) -> Result<(), Miss> {
+fn try_enter<C: EbpfContext>(ctx: &C, program: u32, op: Op, arguments: Arguments) -> Result<(), Miss> {
+    // What a faulty probe drops must stay dropped.
+    if program == SPARE && FAULT.load() != 0 {
+        return Ok(());
+    }
     let Some(dentry) = open_file(arguments.descriptor)? else { return Ok(()) };
     let named = match dentry.named()? {
         // `db`, `tmp…` and their like mean something only where etcd keeps them.
@@ -70,10 +74,10 @@ fn try_enter<C: EbpfContext>(ctx: &C, op: Op, arguments: Arguments) -> Result<()
         other => other,
     };
     match named {
-        Some(named) => begin_named(ctx, op, arguments, dentry, named),
+        Some(named) => begin_named(ctx, program, op, arguments, dentry, named),
         // Most writes go to sockets, so no more is done for them.
         None if op.returns_bytes() => Ok(()),
-        None => begin_unnamed(ctx, op, dentry),
+        None => begin_unnamed(ctx, program, op, dentry),
     }
 }
 
@@ -81,6 +85,7 @@ fn try_enter<C: EbpfContext>(ctx: &C, op: Op, arguments: Arguments) -> Result<()
 #[inline(always)]
 fn begin_named<C: EbpfContext>(
     ctx: &C,
+    program: u32,
     op: Op,
     arguments: Arguments,
     dentry: Dentry,
@@ -89,6 +94,9 @@ fn begin_named<C: EbpfContext>(
     let thread = thread()?;
     // SAFETY: elements live as long as their map, and only this thread uses its own.
     let thread = unsafe { &mut *thread };
+    if !thread.begins(program) {
+        return Ok(());
+    }
     thread.ends = 0;
     match prepare(ctx, op, arguments, dentry, named, thread) {
         Ok(series) => {
@@ -231,7 +239,7 @@ fn backend(target: *mut Target, identity: Identity) -> Result<*mut Backend, Miss
 
 /// Begins an operation on a file whose name says nothing: it may be one of the WAL's directories.
 #[inline(always)]
-fn begin_unnamed<C: EbpfContext>(ctx: &C, op: Op, dentry: Dentry) -> Result<(), Miss> {
+fn begin_unnamed<C: EbpfContext>(ctx: &C, program: u32, op: Op, dentry: Dentry) -> Result<(), Miss> {
     // A thread that never touched a file of etcd's may still sync the directory, so its process is what counts.
     let thread = match known_thread()? {
         Some(known) => known,
@@ -240,6 +248,9 @@ fn begin_unnamed<C: EbpfContext>(ctx: &C, op: Op, dentry: Dentry) -> Result<(), 
     };
     // SAFETY: elements live as long as their map, and only this thread uses its own.
     let thread = unsafe { &mut *thread };
+    if !thread.begins(program) {
+        return Ok(());
+    }
     // SAFETY: as above; both inodes are written once.
     let target = unsafe { &*target_state(thread.target)? };
     let Identity { inode, dev } = dentry.identity()?;
@@ -312,10 +323,13 @@ fn faulty(thread: &mut Thread) -> Result<u64, Miss> {
 }
 
 #[inline(always)]
-fn try_exit(op: Op, returned: i64) -> Result<(), Miss> {
+fn try_exit(program: u32, op: Op, returned: i64) -> Result<(), Miss> {
     let Some(thread) = known_thread()? else { return Ok(()) };
     // SAFETY: elements live as long as their map, and only this thread uses its own.
     let thread = unsafe { &mut *thread };
+    if !thread.ends(program) {
+        return Ok(());
+    }
     let started_ns = thread.started_ns;
     if started_ns == 0 {
         // Writes to sockets are not remembered; syncs are, whatever they sync.

@@ -78,9 +78,38 @@ pub struct Thread {
     pub dev: u32,
     /// What else ends with this operation: `ENDS_*`.
     pub ends: u32,
+    /// Which programs saw it begin: [`FIRST`], [`SPARE`].
+    pub began: u32,
+    /// Which programs saw the last operation end.
+    pub ended: u32,
 }
 
-const _: () = assert!(size_of::<Thread>() == 48, "no padding allowed");
+const _: () = assert!(size_of::<Thread>() == 56, "no padding allowed");
+
+impl Thread {
+    /// Returns whether a call that begins is news, or the other program has seen it already.
+    #[inline(always)]
+    pub fn begins(&mut self, program: u32) -> bool {
+        let told = self.started_ns != 0 && self.began & program == 0;
+        self.began = if told { self.began | program } else { program };
+        !told
+    }
+
+    /// Returns whether a call that ends is news, or the other program has seen it already.
+    #[inline(always)]
+    pub fn ends(&mut self, program: u32) -> bool {
+        let told = self.started_ns == 0 && self.ended != 0 && self.ended & program == 0;
+        self.ended = if told { self.ended | program } else { program };
+        !told
+    }
+}
+
+/// One of the two programs on every hook.
+pub const FIRST: u32 = 1;
+/// The other one. The kernel skips a program that is under way on the same processor, as it is for as long as somebody else is
+/// preempted within it: on fentry in any preemptible kernel, on syscall tracepoints since Linux 57918341dd19. It skips each
+/// program on its own, so what one does not see the other does.
+pub const SPARE: u32 = 2;
 
 /// `Thread::series` of an operation on a file that is none of ours.
 pub const UNKNOWN: u32 = u32::MAX;
@@ -134,4 +163,61 @@ mod pod {
     unsafe impl aya::Pod for Thread {}
     // SAFETY: see above.
     unsafe impl aya::Pod for ThreadKey {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_programs_tell_of_each_call_once() {
+        let (a, b) = (FIRST, SPARE);
+        let cases: [(&[u32], &[u32], usize, usize, &str); 6] = [
+            (&[a, b], &[a, b], 1, 1, "both see both"),
+            (&[b, a], &[b, a], 1, 1, "in the other order"),
+            (&[b], &[a, b], 1, 1, "one was skipped at the beginning"),
+            (&[a, b], &[b], 1, 1, "one was skipped at the end"),
+            (&[b], &[a], 1, 1, "each was skipped once"),
+            (&[], &[a, b], 0, 1, "both were skipped: an end without a beginning, told once"),
+        ];
+        for (enters, exits, begun, ended, why) in cases {
+            let mut thread = THREAD;
+            // The state that one call leaves must not mislead the next.
+            for round in 0..3 {
+                let began = enters.iter().filter(|program| {
+                    let news = thread.begins(**program);
+                    thread.started_ns = 1;
+                    news
+                });
+                assert_eq!(began.count(), begun, "round {round}: {why}");
+                let over = exits.iter().filter(|program| {
+                    let news = thread.ends(**program);
+                    thread.started_ns = 0;
+                    news
+                });
+                assert_eq!(over.count(), ended, "round {round}: {why}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_whose_end_nobody_saw_does_not_hide_the_next() {
+        let mut thread = THREAD;
+        assert!(thread.begins(FIRST));
+        thread.started_ns = 1;
+        assert!(!thread.begins(SPARE));
+        assert!(thread.begins(FIRST), "the next call, though the last one seems to be under way");
+    }
+
+    const THREAD: Thread = Thread {
+        key: ThreadKey { pid_tgid: 0, started_ns: 0 },
+        started_ns: 0,
+        inode: 0,
+        target: 0,
+        series: 0,
+        dev: 0,
+        ends: 0,
+        began: 0,
+        ended: 0,
+    };
 }

@@ -7,6 +7,7 @@ use aya::{
     programs::{FEntry, FExit, Program, ProgramError, TracePoint},
 };
 use probe_ebpf::series::Op;
+use procfs::KernelVersion;
 
 use super::{KernelError, tracefs};
 
@@ -25,6 +26,16 @@ enum Side {
     Enter,
     Exit,
 }
+
+/// Which of the two programs on a hook: where the kernel skips one, the other sees the call (`probe_ebpf::state::SPARE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    First,
+    Spare,
+}
+
+/// Before this kernel nobody can be preempted within a program on a system call's tracepoint: its spare would never be needed.
+const TRACEPOINTS_PREEMPTIBLE_SINCE: KernelVersion = KernelVersion { major: 7, minor: 0, patch: 0 };
 
 /// Exits before entries, so that whatever is seen to begin is then seen to end.
 const SIDES: [Side; 2] = [Side::Exit, Side::Enter];
@@ -51,9 +62,9 @@ impl Hook {
             Self::Fentry => Some(Btf::from_sys_fs().map_err(|error| KernelError::NoBtf(error.to_string()))?),
             Self::Tracepoint => None,
         };
-        for (side, op) in programs() {
+        for (side, op, turn) in self.programs() {
             let function = function(op);
-            let name = self.program_name(side, op);
+            let name = self.program_name(side, op, turn);
             let loaded = match (program(ebpf, &name)?, &btf) {
                 (Program::FEntry(program), Some(btf)) => program.load(&function, btf),
                 (Program::FExit(program), Some(btf)) => program.load(&function, btf),
@@ -84,13 +95,15 @@ impl Hook {
     }
 
     fn attach_all(self, mut ebpf: Ebpf) -> Result<Ebpf, KernelError> {
-        for (side, op) in programs() {
-            let name = self.program_name(side, op);
+        for (side, op, turn) in self.programs() {
+            let name = self.program_name(side, op, turn);
+            let tracepoint = self.program_name(side, op, Turn::First);
             let (place, attached) = match program(&mut ebpf, &name)? {
                 Program::FEntry(program) => (function(op), FEntry::attach(program).map(drop)),
                 Program::FExit(program) => (function(op), FExit::attach(program).map(drop)),
                 Program::TracePoint(program) => {
-                    (format!("syscalls:{name}"), TracePoint::attach(program, "syscalls", &name).map(drop))
+                    let attached = TracePoint::attach(program, "syscalls", &tracepoint).map(drop);
+                    (format!("syscalls:{tracepoint}"), attached)
                 }
                 _ => return Err(KernelError::NoProgram(name)),
             };
@@ -99,21 +112,33 @@ impl Hook {
         Ok(ebpf)
     }
 
-    /// Returns the name of a program; that of a tracepoint's is the tracepoint's.
-    fn program_name(self, side: Side, op: Op) -> String {
+    /// Returns the programs in the order in which they are attached.
+    fn programs(self) -> impl Iterator<Item = (Side, Op, Turn)> {
+        let turns = self.turns(KernelVersion::current().ok());
+        let of_side = move |side| {
+            Op::ALL.into_iter().flat_map(move |op| turns.iter().map(move |turn| (side, op, *turn)))
+        };
+        SIDES.into_iter().flat_map(of_side)
+    }
+
+    /// Returns which programs a hook takes on this kernel, or on one that does not tell its version.
+    fn turns(self, kernel: Option<KernelVersion>) -> &'static [Turn] {
+        let preemptible =
+            self == Self::Fentry || kernel.is_none_or(|kernel| kernel >= TRACEPOINTS_PREEMPTIBLE_SINCE);
+        if preemptible { &[Turn::First, Turn::Spare] } else { &[Turn::First] }
+    }
+
+    /// Returns the name of a program; that of a tracepoint's first is the tracepoint's.
+    fn program_name(self, side: Side, op: Op, turn: Turn) -> String {
         let prefix = match (self, side) {
             (Self::Fentry, Side::Enter) => "fentry",
             (Self::Fentry, Side::Exit) => "fexit",
             (Self::Tracepoint, Side::Enter) => "sys_enter",
             (Self::Tracepoint, Side::Exit) => "sys_exit",
         };
-        format!("{prefix}_{}", op.as_str())
+        let suffix = if turn == Turn::Spare { "_spare" } else { "" };
+        format!("{prefix}_{}{suffix}", op.as_str())
     }
-}
-
-/// Returns the programs in the order in which they are attached.
-fn programs() -> impl Iterator<Item = (Side, Op)> {
-    SIDES.into_iter().flat_map(|side| Op::ALL.map(|op| (side, op)))
 }
 
 /// Returns the kernel's function of a system call on this machine (`arch/*/include/asm/syscall_wrapper.h`).
@@ -132,20 +157,34 @@ mod tests {
 
     #[test]
     fn exits_are_attached_before_entries() {
-        let sides: Vec<Side> = programs().map(|(side, _)| side).collect();
-        assert_eq!(sides, [[Side::Exit; 6], [Side::Enter; 6]].concat());
+        let sides: Vec<Side> = Hook::Fentry.programs().map(|(side, _, _)| side).collect();
+        assert_eq!(sides, [[Side::Exit; 12], [Side::Enter; 12]].concat());
+    }
+
+    #[test]
+    fn a_spare_is_taken_where_a_program_may_be_preempted() {
+        let cases = [
+            (Hook::Fentry, Some((5, 10)), 2, "a preemptible kernel can be any"),
+            (Hook::Tracepoint, Some((6, 18)), 1, "preemption is off in the program"),
+            (Hook::Tracepoint, Some((7, 2)), 2, "it is on"),
+            (Hook::Tracepoint, None, 2, "who knows"),
+        ];
+        for (hook, kernel, expected, why) in cases {
+            let kernel = kernel.map(|(major, minor)| KernelVersion::new(major, minor, 0));
+            assert_eq!(hook.turns(kernel).len(), expected, "{hook:?}: {why}");
+        }
     }
 
     #[test]
     fn programs_are_called_after_what_they_hook() {
         let cases = [
-            (Hook::Fentry, Side::Enter, "fentry_write"),
-            (Hook::Fentry, Side::Exit, "fexit_write"),
-            (Hook::Tracepoint, Side::Enter, "sys_enter_write"),
-            (Hook::Tracepoint, Side::Exit, "sys_exit_write"),
+            (Hook::Fentry, Side::Enter, Turn::First, "fentry_write"),
+            (Hook::Fentry, Side::Exit, Turn::Spare, "fexit_write_spare"),
+            (Hook::Tracepoint, Side::Enter, Turn::Spare, "sys_enter_write_spare"),
+            (Hook::Tracepoint, Side::Exit, Turn::First, "sys_exit_write"),
         ];
-        for (hook, side, expected) in cases {
-            assert_eq!(hook.program_name(side, Op::Write), expected, "{hook:?} {side:?}");
+        for (hook, side, turn, expected) in cases {
+            assert_eq!(hook.program_name(side, Op::Write, turn), expected, "{hook:?} {side:?} {turn:?}");
         }
     }
 }

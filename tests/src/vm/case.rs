@@ -17,12 +17,19 @@ const REPORT: &str = "guest: report ";
 /// The disks of every machine in the order of `/dev/vda`, `/dev/vdb`, …, and what makes them.
 ///
 /// What `mkfs.xfs` makes since version 6.5 is refused before Linux 5.19, unless it is told not to.
-pub const DISKS: [(&str, &[&str]); 3] = [
+pub const DISKS: [(&str, &[&str]); 4] = [
     ("ext4", &["mkfs.ext4", "-q", "-F"]),
     ("xfs", &["mkfs.xfs", "-q", "-f", "-i", "nrext64=0"]),
-    // The one that is slowed down.
+    // Slowed down by the guest, by an exact time.
     ("slow", &["mkfs.ext4", "-q", "-F"]),
+    // For those who are not measured, see `BUSY`.
+    ("busy", &["mkfs.ext4", "-q", "-F"]),
 ];
+
+/// The disk of [`DISKS`] that does only so many writes in a second: whoever syncs it is in that system call nearly all the time,
+/// and takes little of a processor that is emulated.
+pub const BUSY: usize = 3;
+pub const BUSY_WRITES_PER_SECOND: u32 = 60;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use super::case::{BUSY, BUSY_WRITES_PER_SECOND};
 use super::{Architecture, Kernel};
 
 /// Boots a kernel with these cases on its command line.
@@ -27,7 +28,10 @@ pub fn boot(
     command.args(["-append", &line]);
     for (n, disk) in disks.iter().enumerate() {
         // What a machine writes need not survive it; and it is to see a disk without a cache, whose every write is a round trip.
-        let drive = format!("if=none,id=disk{n},format=raw,cache=unsafe,file={}", disk.display());
+        let mut drive = format!("if=none,id=disk{n},format=raw,cache=unsafe,file={}", disk.display());
+        if n == BUSY {
+            drive += &format!(",throttling.iops-write={BUSY_WRITES_PER_SECOND}");
+        }
         command.args(["-drive", &drive, "-device", &format!("virtio-blk-pci,drive=disk{n},write-cache=off")]);
     }
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use probe_tests::command;
 use probe_tests::stop::Stop;
-use probe_tests::vm::case::{self, Case, FileSystem};
+use probe_tests::vm::case::{BUSY, Case, DISKS, FileSystem};
 use probe_tests::vm::{Architecture, DMSETUP, Kernel, MODULES};
 use rustix::ioctl;
 use rustix::mount::{MountFlags, mount};
@@ -17,6 +17,11 @@ use rustix::system::{RebootCommand, finit_module, reboot, uname};
 
 /// How long a write to the slow disk takes.
 pub const DELAY: Duration = Duration::from_millis(20);
+
+const SLOW: &str = "/slow";
+
+/// Where those who are not measured have their files.
+pub const BUSY_DISK: &str = "/busy";
 
 /// How long the kernel may take to find its disks.
 const DISKS_LIMIT: Duration = Duration::from_secs(20);
@@ -57,8 +62,10 @@ impl Machine {
         mount_at("ext4", &disks[0], &place(FileSystem::Ext4))?;
         mount_at("xfs", &disks[1], &place(FileSystem::Xfs))?;
         let has_slow_disk = Path::new(DMSETUP).exists();
-        let last = if has_slow_disk { slow_down(&disks[2])? } else { disks[2].clone() };
-        mount_at("ext4", &last, Path::new("/slow"))?;
+        if has_slow_disk {
+            mount_at("ext4", &slow_down(&disks[2])?, Path::new(SLOW))?;
+        }
+        mount_at("ext4", &disks[BUSY], Path::new(BUSY_DISK))?;
         Ok(Self { has_slow_disk })
     }
 
@@ -91,13 +98,7 @@ impl Machine {
 
     /// Returns a directory on the disk that takes [`DELAY`] for each write.
     pub fn slow_disk(&self) -> Option<&Path> {
-        self.has_slow_disk.then_some(Path::new("/slow"))
-    }
-
-    /// Returns the third disk, slow or not, for those who are not measured.
-    #[expect(clippy::unused_self, reason = "disks are mounted only in a machine that is ready")]
-    pub fn other_disk(&self) -> &Path {
-        Path::new("/slow")
+        self.has_slow_disk.then_some(Path::new(SLOW))
     }
 }
 
@@ -144,7 +145,7 @@ fn load_modules() -> anyhow::Result<()> {
 
 /// Returns the disks in the order in which the machine was given them.
 fn wait_for_disks() -> anyhow::Result<Vec<String>> {
-    let names: Vec<_> = ('a'..).take(case::DISKS.len()).map(|letter| format!("/dev/vd{letter}")).collect();
+    let names: Vec<_> = ('a'..).take(DISKS.len()).map(|letter| format!("/dev/vd{letter}")).collect();
     let there = Stop::default()
         .wait_for(DISKS_LIMIT, || Ok(names.iter().all(|name| Path::new(name).exists()).then_some(())))?;
     if there.is_none() {
