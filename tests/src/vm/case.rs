@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::Kernel;
+use super::{Architecture, Kernel};
 
 /// What the guest says last when it got through all cases, whatever they came to.
 pub const DONE: &str = "guest: done";
@@ -144,10 +144,13 @@ pub fn all() -> impl Iterator<Item = Case> {
         .chain([on(Hook::Auto, FileSystem::Ext4, Kind::LockedDown)])
 }
 
-/// Returns what one kernel has to run: all that its hooks allow.
+/// Returns what one kernel has to run: all that its hooks allow, and what this machine's own `dmsetup` can slow down.
 pub fn planned(kernel: &Kernel) -> Vec<Case> {
     let has = |hook| hook != Hook::Fentry || kernel.has_fentry();
-    all().filter(|case| has(case.hook)).collect()
+    let can = |kind| {
+        !matches!(kind, Kind::Overwrites | Kind::SlowWal) || kernel.architecture == Architecture::Amd64
+    };
+    all().filter(|case| has(case.hook) && can(case.kind)).collect()
 }
 
 /// How a case went.
@@ -188,7 +191,6 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::Architecture;
 
     fn kernel(name: &str, architecture: Architecture) -> Kernel {
         Kernel { name: name.to_owned(), architecture, directory: "linux".into() }
@@ -206,8 +208,8 @@ mod tests {
     fn every_hook_meets_every_file_system() {
         let cases = [
             ("5.10", Architecture::Amd64, 15, "both hooks"),
-            ("6.1", Architecture::Arm64, 8, "tracepoints only"),
-            ("6.12", Architecture::Arm64, 15, "there, too"),
+            ("6.1", Architecture::Arm64, 6, "tracepoints only"),
+            ("6.12", Architecture::Arm64, 11, "there, too"),
         ];
         for (name, architecture, expected, why) in cases {
             assert_eq!(planned(&kernel(name, architecture)).len(), expected, "{name}: {why}");
