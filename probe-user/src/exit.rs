@@ -35,7 +35,7 @@ pub fn of_config(error: &ConfigError) -> u8 {
 pub fn of(error: &anyhow::Error) -> u8 {
     if error.is::<ListenError>() {
         CANNOT_LISTEN
-    } else if error.chain().any(is_permission) {
+    } else if error.chain().any(|cause| is_permission(cause) || is_of_privilege(cause)) {
         NO_PRIVILEGE
     } else if error.chain().any(is_of_the_kernel) {
         NO_KERNEL_SUPPORT
@@ -47,6 +47,11 @@ pub fn of(error: &anyhow::Error) -> u8 {
 /// `StartError` is looked for by itself: it is transparent, so what it wraps is no link of the chain.
 fn is_of_the_kernel(cause: &(dyn Error + 'static)) -> bool {
     cause.is::<KernelError>() || cause.is::<SelfTestError>() || cause.is::<StartError>()
+}
+
+fn is_of_privilege(cause: &(dyn Error + 'static)) -> bool {
+    let start = cause.downcast_ref::<StartError>();
+    start.is_some_and(|error| matches!(error, StartError::Refused { of_privilege: true, .. }))
 }
 
 /// Returns whether the kernel refused something for want of a right.

@@ -65,7 +65,7 @@ pub enum KernelError {
     #[error("cannot watch for process name `{0}`; at most four names, none empty")]
     TooManyNames(String),
     #[error("cannot create the kernel's maps")]
-    Load(#[source] EbpfError),
+    Load(#[source] Box<EbpfError>),
     #[error("cannot load program `{0}`")]
     Verify(String, #[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot find program `{0}` in the object; build with `cargo xtask build`")]
@@ -73,7 +73,7 @@ pub enum KernelError {
     #[error("cannot find the function `{0}` in this kernel's BTF; take another --hook")]
     NoFunction(String),
     #[error("cannot attach the {hook} hook to `{place}`")]
-    Attach { hook: &'static str, place: String, source: ProgramError },
+    Attach { hook: &'static str, place: String, source: Box<ProgramError> },
     #[error("cannot find tracefs, nor mount it")]
     NoTracefs(#[source] std::io::Error),
     #[error("cannot open map `{0}`")]
@@ -83,6 +83,11 @@ pub enum KernelError {
 }
 
 impl KernelError {
+    /// Returns whether this may be for want of a right.
+    fn may_be_refusal(&self) -> bool {
+        matches!(self, Self::Load(_) | Self::Verify(..) | Self::Attach { .. } | Self::NoTracefs(_))
+    }
+
     /// Returns whether another kind of hook may do better.
     fn is_of_the_hook(&self) -> bool {
         matches!(

@@ -34,7 +34,7 @@ pub struct PrivilegeError(&'static str, #[source] io::Error);
 
 /// Starts the threads that enter another network namespace: they alone keep the right to, and end after one connection.
 ///
-/// No more than a narrower door: whoever runs code of his own in this process, with CAP_SYS_PTRACE, has the host anyway.
+/// No more than a narrower door: whoever runs code of his own in this process, with `CAP_SYS_PTRACE`, has the host anyway.
 #[derive(Clone, Debug, Default)]
 pub struct Entrance(Option<mpsc::Sender<Errand>>);
 

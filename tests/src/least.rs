@@ -57,21 +57,17 @@ pub fn to_start(probe: &Path, directory: &Path, hook: &str) -> anyhow::Result<Ve
 /// Runs the probe for as short as it can be, with these capabilities.
 fn check(probe: &Path, directory: &Path, hook: &str, held: CapabilitySet) -> anyhow::Result<Finished> {
     let call = Invocation::new(probe, directory).capabilities(held);
-    call.arguments(&["--duration", "1s", "--hook", hook]).start("check")?.wait(Duration::from_secs(60))
+    call.arguments(&["--duration", "1s", "--hook", hook]).start("check")?.wait(Duration::from_mins(1))
 }
 
 /// Returns the sentence of a probe that could not start; none if it could.
 fn refusal(finished: &Finished) -> anyhow::Result<Option<String>> {
-    match finished.code {
-        Some(0..=2) => Ok(None),
-        _ => {
-            let line =
-                finished.stderr.lines().find_map(|line| line.split_once(" ERROR ")).map(|(_, line)| line);
-            let line =
-                line.with_context(|| format!("the probe says nothing of why it ended: {finished:?}"))?;
-            Ok(Some(line.to_owned()))
-        }
+    if matches!(finished.code, Some(0..=2)) {
+        return Ok(None);
     }
+    let line = finished.stderr.lines().find_map(|line| line.split_once(" ERROR ")).map(|(_, line)| line);
+    let line = line.with_context(|| format!("the probe says nothing of why it ended: {finished:?}"))?;
+    Ok(Some(line.to_owned()))
 }
 
 fn told(sentence: &str, capability: &str, finished: &Finished) -> anyhow::Result<()> {

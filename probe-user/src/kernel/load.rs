@@ -77,7 +77,7 @@ pub fn load(hook: Hook, config: &KernelConfig) -> Result<Ebpf, KernelError> {
     if !config.log {
         loader.map_max_entries("AYA_LOGS", SMALLEST_RING);
     }
-    let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
+    let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))?;
     hook.load(&mut ebpf)?;
     Ok(ebpf)
 }

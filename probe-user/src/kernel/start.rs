@@ -38,7 +38,14 @@ pub enum StartError {
     SelfTest(#[from] SelfTestError),
     /// The kernel did not allow it.
     #[error("{why}")]
-    Refused { why: String, hopeless: bool, source: KernelError },
+    Refused {
+        why: String,
+        /// Whether whoever has every right would have been let.
+        of_privilege: bool,
+        /// Whether no other hook can do better.
+        hopeless: bool,
+        source: KernelError,
+    },
     #[error("no hook works here; not fentry ({fentry}), and not tracepoint")]
     None { fentry: String, source: Box<Self> },
 }
@@ -71,14 +78,19 @@ fn attach_and_test(hook: Hook, config: &KernelConfig) -> Result<Kernel, StartErr
 
 /// Says why the kernel does not allow something, by what can be seen of this machine.
 fn explain(hook: Hook, error: KernelError) -> StartError {
-    let not_allowed = iter::successors(error.source(), |cause| (*cause).source()).any(is_permission);
-    let host = Host::read();
-    // Where it is locked down the kernel does not say EPERM: the helpers that read its memory are not there.
-    if !not_allowed && host.lockdown != Lockdown::Confidentiality {
+    if !error.may_be_refusal() {
         return error.into();
     }
+    let not_allowed = iter::successors(error.source(), |cause| (*cause).source()).any(is_permission);
+    let host = Host::read();
+    // Where helpers that read its memory are closed, the kernel does not know them: it says EINVAL then, not EPERM. That is so in
+    // every lockdown, and on 7.2 without CAP_PERFMON.
+    if !not_allowed && !host.forbids_measuring() {
+        return error.into();
+    }
+    let of_privilege = not_allowed || host.lockdown != Lockdown::Confidentiality;
     let why = host.why_refused(hook == Hook::Tracepoint);
-    StartError::Refused { why, hopeless: host.forbids_measuring(), source: error }
+    StartError::Refused { why, of_privilege, hopeless: host.forbids_measuring(), source: error }
 }
 
 impl StartError {

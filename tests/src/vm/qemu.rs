@@ -28,10 +28,13 @@ pub fn boot(
     command.args(["-append", &line]);
     for (n, disk) in disks.iter().enumerate() {
         // What a machine writes need not survive it; and it is to see a disk without a cache, whose every write is a round trip.
-        let mut drive = format!("if=none,id=disk{n},format=raw,cache=unsafe,file={}", disk.display());
-        if n == BUSY {
-            drive += &format!(",throttling.iops-write={BUSY_WRITES_PER_SECOND}");
-        }
+        let throttle = if n == BUSY {
+            format!(",throttling.iops-write={BUSY_WRITES_PER_SECOND}")
+        } else {
+            String::new()
+        };
+        let drive =
+            format!("if=none,id=disk{n},format=raw,cache=unsafe,file={}{throttle}", disk.display());
         command.args(["-drive", &drive, "-device", &format!("virtio-blk-pci,drive=disk{n},write-cache=off")]);
     }
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();

@@ -117,7 +117,7 @@ fn own_tmpfs() -> rustix::io::Result<OwnedFd> {
 /// Opens a directory if its files are in memory.
 fn in_memory(place: &str) -> io::Result<OwnedFd> {
     let place = directory(CWD, place)?;
-    let is_in_memory = IN_MEMORY.contains(&i64::from(fstatfs(&place)?.f_type));
+    let is_in_memory = IN_MEMORY.contains(&fstatfs(&place)?.f_type);
     is_in_memory.then_some(place).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 

@@ -10,7 +10,9 @@ use probe_tests::scratch::Tracefs;
 const EVENTS: [&str; 2] = ["events/syscalls/sys_enter_fdatasync", "events/syscalls/sys_exit_fdatasync"];
 
 /// A trace of `fdatasync` in progress. Ended on drop, and tracefs with it: the probe must do without.
-pub struct Trace(#[expect(dead_code, reason = "unmounts when it is dropped")] Tracefs);
+pub struct Trace {
+    _tracefs: Tracefs,
+}
 
 /// What a line of the trace tells.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,7 +25,7 @@ struct Event {
 
 impl Trace {
     pub fn start() -> anyhow::Result<Self> {
-        let trace = Self(Tracefs::mount()?);
+        let trace = Self { _tracefs: Tracefs::mount()? };
         // One clock for all processors.
         set("trace_clock", "mono")?;
         set("trace", "")?;
