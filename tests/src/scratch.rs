@@ -113,6 +113,11 @@ impl Tracefs {
             .with_context(|| format!("cannot mount tracefs on {}", Self::POINT))?;
         Ok(Self(()))
     }
+
+    #[expect(clippy::unused_self, reason = "it is there for as long as this is")]
+    pub fn path(&self) -> &'static Path {
+        Path::new(Self::POINT)
+    }
 }
 
 impl Drop for Tracefs {

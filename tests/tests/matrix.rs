@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let outcomes = if arguments.list { Vec::new() } else { run_all(&plans) };
     let mut trials = Vec::new();
     for (index, Plan { kernel, cases }) in plans.iter().enumerate() {
-        for case in cases {
+        for &case in cases {
             let result = outcomes.get(index).map_or(Ok(()), |outcome| result_of(outcome, kernel, case));
             trials.push(Trial::test(name(kernel, case), move || result));
         }
@@ -48,7 +48,7 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Vec<Plan>> {
     let mut plans = Vec::new();
     for kernel in kernels::recorded()? {
         let mut cases = case::planned(&kernel);
-        cases.retain(|case| !arguments.is_filtered_out(&Trial::test(name(&kernel, case), || Ok(()))));
+        cases.retain(|case| !arguments.is_filtered_out(&Trial::test(name(&kernel, *case), || Ok(()))));
         if !cases.is_empty() {
             plans.push(Plan { kernel, cases });
         }
@@ -68,7 +68,7 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Vec<Plan>> {
     Ok(plans)
 }
 
-fn name(kernel: &Kernel, case: &Case) -> String {
+fn name(kernel: &Kernel, case: Case) -> String {
     format!("{}::{case}", kernel.label())
 }
 
@@ -101,7 +101,7 @@ fn run(Plan { kernel, cases }: &Plan) -> Outcome {
     };
     let tell = |report: &Report| {
         let (Ok(detail) | Err(detail)) = &report.result;
-        println!("{}: {:.1} s: {detail}", name(kernel, &report.case), report.seconds);
+        println!("{}: {:.1} s: {detail}", name(kernel, report.case), report.seconds);
     };
     let outcome = vm::run(kernel, &programs, cases, &tell);
     println!("{}: {} cases in {:.0} s", kernel.label(), cases.len(), outcome.took.as_secs_f64());
@@ -139,8 +139,8 @@ fn programs(architecture: Architecture) -> anyhow::Result<Programs> {
     Ok(Programs { guest: there("guest")?, probe: there("etcd-disk-probe")?, faulty_probe, etcd })
 }
 
-fn result_of(outcome: &Outcome, kernel: &Kernel, case: &Case) -> Result<(), Failed> {
-    match (outcome.report(case), &outcome.broke) {
+fn result_of(outcome: &Outcome, kernel: &Kernel, case: Case) -> Result<(), Failed> {
+    match (outcome.report(&case), &outcome.broke) {
         (Some(Report { result: Ok(found), .. }), _) if case.kind == Kind::Privileges => {
             let documented = documented::privileges(kernel, case.hook.as_str())?;
             if documented == *found {

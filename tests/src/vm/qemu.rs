@@ -33,8 +33,7 @@ pub fn boot(
         } else {
             String::new()
         };
-        let drive =
-            format!("if=none,id=disk{n},format=raw,cache=unsafe,file={}{throttle}", disk.display());
+        let drive = format!("if=none,id=disk{n},format=raw,cache=unsafe,file={}{throttle}", disk.display());
         command.args(["-drive", &drive, "-device", &format!("virtio-blk-pci,drive=disk{n},write-cache=off")]);
     }
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();

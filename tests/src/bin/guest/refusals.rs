@@ -62,7 +62,7 @@ pub fn locked_down(case: Case, machine: &Machine) -> anyhow::Result<String> {
         // A hook that this kernel has not is no reason to blame the lockdown.
         let expected = if hook == "fentry" && !machine.has_fentry() { "cannot" } else { "locked down" };
         ensure!(finished.stderr.contains(expected), "{hook}: {finished:?}");
-        told = finished.stderr.trim().to_owned();
+        finished.stderr.trim().clone_into(&mut told);
     }
     let doctor = call().arguments(&["--output", "json"]).start("doctor")?.wait(Duration::from_secs(30))?;
     ensure!(doctor.code != Some(0), "doctor calls this machine fit: {doctor:?}");

@@ -39,7 +39,7 @@ pub fn overwrites(case: Case, machine: &Machine) -> anyhow::Result<String> {
     let kernel = attach(case.hook, MEASURED)?;
     let path = scratch.path().join("0000000000000000-0000000000000000.wal");
     // Its blocks are there before the clock runs.
-    fs::write(&path, [0; 64 * 1024])
+    fs::write(&path, vec![0; 64 << 10])
         .and_then(|()| fs::File::open(&path)?.sync_all())
         .context("cannot prepare")?;
     let builder = thread::Builder::new().name(MEASURED.to_owned());

@@ -11,7 +11,7 @@ const EVENTS: [&str; 2] = ["events/syscalls/sys_enter_fdatasync", "events/syscal
 
 /// A trace of `fdatasync` in progress. Ended on drop, and tracefs with it: the probe must do without.
 pub struct Trace {
-    _tracefs: Tracefs,
+    tracefs: Tracefs,
 }
 
 /// What a line of the trace tells.
@@ -25,7 +25,7 @@ struct Event {
 
 impl Trace {
     pub fn start() -> anyhow::Result<Self> {
-        let trace = Self { _tracefs: Tracefs::mount()? };
+        let trace = Self { tracefs: Tracefs::mount()? };
         // One clock for all processors.
         set("trace_clock", "mono")?;
         set("trace", "")?;
@@ -39,8 +39,7 @@ impl Trace {
     pub fn stop(self, pid: u32) -> anyhow::Result<Vec<f64>> {
         let segments = descriptors_of_segments(pid)?;
         let threads = tasks(pid)?;
-        let text =
-            fs::read_to_string(Path::new(Tracefs::POINT).join("trace")).context("cannot read the trace")?;
+        let text = fs::read_to_string(self.tracefs.path().join("trace")).context("cannot read the trace")?;
         Ok(durations(&text, &threads, &segments))
     }
 }
