@@ -114,7 +114,6 @@ impl Tracefs {
         Ok(Self(()))
     }
 
-    #[expect(clippy::unused_self, reason = "it is there for as long as this is")]
     pub fn path(&self) -> &'static Path {
         Path::new(Self::POINT)
     }
