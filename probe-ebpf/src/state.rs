@@ -172,8 +172,8 @@ mod tests {
     #[test]
     fn two_programs_tell_of_each_call_once() {
         let (a, b) = (FIRST, SPARE);
-        let cases: [(&[u32], &[u32], usize, usize, &str); 6] = [
-            (&[a, b], &[a, b], 1, 1, "both see both"),
+        let cases = [
+            (&[a, b][..], &[a, b][..], 1, 1, "both see both"),
             (&[b, a], &[b, a], 1, 1, "in the other order"),
             (&[b], &[a, b], 1, 1, "one was skipped at the beginning"),
             (&[a, b], &[b], 1, 1, "one was skipped at the end"),

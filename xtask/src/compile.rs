@@ -28,11 +28,8 @@ pub fn all(toolchain: &Toolchain) -> Result<()> {
 /// The kernel programs are the same: the machine that they are for is not the one that they run on.
 pub fn aarch64(setup: &Setup) -> Result<()> {
     ebpf(&setup.toolchain)?;
-    let library = setup.aarch64()?;
-    let mut flags = "-C target-feature=+crt-static".to_owned();
-    if let Some(library) = library {
-        flags += &format!(" -L {}", library.display());
-    }
+    let library = setup.aarch64()?.map(|library| format!(" -L {}", library.display()));
+    let flags = format!("-C target-feature=+crt-static{}", library.unwrap_or_default());
     let mut build = cargo();
     build
         .args([

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -11,7 +12,7 @@ use super::cache::Cache;
 use super::etcd;
 use super::modules;
 use super::sources::{self, Source};
-use crate::process::find;
+use crate::process::capture;
 
 /// A kernel that the tests boot.
 struct Kernel {
@@ -37,21 +38,20 @@ const RECORD: &str = "kernels";
 /// Fetches the kernels that are missing, and an etcd for those of another architecture.
 pub fn setup(cache: &Cache) -> Result<()> {
     let old = fs::read_to_string(cache.path(RECORD)).unwrap_or_default();
-    let mut record = String::new();
-    for kernel in &KERNELS {
-        let directory = match recorded(&old, kernel).filter(|name| cache.path(name).is_dir()) {
-            Some(directory) => directory.to_owned(),
-            None => fetch(cache, kernel).with_context(|| {
-                format!(
-                    "cannot get Linux {} for {} of Debian {}",
-                    kernel.name, kernel.architecture, kernel.suite
-                )
-            })?,
-        };
-        record += &line(kernel, &directory);
-    }
-    if record != old {
-        cache.write(RECORD, &record)?;
+    let there = |kernel| recorded(&old, kernel).filter(|name| cache.path(name).is_dir());
+    // What is fetched is recorded at once: the next one may fail.
+    let mut lines: Vec<_> = KERNELS.iter().map(|kernel| Some(line(kernel, there(kernel)?))).collect();
+    for (n, kernel) in KERNELS.iter().enumerate() {
+        if lines[n].is_none() {
+            let Kernel { name, architecture, suite } = kernel;
+            let directory = fetch(cache, kernel)
+                .with_context(|| format!("cannot get Linux {name} for {architecture} of Debian {suite}"))?;
+            lines[n] = Some(line(kernel, &directory));
+        }
+        let record: String = lines.iter().flatten().map(String::as_str).collect();
+        if record != old {
+            cache.write(RECORD, &record)?;
+        }
     }
     Ok(())
 }
@@ -77,7 +77,7 @@ fn fetch(cache: &Cache, kernel: &Kernel) -> Result<String> {
         modules::keep(&unpacked, &partial.join("modules"))?;
         fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))
     })?;
-    if find("dpkg").is_some() && !is_own(architecture)? {
+    if !is_own(architecture)? {
         etcd::fetch_foreign(cache, &apt, architecture)?;
     }
     println!("setup: Linux {version} for {architecture} is in {}", cache.path(&directory).display());
@@ -115,7 +115,7 @@ fn packages(apt: &Apt, kernel: &Kernel) -> Result<(Vec<String>, String)> {
 }
 
 /// Finds the image: in `boot` up to 6.12, beside the modules later.
-fn image(unpacked: &Path) -> Result<std::path::PathBuf> {
+fn image(unpacked: &Path) -> Result<PathBuf> {
     let is_image = |path: &Path| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")) && path.is_file()
     };
@@ -126,8 +126,7 @@ fn image(unpacked: &Path) -> Result<std::path::PathBuf> {
 }
 
 fn is_own(architecture: &str) -> Result<bool> {
-    let mut dpkg = std::process::Command::new("dpkg");
-    Ok(crate::process::capture(dpkg.arg("--print-architecture"))?.trim() == architecture)
+    Ok(capture(Command::new("dpkg").arg("--print-architecture"))?.trim() == architecture)
 }
 
 fn recorded<'a>(record: &'a str, kernel: &Kernel) -> Option<&'a str> {
