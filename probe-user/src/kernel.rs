@@ -117,8 +117,8 @@ pub struct Kernel {
     records: RingBuf<MapData>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     attached_boottime_ns: u64,
-    /// Descriptors of the programs, open for as long as `ebpf` is.
-    programs: Vec<RawFd>,
+    /// Descriptors of the programs of each hook, open for as long as `ebpf` is.
+    programs: Vec<Vec<RawFd>>,
     hook: Hook,
     /// The files of the self-test, once there was one.
     rehearsal: Option<Rehearsal>,
@@ -252,14 +252,19 @@ impl Kernel {
         Miss::ALL.map(|miss| (miss, self.misses.word(miss as u32, 0)))
     }
 
-    /// Returns how often the kernel did not run a program because another one, or a map's update from user space, was
-    /// under way on the same CPU (`trace_call_bpf` in `kernel/trace/bpf_trace.c`). 0 where the kernel does not tell, before 5.12.
+    /// Returns how many calls none of the programs on a hook can have seen, at most.
+    ///
+    /// The kernel does not run a program that is under way on the same CPU, nor on older tracepoints any while a map is updated
+    /// there (`trace_call_bpf` in `kernel/trace/bpf_trace.c`). Where a hook has two, what one was skipped for the other saw, unless
+    /// it was skipped, too. 0 where the kernel does not count: before Linux 5.12, for tracepoints before 6.7.
     pub fn skipped_runs(&self) -> u64 {
-        let of = |descriptor: &RawFd| {
+        let skipped = |descriptor: &RawFd| {
             let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
             text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
         };
-        self.programs.iter().filter_map(of).sum()
+        let of_hook =
+            |programs: &Vec<RawFd>| programs.iter().map(|program| skipped(program).unwrap_or(0)).min();
+        self.programs.iter().filter_map(of_hook).sum()
     }
 
     /// Returns how often operations failed.

@@ -34,6 +34,9 @@ enum Turn {
     Spare,
 }
 
+/// What the name of a spare ends with.
+const SPARE_SUFFIX: &str = "_spare";
+
 /// Before this kernel nobody can be preempted within a program on a system call's tracepoint: its spare would never be needed.
 const TRACEPOINTS_PREEMPTIBLE_SINCE: KernelVersion = KernelVersion { major: 7, minor: 0, patch: 0 };
 
@@ -140,9 +143,14 @@ impl Hook {
             (Self::Tracepoint, Side::Enter) => "sys_enter",
             (Self::Tracepoint, Side::Exit) => "sys_exit",
         };
-        let suffix = if turn == Turn::Spare { "_spare" } else { "" };
+        let suffix = if turn == Turn::Spare { SPARE_SUFFIX } else { "" };
         format!("{prefix}_{}{suffix}", op.as_str())
     }
+}
+
+/// Returns what a program and its spare have in common: they see the same calls.
+pub(super) fn place(program: &str) -> &str {
+    program.strip_suffix(SPARE_SUFFIX).unwrap_or(program)
 }
 
 /// Returns whether the running kernel may preempt a task in its own code. One that decides so when it boots

@@ -1,11 +1,14 @@
 //! Creates the maps and loads the programs of one kind of hook.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, AsRawFd, RawFd},
+};
 
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use probe_ebpf::{layout::Names, series::SERIES};
 
-use super::{Hook, KernelError, offsets};
+use super::{Hook, KernelError, hook, offsets};
 
 /// The kernel programs, compiled by `cargo xtask build`.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("PROBE_EBPF_OBJECT"));
@@ -82,8 +85,13 @@ pub fn load(hook: Hook, config: &KernelConfig) -> Result<Ebpf, KernelError> {
     Ok(ebpf)
 }
 
-/// Returns the descriptors of the loaded programs, which tell how they fare.
-pub fn descriptors(ebpf: &Ebpf) -> Vec<RawFd> {
-    let programs = ebpf.programs().filter_map(|(_, program)| program.fd().ok());
-    programs.map(|program| program.as_fd().as_raw_fd()).collect()
+/// Returns the descriptors of the loaded programs, which tell how they fare; those that see the same calls together.
+pub fn descriptors(ebpf: &Ebpf) -> Vec<Vec<RawFd>> {
+    let mut by_place: BTreeMap<&str, Vec<RawFd>> = BTreeMap::new();
+    for (name, program) in ebpf.programs() {
+        if let Ok(descriptor) = program.fd() {
+            by_place.entry(hook::place(name)).or_default().push(descriptor.as_fd().as_raw_fd());
+        }
+    }
+    by_place.into_values().collect()
 }
