@@ -18,6 +18,9 @@ pub const ALL: [(CapabilitySet, &str); 6] = [
     (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
 ];
 
+/// What every process may lock on the oldest kernels: `MLOCK_LIMIT` before Linux 5.16.
+const LOCKED_BYTES: u64 = 64 << 10;
+
 /// What a privilege that is missing makes the probe say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missed {
@@ -56,7 +59,7 @@ pub fn to_start(probe: &Path, directory: &Path, hook: &str) -> anyhow::Result<Ve
 
 /// Runs the probe for as short as it can be, with these capabilities.
 fn check(probe: &Path, directory: &Path, hook: &str, held: CapabilitySet) -> anyhow::Result<Finished> {
-    let call = Invocation::new(probe, directory).capabilities(held);
+    let call = Invocation::new(probe, directory).capabilities(held).locked_memory(LOCKED_BYTES);
     call.arguments(&["--duration", "1s", "--hook", hook]).start("check")?.wait(Duration::from_mins(1))
 }
 

@@ -8,7 +8,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rustix::{process::Signal, thread::CapabilitySet};
+use rustix::{
+    process::{Resource, Rlimit, Signal, setrlimit},
+    thread::CapabilitySet,
+};
 use serde_json::Value;
 
 use crate::http::{Endpoint, Response, free_address};
@@ -45,6 +48,8 @@ pub struct Invocation {
     environment: Vec<(String, String)>,
     /// None: those that the caller has.
     capabilities: Option<CapabilitySet>,
+    /// None: what the caller may.
+    locked_bytes: Option<u64>,
 }
 
 impl Invocation {
@@ -57,6 +62,7 @@ impl Invocation {
             arguments: Vec::new(),
             environment: Vec::new(),
             capabilities: None,
+            locked_bytes: None,
         }
     }
 
@@ -76,6 +82,13 @@ impl Invocation {
     #[must_use]
     pub fn capabilities(mut self, capabilities: CapabilitySet) -> Self {
         self.capabilities = Some(capabilities);
+        self
+    }
+
+    /// Lets it lock no more memory than this, unless it may raise the limit.
+    #[must_use]
+    pub fn locked_memory(mut self, bytes: u64) -> Self {
+        self.locked_bytes = Some(bytes);
         self
     }
 
@@ -128,6 +141,11 @@ impl Invocation {
         if let Some(kept) = self.capabilities {
             // SAFETY: between fork and exec it only makes system calls, on the one thread there is.
             unsafe { command.pre_exec(move || process::bound_capabilities(kept)) };
+        }
+        if let Some(bytes) = self.locked_bytes {
+            let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+            // SAFETY: as above.
+            unsafe { command.pre_exec(move || Ok(setrlimit(Resource::Memlock, limit)?)) };
         }
         let child = command.stdout(create(&output)?).stderr(create(&log)?).spawn();
         let child = child.with_context(|| format!("cannot start {}", words[0]))?;
