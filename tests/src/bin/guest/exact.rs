@@ -19,7 +19,7 @@ use crate::machine::{BUSY_DISK, Machine};
 
 /// Small values: a sync for each put or two.
 const SMALL: Load = Load {
-    amount: Amount::PutsWithin(300, Duration::from_secs(30)),
+    amount: Amount::PutsWithin(200, Duration::from_secs(30)),
     connections: 2,
     value_bytes: 512,
     keys: 100,
