@@ -8,6 +8,8 @@ use anyhow::Context;
 use super::{Architecture, Kernel};
 
 /// Returns the capabilities that the documentation says starting takes.
+///
+/// A kernel that is later than all of those in it is to be like the last of them.
 pub fn privileges(kernel: &Kernel, hook: &str) -> anyhow::Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("docs/kernels.md");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -15,20 +17,25 @@ pub fn privileges(kernel: &Kernel, hook: &str) -> anyhow::Result<String> {
         Architecture::Amd64 => "x86-64",
         Architecture::Arm64 => "aarch64",
     };
-    let found = row(&text, &[&kernel.name, machine, hook, "yes"]);
+    let found = last_cell(&text, &kernel.name, &[machine, hook, "yes"]);
     found.with_context(|| format!("docs/kernels.md has no row for {} with {hook}", kernel.label()))
 }
 
-/// Returns the last cell of the row that begins with these.
-fn row(text: &str, begin: &[&str]) -> Option<String> {
-    text.lines().find_map(|line| {
+/// Returns the last cell of the row of a kernel, or of the last one before it, whose next cells are these.
+fn last_cell(text: &str, kernel: &str, then: &[&str]) -> Option<String> {
+    let rows = text.lines().filter_map(|line| {
         let mut cells = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim);
-        begin
-            .iter()
-            .all(|wanted| cells.next() == Some(*wanted))
-            .then(|| cells.next_back())?
-            .map(str::to_owned)
-    })
+        let name = numbers(cells.next()?)?;
+        let fits = then.iter().all(|wanted| cells.next() == Some(*wanted));
+        fits.then(|| cells.next_back()).flatten().map(|last| (name, last.to_owned()))
+    });
+    let wanted = numbers(kernel)?;
+    rows.filter(|(name, _)| *name <= wanted).max_by_key(|(name, _)| *name).map(|(_, last)| last)
+}
+
+fn numbers(kernel: &str) -> Option<(u32, u32)> {
+    let (major, minor) = kernel.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -37,14 +44,16 @@ mod tests {
 
     #[test]
     fn rows_are_found_by_how_they_begin() {
-        let text = "| a | b | c |\n|---|---|---|\n| 1 | x | one |\n| 1 | y | |\n";
+        let text = "| kernel | hook | needs |\n|---|---|---|\n| 5.10 | x | one |\n| 6.2 | x | two |\n| 6.12 | y | |\n";
         let cases = [
-            (&["1", "x"][..], Some("one"), "a row"),
-            (&["1", "y"], Some(""), "an empty cell"),
-            (&["2", "x"], None, "no such row"),
+            ("5.10", &["x"][..], Some("one"), "its row"),
+            ("6.12", &["x"], Some("two"), "the last one before it"),
+            ("6.12", &["y"], Some(""), "an empty cell"),
+            ("5.4", &["x"], None, "older than all"),
+            ("7.2", &["z"], None, "no such row"),
         ];
-        for (begin, expected, why) in cases {
-            assert_eq!(row(text, begin).as_deref(), expected, "{why}");
+        for (kernel, then, expected, why) in cases {
+            assert_eq!(last_cell(text, kernel, then).as_deref(), expected, "{kernel}: {why}");
         }
     }
 }

@@ -77,13 +77,19 @@ pub fn etcd_for(architecture: Architecture) -> anyhow::Result<PathBuf> {
 fn parse(record: &str, cache: &Path) -> anyhow::Result<Vec<Kernel>> {
     let parse = |line: &str| {
         let mut words = line.split(' ');
-        let name = words.next()?.to_owned();
-        let architecture = match words.next()? {
+        let _wanted = words.next()?;
+        let debian = words.next()?;
+        let architecture = match debian {
             "amd64" => Architecture::Amd64,
             "arm64" => Architecture::Arm64,
             _ => return None,
         };
-        Some(Kernel { name, architecture, directory: cache.join(words.next()?) })
+        // The directory tells what it is; a suite that goes on may have had a later one than was wanted.
+        let directory = words.next()?;
+        let version = directory.strip_prefix("linux-")?.strip_prefix(debian)?.strip_prefix('-')?;
+        let mut numbers = version.split('.');
+        let name = format!("{}.{}", numbers.next()?, numbers.next()?);
+        Some(Kernel { name, architecture, directory: cache.join(directory) })
     };
     record
         .lines()
@@ -102,6 +108,8 @@ mod tests {
         let labels: Vec<_> = kernels.iter().map(Kernel::label).collect();
         assert_eq!(labels, ["5.10", "6.1-aarch64"]);
         assert_eq!(kernels[1].directory, Path::new("/cache/linux-arm64-6.1.176-1"));
+        let later = parse("7.2 amd64 linux-amd64-7.3.1-1\n", Path::new("/cache")).unwrap();
+        assert_eq!(later[0].name, "7.3", "what was taken, not what was wanted");
         assert!(parse("5.10 amd64\n", Path::new("/cache")).is_err(), "a line cut short");
     }
 
