@@ -2,6 +2,7 @@
 //!
 //! They are planned from the kernels that setup has fetched, so that a machine that dies fails all of its cases.
 
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -74,9 +75,9 @@ fn name(kernel: &Kernel, case: Case) -> String {
 
 /// Boots the kernels, some at a time, and prints what they report as it comes.
 fn run_all(plans: &[Plan]) -> Vec<Outcome> {
-    // The slowest first, so that no machine runs alone at the end for long.
+    // The slowest first, which are the newest, so that no machine runs alone at the end for long.
     let mut order: Vec<usize> = (0..plans.len()).collect();
-    order.sort_by_key(|index| plans[*index].kernel.architecture == Architecture::Amd64);
+    order.sort_by_key(|index| (plans[*index].kernel.architecture == Architecture::Arm64, Reverse(*index)));
     let queue = Mutex::new(order.into_iter());
     let outcomes: Vec<_> = plans.iter().map(|_| Mutex::new(Outcome::default())).collect();
     thread::scope(|scope| {
