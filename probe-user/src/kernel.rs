@@ -3,6 +3,7 @@
 //! [`Kernel::attach`] loads and attaches; from then on the counts are read from memory that we share with the kernel.
 
 mod hook;
+mod in_flight;
 mod load;
 mod mapped;
 mod offsets;
@@ -23,11 +24,12 @@ use probe_ebpf::{
     histogram::{Histogram, SLOTS},
     miss::Miss,
     series::SERIES,
-    state::{ErrorKey, ProcessKey, Record, Target, Thread, ThreadKey, UNKNOWN},
+    state::{ErrorKey, ProcessKey, Record, Target, Thread, ThreadKey},
 };
 use rustix::time::{ClockId, clock_gettime};
 
 pub use hook::Hook;
+pub use in_flight::InFlight;
 pub use load::{Fault, KernelConfig};
 use mapped::Mapped;
 pub use reclaim::NS_PER_TICK;
@@ -136,15 +138,6 @@ pub struct Process {
     pub started_ns: u64,
 }
 
-/// An operation that has not returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InFlight {
-    pub target: u32,
-    /// Its position in `OPERATIONS`.
-    pub series: u32,
-    pub age_ns: u64,
-}
-
 impl Kernel {
     /// Loads and attaches the programs.
     ///
@@ -232,19 +225,6 @@ impl Kernel {
     /// Returns how many events of a reconciled series have begun.
     pub fn entered(&self, target: u32, series: u32) -> u64 {
         self.histograms.word(target * SERIES + series, ENTERED)
-    }
-
-    /// Returns the operations that have begun and not returned.
-    pub fn in_flight(&self) -> Vec<InFlight> {
-        let now_ns = monotonic_ns();
-        let all = (0..self.threads.length()).map(|thread| self.threads.read(thread));
-        all.filter(|thread| thread.started_ns != 0 && thread.series != UNKNOWN)
-            .map(|thread| InFlight {
-                target: thread.target,
-                series: thread.series,
-                age_ns: now_ns.saturating_sub(thread.started_ns),
-            })
-            .collect()
     }
 
     /// Returns what was not measured, by reason.
