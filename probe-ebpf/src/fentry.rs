@@ -21,10 +21,11 @@ use crate::{
     operation::{Arguments, enter, exit},
 };
 
-/// Returns a register of the caller.
+/// Returns an argument of the system call: a register of the caller.
 #[inline(always)]
-fn register(ctx: &FEntryContext, offset: usize) -> u64 {
+fn argument(ctx: &FEntryContext, position: usize) -> u64 {
     let regs: *const u8 = ctx.arg(0);
+    let offset = offset!(regs_arguments[position]);
     // SAFETY: the verifier knows the pointer's type from BTF and refuses a load beyond `pt_regs`. Volatile, so that it
     // stays the one load of a word that the verifier checks.
     unsafe { core::ptr::read_volatile(regs.wrapping_add(offset).cast()) }
@@ -38,20 +39,16 @@ fn returned(ctx: &FExitContext) -> i64 {
     unsafe { *ctx.as_ptr().cast::<i64>().add(1) }
 }
 
-/// Declares what one program, [`FIRST`] or [`SPARE`], has on both hooks of one system call; `$buffer`, `$bytes` and `$offset` are the positions of its arguments.
+/// Declares both hooks of one system call, each with its spare.
 macro_rules! hooks {
-    ($program:expr, $op:expr, $enter:ident, $exit:ident $(, $buffer:literal, $bytes:literal, $offset:literal)?) => {
+    ($op:expr, $enter:ident, $exit:ident, $spare_enter:ident, $spare_exit:ident) => {
+        hooks!(FIRST, $op, $enter, $exit);
+        hooks!(SPARE, $op, $spare_enter, $spare_exit);
+    };
+    ($program:expr, $op:expr, $enter:ident, $exit:ident) => {
         #[fentry]
         pub fn $enter(ctx: FEntryContext) -> i32 {
-            #[allow(unused_mut, reason = "most system calls have only a descriptor that matters")]
-            let mut arguments =
-                Arguments { descriptor: register(&ctx, offset!(regs_arguments[0])), buffer: 0, bytes: 0, offset: 0 };
-            $(
-                arguments.buffer = register(&ctx, offset!(regs_arguments[$buffer]));
-                arguments.bytes = register(&ctx, offset!(regs_arguments[$bytes]));
-                arguments.offset = register(&ctx, offset!(regs_arguments[$offset]));
-            )?
-            enter(&ctx, $program, $op, arguments);
+            enter(&ctx, $program, $op, Arguments::of($op, |position| argument(&ctx, position)));
             0
         }
 
@@ -63,16 +60,9 @@ macro_rules! hooks {
     };
 }
 
-hooks!(FIRST, Op::Fdatasync, fentry_fdatasync, fexit_fdatasync);
-hooks!(FIRST, Op::Fsync, fentry_fsync, fexit_fsync);
-hooks!(FIRST, Op::Write, fentry_write, fexit_write);
-hooks!(FIRST, Op::Pwrite64, fentry_pwrite64, fexit_pwrite64, 1, 2, 3);
-hooks!(FIRST, Op::Ftruncate, fentry_ftruncate, fexit_ftruncate);
-hooks!(FIRST, Op::Fallocate, fentry_fallocate, fexit_fallocate);
-
-hooks!(SPARE, Op::Fdatasync, fentry_fdatasync_spare, fexit_fdatasync_spare);
-hooks!(SPARE, Op::Fsync, fentry_fsync_spare, fexit_fsync_spare);
-hooks!(SPARE, Op::Write, fentry_write_spare, fexit_write_spare);
-hooks!(SPARE, Op::Pwrite64, fentry_pwrite64_spare, fexit_pwrite64_spare, 1, 2, 3);
-hooks!(SPARE, Op::Ftruncate, fentry_ftruncate_spare, fexit_ftruncate_spare);
-hooks!(SPARE, Op::Fallocate, fentry_fallocate_spare, fexit_fallocate_spare);
+hooks! { Op::Fdatasync, fentry_fdatasync, fexit_fdatasync, fentry_fdatasync_spare, fexit_fdatasync_spare }
+hooks! { Op::Fsync, fentry_fsync, fexit_fsync, fentry_fsync_spare, fexit_fsync_spare }
+hooks! { Op::Write, fentry_write, fexit_write, fentry_write_spare, fexit_write_spare }
+hooks! { Op::Pwrite64, fentry_pwrite64, fexit_pwrite64, fentry_pwrite64_spare, fexit_pwrite64_spare }
+hooks! { Op::Ftruncate, fentry_ftruncate, fexit_ftruncate, fentry_ftruncate_spare, fexit_ftruncate_spare }
+hooks! { Op::Fallocate, fentry_fallocate, fexit_fallocate, fentry_fallocate_spare, fexit_fallocate_spare }

@@ -109,7 +109,7 @@ const _: () = assert!(size_of::<Record>() == 24, "no padding allowed");
 /// Reads one offset; the verifier knows its value, since the daemon freezes what it sets.
 #[macro_export]
 macro_rules! offset {
-    ($field:ident $([$index:literal])?) => {
+    ($field:ident $([$index:expr])?) => {
         // SAFETY: a field of a static; volatile, because the daemon sets it after the compiler has seen zero.
         (unsafe { core::ptr::read_volatile(&raw const $crate::maps::OFFSETS.$field $([$index])?) }) as usize
     };

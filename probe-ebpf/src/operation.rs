@@ -32,6 +32,18 @@ pub struct Arguments {
     pub offset: u64,
 }
 
+impl Arguments {
+    /// Takes those that matter from where the hook has them, by position; the compiler knows both the call and the positions.
+    #[inline(always)]
+    pub fn of(op: Op, argument: impl Fn(usize) -> u64) -> Self {
+        let descriptor = argument(0);
+        match op {
+            Op::Pwrite64 => Self { descriptor, buffer: argument(1), bytes: argument(2), offset: argument(3) },
+            _ => Self { descriptor, buffer: 0, bytes: 0, offset: 0 },
+        }
+    }
+}
+
 /// [`FAULT`]: forget every thousandth reconciled event.
 const DROP: u32 = 1;
 /// [`FAULT`]: count every thousandth reconciled event twice.

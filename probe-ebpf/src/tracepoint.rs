@@ -22,19 +22,16 @@ fn word(ctx: &TracePointContext, index: usize) -> u64 {
     unsafe { *ctx.as_ptr().cast::<u64>().add(BEFORE_ARGUMENTS + index) }
 }
 
-/// Declares what one program, [`FIRST`] or [`SPARE`], has on both hooks of one system call; `$buffer`, `$bytes` and `$offset` are the positions of its arguments.
+/// Declares both hooks of one system call, each with its spare.
 macro_rules! hooks {
-    ($program:expr, $op:expr, $enter:ident, $exit:ident $(, $buffer:literal, $bytes:literal, $offset:literal)?) => {
+    ($op:expr, $enter:ident, $exit:ident, $spare_enter:ident, $spare_exit:ident) => {
+        hooks!(FIRST, $op, $enter, $exit);
+        hooks!(SPARE, $op, $spare_enter, $spare_exit);
+    };
+    ($program:expr, $op:expr, $enter:ident, $exit:ident) => {
         #[tracepoint]
         pub fn $enter(ctx: TracePointContext) -> u32 {
-            #[allow(unused_mut, reason = "most system calls have only a descriptor that matters")]
-            let mut arguments = Arguments { descriptor: word(&ctx, 0), buffer: 0, bytes: 0, offset: 0 };
-            $(
-                arguments.buffer = word(&ctx, $buffer);
-                arguments.bytes = word(&ctx, $bytes);
-                arguments.offset = word(&ctx, $offset);
-            )?
-            enter(&ctx, $program, $op, arguments);
+            enter(&ctx, $program, $op, Arguments::of($op, |position| word(&ctx, position)));
             0
         }
 
@@ -46,16 +43,9 @@ macro_rules! hooks {
     };
 }
 
-hooks!(FIRST, Op::Fdatasync, sys_enter_fdatasync, sys_exit_fdatasync);
-hooks!(FIRST, Op::Fsync, sys_enter_fsync, sys_exit_fsync);
-hooks!(FIRST, Op::Write, sys_enter_write, sys_exit_write);
-hooks!(FIRST, Op::Pwrite64, sys_enter_pwrite64, sys_exit_pwrite64, 1, 2, 3);
-hooks!(FIRST, Op::Ftruncate, sys_enter_ftruncate, sys_exit_ftruncate);
-hooks!(FIRST, Op::Fallocate, sys_enter_fallocate, sys_exit_fallocate);
-
-hooks!(SPARE, Op::Fdatasync, sys_enter_fdatasync_spare, sys_exit_fdatasync_spare);
-hooks!(SPARE, Op::Fsync, sys_enter_fsync_spare, sys_exit_fsync_spare);
-hooks!(SPARE, Op::Write, sys_enter_write_spare, sys_exit_write_spare);
-hooks!(SPARE, Op::Pwrite64, sys_enter_pwrite64_spare, sys_exit_pwrite64_spare, 1, 2, 3);
-hooks!(SPARE, Op::Ftruncate, sys_enter_ftruncate_spare, sys_exit_ftruncate_spare);
-hooks!(SPARE, Op::Fallocate, sys_enter_fallocate_spare, sys_exit_fallocate_spare);
+hooks! { Op::Fdatasync, sys_enter_fdatasync, sys_exit_fdatasync, sys_enter_fdatasync_spare, sys_exit_fdatasync_spare }
+hooks! { Op::Fsync, sys_enter_fsync, sys_exit_fsync, sys_enter_fsync_spare, sys_exit_fsync_spare }
+hooks! { Op::Write, sys_enter_write, sys_exit_write, sys_enter_write_spare, sys_exit_write_spare }
+hooks! { Op::Pwrite64, sys_enter_pwrite64, sys_exit_pwrite64, sys_enter_pwrite64_spare, sys_exit_pwrite64_spare }
+hooks! { Op::Ftruncate, sys_enter_ftruncate, sys_exit_ftruncate, sys_enter_ftruncate_spare, sys_exit_ftruncate_spare }
+hooks! { Op::Fallocate, sys_enter_fallocate, sys_exit_fallocate, sys_enter_fallocate_spare, sys_exit_fallocate_spare }

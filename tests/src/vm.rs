@@ -61,20 +61,29 @@ pub fn run(kernel: &Kernel, programs: &Programs, cases: &[Case], tell: &dyn Fn(&
     let mut outcome = Outcome::default();
     match prepare(kernel, programs) {
         Ok(machine) => {
-            machine.run(cases, tell, &mut outcome);
-            let patching = outcome.broke.as_ref().is_some_and(|why| why.contains(PATCHING));
-            if patching {
-                outcome.retried = true;
-                outcome.broke = None;
-                let rest: Vec<_> =
-                    cases.iter().filter(|case| outcome.report(case).is_none()).copied().collect();
-                machine.run(&rest, tell, &mut outcome);
-            }
+            boot_again_if_patching(cases, &mut outcome, &mut |rest, outcome| {
+                machine.run(rest, tell, outcome)
+            });
         }
         Err(error) => outcome.broke = Some(format!("{error:#}")),
     }
     outcome.took = started.elapsed();
     outcome
+}
+
+/// Boots once, and once more for the cases that are left if the machine died as emulated ones do; not of anything else.
+fn boot_again_if_patching(
+    cases: &[Case],
+    outcome: &mut Outcome,
+    boot: &mut dyn FnMut(&[Case], &mut Outcome),
+) {
+    boot(cases, outcome);
+    if outcome.broke.as_ref().is_some_and(|why| why.contains(PATCHING)) {
+        outcome.retried = true;
+        outcome.broke = None;
+        let rest: Vec<_> = cases.iter().filter(|case| outcome.report(case).is_none()).copied().collect();
+        boot(&rest, outcome);
+    }
 }
 
 impl Outcome {
@@ -144,4 +153,37 @@ fn console_tail(console: &str) -> String {
         "{}the end of its console:\n    {tail}",
         reason.map(|line| format!("{line}; ")).unwrap_or_default()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_death_that_emulation_causes_is_forgiven_and_only_once() {
+        let cases: Vec<_> = case::all().take(3).collect();
+        let oops = "Oops: int3: 0000 [#1] SMP";
+        let deaths: [(&[Option<&str>], usize, bool, bool, &str); 5] = [
+            (&[None], 3, false, false, "nothing happened"),
+            (&[Some(oops), None], 3, true, false, "it died once, and the rest was run again"),
+            (&[Some(oops), Some(oops)], 2, true, true, "it died twice"),
+            (&[Some("Kernel panic - not syncing")], 1, false, true, "it died of something else"),
+            (&[Some(oops), Some("Kernel panic")], 2, true, true, "of something else the second time"),
+        ];
+        for (deaths, reported, retried, broke, why) in deaths {
+            let mut outcome = Outcome::default();
+            let mut boots = deaths.iter();
+            boot_again_if_patching(&cases, &mut outcome, &mut |rest, outcome| {
+                let death = boots.next().unwrap_or_else(|| panic!("{why}: booted once too often"));
+                // A machine that dies has got through one case.
+                let reached = if death.is_some() { 1 } else { rest.len() };
+                let report = |case: &Case| Report { case: *case, seconds: 0.0, result: Ok(String::new()) };
+                outcome.reports.extend(rest[..reached].iter().map(report));
+                outcome.broke = death.map(str::to_owned);
+            });
+            assert_eq!(boots.next(), None, "{why}: not booted often enough");
+            assert_eq!((outcome.reports.len(), outcome.retried), (reported, retried), "{why}");
+            assert_eq!(outcome.broke.is_some(), broke, "{why}");
+        }
+    }
 }
