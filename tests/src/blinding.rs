@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::MapError;
 use probe_ebpf::state::ThreadKey;
 
 use crate::crosscheck;
@@ -130,22 +130,15 @@ fn misses(metrics: &Metrics, reason: &str) -> f64 {
 
 /// Fills the probe's table of threads with threads that never were.
 fn fill_threads(pid: u32) -> anyhow::Result<()> {
-    for id in programs::maps_of(pid) {
-        let map = MapData::from_id(id).with_context(|| format!("cannot open map {id}"))?;
-        if map.info()?.name_as_str() != Some("THREAD_BY_KEY") {
-            continue;
+    let mut threads = programs::hash_map::<ThreadKey, u32>(pid, "THREAD_BY_KEY")?;
+    for n in 1..=1_000_000 {
+        let never = ThreadKey { pid_tgid: n, started_ns: u64::MAX };
+        match threads.insert(never, 0, 0) {
+            Ok(()) => {}
+            // E2BIG: it is full.
+            Err(MapError::SyscallError(_)) => return Ok(()),
+            Err(error) => return Err(error).context("cannot fill the table of threads"),
         }
-        let mut threads: HashMap<_, ThreadKey, u32> = HashMap::try_from(Map::HashMap(map))?;
-        for n in 1..=1_000_000 {
-            let never = ThreadKey { pid_tgid: n, started_ns: u64::MAX };
-            match threads.insert(never, 0, 0) {
-                Ok(()) => {}
-                // E2BIG: it is full.
-                Err(MapError::SyscallError(_)) => return Ok(()),
-                Err(error) => return Err(error).context("cannot fill the table of threads"),
-            }
-        }
-        bail!("the table of threads has no end");
     }
-    bail!("process {pid} has no table of threads")
+    bail!("the table of threads has no end")
 }

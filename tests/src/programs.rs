@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use aya::Pod;
+use aya::maps::{HashMap, Map, MapData};
 
 /// Returns the ids of the kernel programs that a process holds open.
 pub fn of(pid: u32) -> BTreeSet<u32> {
@@ -12,8 +14,21 @@ pub fn of(pid: u32) -> BTreeSet<u32> {
 }
 
 /// Returns the ids of the kernel maps that a process holds open.
-pub fn maps_of(pid: u32) -> BTreeSet<u32> {
+fn maps_of(pid: u32) -> BTreeSet<u32> {
     held_by(Path::new(&format!("/proc/{pid}/fdinfo")), "map_id:")
+}
+
+/// Returns a hash map that a process holds open, by its name.
+pub fn hash_map<K: Pod, V: Pod>(pid: u32, name: &str) -> anyhow::Result<HashMap<MapData, K, V>> {
+    // `BPF_OBJ_NAME_LEN` of include/uapi/linux/bpf.h, the zero at its end left out.
+    let cut = &name[..name.len().min(15)];
+    for id in maps_of(pid) {
+        let map = MapData::from_id(id).with_context(|| format!("cannot open map {id}"))?;
+        if map.info()?.name_as_str() == Some(cut) {
+            return HashMap::try_from(Map::HashMap(map)).with_context(|| format!("cannot read map {name}"));
+        }
+    }
+    bail!("process {pid} has no map {name}")
 }
 
 /// Returns the ids of all programs in the kernel.

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use aya::maps::HashMap;
 use probe_ebpf::state::{ProcessKey, ThreadKey};
 use probe_tests::certs::Mutual;
 use probe_tests::crosscheck::{self, Crosscheck, Demand, Watch};
@@ -16,6 +17,7 @@ use probe_tests::load::{Amount, Load};
 use probe_tests::needs::{self, Need};
 use probe_tests::probe::{self, Invocation, Probe};
 use probe_tests::process;
+use probe_tests::programs;
 use probe_tests::scratch::Scratch;
 use probe_tests::stop::Stop;
 
@@ -183,23 +185,20 @@ fn ten_deaths_under_load_lose_nothing() {
     assert!(figures[0].unverified > 0.0, "ten tails cannot all have been scraped: {figures:#?}");
     assert_nothing_missed(&probe);
     let living = living_etcds();
-    let places = entries::<ProcessKey>(&probe, "TARGET_BY_PROCE");
-    assert_eq!(places, living.len(), "one place per living etcd, none for the dead");
+    let places = entries::<ProcessKey>(&probe, "TARGET_BY_PROCESS");
+    assert_eq!(
+        places,
+        living.len() + 1,
+        "one place per living etcd, one for the self-test, none for the dead"
+    );
     let tasks = living.iter().map(|pid| fs::read_dir(format!("/proc/{pid}/task")).unwrap().count());
     let (threads, places) = (tasks.sum(), entries::<ThreadKey>(&probe, "THREAD_BY_KEY"));
     assert!((1..=threads).contains(&places), "{places} places for {threads} living threads");
 }
 
-/// Returns how many entries one of the probe's hash maps has; the kernel cuts names at 15 bytes.
+/// Returns how many entries one of the probe's hash maps has.
 fn entries<K: aya::Pod>(probe: &Probe, map: &str) -> usize {
-    let fdinfo = fs::read_dir(format!("/proc/{}/fdinfo", probe.pid())).unwrap();
-    let texts = fdinfo.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
-    let ids = texts
-        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("map_id:")?.trim().parse().ok()));
-    let maps = ids.filter_map(|id| aya::maps::MapData::from_id(id).ok());
-    let found = maps.into_iter().find(|data| data.info().is_ok_and(|info| info.name_as_str() == Some(map)));
-    let data = aya::maps::Map::HashMap(found.expect("the probe has the map"));
-    let map: aya::maps::HashMap<_, K, u32> = data.try_into().expect("as the probe made it");
+    let map: HashMap<_, K, u32> = programs::hash_map(probe.pid(), map).unwrap();
     map.keys().filter_map(Result::ok).count()
 }
 
