@@ -62,7 +62,7 @@ pub fn run(kernel: &Kernel, programs: &Programs, cases: &[Case], tell: &dyn Fn(&
     match prepare(kernel, programs) {
         Ok(machine) => {
             boot_again_if_patching(cases, &mut outcome, &mut |rest, outcome| {
-                machine.run(rest, tell, outcome)
+                machine.run(rest, tell, outcome);
             });
         }
         Err(error) => outcome.broke = Some(format!("{error:#}")),
@@ -159,11 +159,14 @@ fn console_tail(console: &str) -> String {
 mod tests {
     use super::*;
 
+    /// Why each boot died, if it did.
+    type Deaths<'a> = &'a [Option<&'a str>];
+
     #[test]
     fn only_the_death_that_emulation_causes_is_forgiven_and_only_once() {
         let cases: Vec<_> = case::all().take(3).collect();
         let oops = "Oops: int3: 0000 [#1] SMP";
-        let deaths: [(&[Option<&str>], usize, bool, bool, &str); 5] = [
+        let deaths: [(Deaths, usize, bool, bool, &str); 5] = [
             (&[None], 3, false, false, "nothing happened"),
             (&[Some(oops), None], 3, true, false, "it died once, and the rest was run again"),
             (&[Some(oops), Some(oops)], 2, true, true, "it died twice"),
