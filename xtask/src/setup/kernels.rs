@@ -24,12 +24,13 @@ struct Kernel {
 }
 
 /// Oldest first. One more kernel is one more line.
-const KERNELS: [Kernel; 5] = [
+const KERNELS: [Kernel; 6] = [
     Kernel { name: "5.10", architecture: "amd64", suite: "bullseye" },
     Kernel { name: "6.1", architecture: "amd64", suite: "bookworm" },
     Kernel { name: "6.12", architecture: "amd64", suite: "trixie" },
     Kernel { name: "7.2", architecture: "amd64", suite: "sid" },
     Kernel { name: "6.1", architecture: "arm64", suite: "bookworm" },
+    Kernel { name: "6.12", architecture: "arm64", suite: "trixie" },
 ];
 
 /// Lines of `NAME ARCHITECTURE DIRECTORY`, which is also what tells the tests which kernels there are.
