@@ -102,7 +102,7 @@ pub struct Options {
     /// The time that a verdict looks back.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_WINDOW", value_parser = duration, default_value = "60s")]
     pub window: Duration,
-    /// How the kernel programs are called: fentry costs nobody but etcd anything, tracepoint works on every kernel. auto
+    /// How the kernel programs are called: fentry leaves all other system calls alone, tracepoint works on every kernel. auto
     /// takes the first that passes a self-test.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_HOOK", value_enum, default_value_t = HookChoice::Auto)]
     pub hook: HookChoice,

@@ -144,8 +144,11 @@ fn keep(kept: CapabilitySet) -> Result<(), PrivilegeError> {
     set_capabilities(None, sets).map_err(told)
 }
 
-/// Takes every other capability from what this thread, and those that it starts, could ever get.
-fn bound(kept: CapabilitySet) -> Result<(), PrivilegeError> {
+/// Takes every other capability from what this thread, and whatever it starts or becomes, could ever get.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn bound(kept: CapabilitySet) -> Result<(), PrivilegeError> {
     if !own().effective.contains(CapabilitySet::SETPCAP) {
         // Not allowed, and not needed: `no_new_privs` keeps whatever is executed from getting more.
         return Ok(());

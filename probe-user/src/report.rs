@@ -109,13 +109,13 @@ pub fn report(monitor: &Monitor, options: &Options) -> Report {
         skipped_runs,
         hook: monitor.kernel().hook().as_str(),
         self_test_failure: monitor.blindness().map(str::to_owned),
-        members: monitor.members().map(|tracked| member(monitor, tracked, options)).collect(),
+        members: monitor.members().map(|tracked| member(monitor, tracked, options, skipped_runs)).collect(),
         misses: misses.into_iter().chain([skipped]).filter(|(_, count)| *count > 0).collect(),
     }
 }
 
-/// Judges a member by its window.
-pub fn judgement(monitor: &Monitor, tracked: &Tracked, options: &Options) -> Judgement {
+/// Judges a member by its window; how many runs the kernel skipped is read once for all members, for it takes a file each.
+pub fn judgement(monitor: &Monitor, tracked: &Tracked, options: &Options, skipped_runs: u64) -> Judgement {
     let kernel = Metric::ALL.map(|metric| tracked.window.kernel(metric as usize));
     let in_flight_s = tracked.in_flight_s(monitor.kernel()).into_iter().fold(0.0, f64::max);
     let figures = Metric::ALL.map(|metric| {
@@ -136,13 +136,13 @@ pub fn judgement(monitor: &Monitor, tracked: &Tracked, options: &Options) -> Jud
         fsync_disabled: tracked.member().settings.unsafe_no_fsync,
         in_flight_s,
         stall_limit_s: STALL_LIMIT_S,
-        skipped_runs: monitor.kernel().skipped_runs(),
+        skipped_runs,
         figures,
     })
 }
 
-fn member(monitor: &Monitor, tracked: &Tracked, options: &Options) -> MemberReport {
-    let Judgement { verdict, reason } = judgement(monitor, tracked, options);
+fn member(monitor: &Monitor, tracked: &Tracked, options: &Options, skipped_runs: u64) -> MemberReport {
+    let Judgement { verdict, reason } = judgement(monitor, tracked, options, skipped_runs);
     let version = match &tracked.last_scrape {
         LastScrape::Done(scrape) => scrape.version.clone(),
         _ => None,

@@ -2,12 +2,14 @@
 
 use std::env;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use probe_user::privileges;
 use rustix::{
     process::{Resource, Rlimit, Signal, setrlimit},
     thread::CapabilitySet,
@@ -140,7 +142,7 @@ impl Invocation {
         command.envs(self.environment.clone()).stdin(Stdio::null()).process_group(0);
         if let Some(kept) = self.capabilities {
             // SAFETY: between fork and exec it only makes system calls, on the one thread there is.
-            unsafe { command.pre_exec(move || process::bound_capabilities(kept)) };
+            unsafe { command.pre_exec(move || privileges::bound(kept).map_err(io::Error::other)) };
         }
         if let Some(bytes) = self.locked_bytes {
             let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal};
-use rustix::thread::{CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set};
+use rustix::thread::CapabilitySet;
 
 use crate::stop::Stop;
 
@@ -22,19 +22,6 @@ pub fn send(pid: u32, signal: Signal) -> anyhow::Result<()> {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("cannot signal process {pid}")),
     }
-}
-
-/// Leaves the calling thread's next program, if it is root's, no other capabilities than these.
-pub fn bound_capabilities(kept: CapabilitySet) -> std::io::Result<()> {
-    for number in 0..u64::BITS {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        match capability_is_in_bounding_set(capability) {
-            Ok(true) if !kept.contains(capability) => remove_capability_from_bounding_set(capability)?,
-            Ok(_) => {}
-            Err(_) => break, // The kernel knows no more.
-        }
-    }
-    Ok(())
 }
 
 /// Returns the capabilities of a thread as its status tells them: `CapPrm`, `CapEff` and so on.

@@ -14,7 +14,7 @@ use super::{KernelError, tracefs};
 /// Where the kernel calls the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// On the entry and exit of the system calls' own functions: costs nobody else anything.
+    /// On the entry and exit of the system calls' own functions: no other system call gets slower.
     Fentry,
     /// On `syscalls:` tracepoints: on every kernel, and slows every system call of the host.
     Tracepoint,

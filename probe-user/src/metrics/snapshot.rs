@@ -68,9 +68,10 @@ pub struct Operation {
 
 impl Snapshot {
     pub fn of(monitor: &Monitor, options: &Options) -> Self {
+        let skipped_runs = monitor.kernel().skipped_runs();
         let kernel = monitor.kernel().misses().into_iter().map(|(miss, count)| (miss.as_str(), count));
         let daemon = [
-            ("program_skipped", monitor.kernel().skipped_runs()),
+            ("program_skipped", skipped_runs),
             ("unreadable_process", monitor.unreadable_total()),
             ("unclaimed_process", monitor.unclaimed()),
         ];
@@ -78,13 +79,16 @@ impl Snapshot {
             hook: monitor.kernel().hook().as_str(),
             self_test_passed: monitor.blindness().is_none(),
             misses: kernel.chain(daemon).collect(),
-            members: monitor.members().map(|tracked| MemberSnapshot::of(monitor, tracked, options)).collect(),
+            members: monitor
+                .members()
+                .map(|tracked| MemberSnapshot::of(monitor, tracked, options, skipped_runs))
+                .collect(),
         }
     }
 }
 
 impl MemberSnapshot {
-    fn of(monitor: &Monitor, tracked: &Tracked, options: &Options) -> Self {
+    fn of(monitor: &Monitor, tracked: &Tracked, options: &Options, skipped_runs: u64) -> Self {
         let kernel = monitor.kernel();
         let member = tracked.member();
         let mut errors: BTreeMap<u32, BTreeMap<&'static str, u64>> = BTreeMap::new();
@@ -107,7 +111,7 @@ impl MemberSnapshot {
             rotation: tracked.latencies(kernel, WAL_ROTATION),
             operations: operations.collect(),
             in_flight_s: by_role(&tracked.in_flight_s(kernel)),
-            verdict: report::judgement(monitor, tracked, options).verdict,
+            verdict: report::judgement(monitor, tracked, options, skipped_runs).verdict,
             etcd_up: matches!(tracked.last_scrape, LastScrape::Done(_)),
             scrape_errors: tracked.scrape_errors.clone(),
             data_dir: member.data_dir.display().to_string(),
