@@ -3,8 +3,9 @@
 //! In the order of the flow: `config` is what to do, `kernel` counts (with `privileges` for no longer than it
 //! takes) and `latency` is what it counted, `members` are the
 //! etcds here and `etcd` asks them for their own figures, `crosscheck` reconciles the two, `monitor` keeps all that over
-//! time, `verdict` judges and `report` tells it, `metrics` and `server` publish, `daemon` runs the commands. Beside the flow,
-//! `host` is what this machine allows and `doctor` tells what to do about it.
+//! time, `causes` names what a blocked thread waits for, `verdict` judges and `report` tells it, `metrics` and `server`
+//! publish, `daemon` runs the commands. Beside the flow, `host` is what this machine allows and `doctor` tells what to do
+//! about it.
 
 pub mod config;
 pub mod kernel;
@@ -14,6 +15,7 @@ pub mod members;
 pub mod etcd;
 pub mod crosscheck;
 pub mod monitor;
+pub mod causes;
 pub mod verdict;
 pub mod report;
 pub mod metrics;
