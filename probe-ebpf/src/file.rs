@@ -4,6 +4,7 @@
 //! no open, rename or rotation can come between; and it needs no knowledge of what was opened before the probe began.
 
 use probe_ebpf::{
+    layout::ABSENT,
     miss::Miss,
     name::{self, Name, Named},
 };
@@ -27,6 +28,22 @@ pub struct Identity {
 /// Returns the file of a descriptor of the running thread, or none if there is none.
 #[inline(always)]
 pub fn open_file(descriptor: u64) -> Result<Option<Dentry>, Miss> {
+    let Some(file) = file(descriptor)? else { return Ok(None) };
+    read(file, offset!(file_dentry)).map(|dentry| Some(Dentry(dentry)))
+}
+
+/// Returns where the next byte of a descriptor goes, as of now.
+#[inline(always)]
+pub fn position(descriptor: u32) -> Option<u64> {
+    if offset!(file_pos) == ABSENT as usize {
+        return None;
+    }
+    file(descriptor.into()).ok()?.and_then(|file| read(file, offset!(file_pos)).ok())
+}
+
+/// Returns the `struct file` of a descriptor of the running thread, or none if there is none.
+#[inline(always)]
+fn file(descriptor: u64) -> Result<Option<*const u8>, Miss> {
     let files: *const u8 = read(task(), offset!(task_files))?;
     let table: *const u8 = read(files, offset!(files_fdt))?;
     // A descriptor is an `unsigned int`; the upper half of the register means nothing.
@@ -36,10 +53,7 @@ pub fn open_file(descriptor: u64) -> Result<Option<Dentry>, Miss> {
     }
     let array: *const u8 = read(table, offset!(fdt_fd))?;
     let file: *const u8 = read(array, descriptor as usize * size_of::<usize>())?;
-    if file.is_null() {
-        return Ok(None);
-    }
-    read(file, offset!(file_dentry)).map(|dentry| Some(Dentry(dentry)))
+    Ok(if file.is_null() { None } else { Some(file) })
 }
 
 impl Dentry {

@@ -32,9 +32,25 @@ pub struct Histogram {
     pub bytes: u64,
     /// Events begun; kept only for the series that are reconciled with etcd, 0 in all others.
     pub entered: u64,
+    /// Of the sum, how long the threads ran; a lower bound, see [`crate::state::Split`]. 0 for what is no single system call.
+    pub on_cpu_ns: u64,
+    /// Of the sum, how long they could have run and waited for a processor.
+    pub run_queue_ns: u64,
+    /// The same of the events that took longer than the threshold.
+    pub slow: Slow,
 }
 
-const _: () = assert!(size_of::<Histogram>() == 8 * (SLOTS + 4), "no padding allowed");
+/// What events that took longer than the threshold came to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slow {
+    pub events: u64,
+    pub sum_ns: u64,
+    pub on_cpu_ns: u64,
+    pub run_queue_ns: u64,
+}
+
+const _: () = assert!(size_of::<Histogram>() == 8 * (SLOTS + 10), "no padding allowed");
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, `Copy` and only `u64` fields: no padding, and every bit pattern is valid.

@@ -37,9 +37,64 @@ pub struct Offsets {
     pub sb_dev: u32,
     /// Where `pt_regs` keeps the first four arguments of a system call; other registers on other machines
     pub regs_arguments: [u32; 4],
+    /// `task_struct.se.sum_exec_runtime`; [`ABSENT`] if the kernel has none, as may be any of those below
+    pub task_exec: u32,
+    /// `task_struct.sched_info.run_delay`
+    pub task_run_delay: u32,
+    /// `task_struct.__state`, `state` before Linux 5.14
+    pub task_state: u32,
+    /// `task_struct.flags`
+    pub task_flags: u32,
+    /// `task_struct.cgroups`
+    pub task_cgroups: u32,
+    /// `task_struct.tgid`, `pid`, `comm`
+    pub task_tgid: u32,
+    pub task_pid: u32,
+    pub task_comm: u32,
+    /// `css_set.subsys[io_cgrp_id]`
+    pub css_set_io: u32,
+    /// `cgroup_subsys_state.cgroup`
+    pub css_cgroup: u32,
+    /// `cgroup.kn`
+    pub cgroup_kn: u32,
+    /// `kernfs_node.id`
+    pub kn_id: u32,
+    /// `file.f_pos`
+    pub file_pos: u32,
+    /// `bio.bi_bdev`, since Linux 5.12
+    pub bio_bdev: u32,
+    /// `block_device.bd_dev`
+    pub bdev_dev: u32,
+    /// `bio.bi_disk`, before
+    pub bio_disk: u32,
+    /// `gendisk.major`, `gendisk.first_minor`
+    pub disk_major: u32,
+    pub disk_first_minor: u32,
+    /// `bio.bi_opf`
+    pub bio_opf: u32,
+    /// `bio.bi_iter.bi_size`
+    pub bio_size: u32,
+    /// `bio.bi_blkg`
+    pub bio_blkg: u32,
+    /// `blkcg_gq.blkcg`
+    pub blkg_blkcg: u32,
+    /// `blkcg.css.cgroup`
+    pub blkcg_cgroup: u32,
+    /// `request.bio`
+    pub request_bio: u32,
+    /// `REQ_PREFLUSH | REQ_FUA`
+    pub flush_flags: u32,
+    /// Where `block_bio_queue`, `block_bio_complete` and `block_rq_issue` have the bio or request: a queue comes first
+    /// before Linux 5.11
+    pub bio_queue_argument: u32,
+    pub bio_complete_argument: u32,
+    pub rq_issue_argument: u32,
 }
 
-const _: () = assert!(size_of::<Offsets>() == 4 * 18, "no padding allowed");
+/// An offset of what this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+const _: () = assert!(size_of::<Offsets>() == 4 * 46, "no padding allowed");
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, `Copy` and only `u32` fields: no padding, and every bit pattern is valid.

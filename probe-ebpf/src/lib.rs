@@ -6,6 +6,7 @@
 //! Latencies are nanoseconds of `CLOCK_MONOTONIC`; their names end in `_ns`.
 #![no_std]
 
+pub mod request;
 pub mod commit;
 pub mod histogram;
 pub mod layout;

@@ -2,17 +2,22 @@
 //!
 //! Every program does constant work and sends no event per call. What each file does, in the order of a system call:
 //! `fentry` or `tracepoint` is entered, `target` tells whether the caller is an etcd, `file` what the descriptor is, `operation`
-//! remembers and measures, `record` counts.
+//! remembers and measures with the thread's `account`, `record` counts, `slow` tells of what took too long. Beside them
+//! `block` follows requests on the devices below, and `switch`, which only `--causes exact` loads, what threads wait for.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "the bpf target has no `AtomicU64::fetch_add`; see `maps::atomic_add`")]
 
+mod account;
+mod block;
 mod fentry;
 mod file;
 mod maps;
 mod operation;
 mod record;
+mod slow;
+mod switch;
 mod target;
 mod tracepoint;
 

@@ -5,14 +5,15 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use aya_ebpf::{
     Global,
     macros::map,
-    maps::{Array, HashMap, RingBuf, Stack},
+    maps::{Array, HashMap, RingBuf, Stack, StackTrace},
 };
 use probe_ebpf::{
     histogram::Histogram,
-    layout::{Names, Offsets},
+    layout::{ABSENT, Names, Offsets},
     miss::Miss,
+    request::{DEVICE_NUMBERS, LAYERS, LayerTotals, OWNERS, Owner, OwnerKey, REQUESTS as PLACES, Request},
     series::SERIES,
-    state::{ErrorKey, ProcessKey, Record, Target, Thread, ThreadKey},
+    state::{ErrorKey, ProcessKey, Record, Target, Thread, ThreadKey, Waits},
 };
 
 /// `BPF_F_MMAPABLE` of `include/uapi/linux/bpf.h`, Linux 5.5: the daemon reads the array in its own memory.
@@ -42,6 +43,34 @@ pub static OFFSETS: Offsets = Offsets {
     inode_sb: 0,
     sb_dev: 0,
     regs_arguments: [0; 4],
+    task_exec: ABSENT,
+    task_run_delay: ABSENT,
+    task_state: ABSENT,
+    task_flags: ABSENT,
+    task_cgroups: ABSENT,
+    task_tgid: ABSENT,
+    task_pid: ABSENT,
+    task_comm: ABSENT,
+    css_set_io: ABSENT,
+    css_cgroup: ABSENT,
+    cgroup_kn: ABSENT,
+    kn_id: ABSENT,
+    file_pos: ABSENT,
+    bio_bdev: ABSENT,
+    bdev_dev: ABSENT,
+    bio_disk: ABSENT,
+    disk_major: ABSENT,
+    disk_first_minor: ABSENT,
+    bio_opf: ABSENT,
+    bio_size: ABSENT,
+    bio_blkg: ABSENT,
+    blkg_blkcg: ABSENT,
+    blkcg_cgroup: ABSENT,
+    request_bio: ABSENT,
+    flush_flags: 0,
+    bio_queue_argument: 0,
+    bio_complete_argument: 0,
+    rq_issue_argument: 0,
 };
 
 /// Names of the processes to measure.
@@ -55,6 +84,18 @@ pub static RECORDING: Global<u32> = Global::new(0);
 /// A fault for tests of the cross-check: 1 drops and 2 doubles every thousandth event; 0 removes the code.
 #[unsafe(no_mangle)]
 pub static FAULT: Global<u32> = Global::new(0);
+
+/// Operations longer than this, in ns, are told of one by one.
+#[unsafe(no_mangle)]
+pub static SLOW_NS: Global<u64> = Global::new(0);
+
+/// 1: block requests are followed, and others' syncs counted.
+#[unsafe(no_mangle)]
+pub static BLOCK: Global<u32> = Global::new(0);
+
+/// 1: what threads wait for is recorded at every switch; 0 removes the code.
+#[unsafe(no_mangle)]
+pub static EXACT: Global<u32> = Global::new(0);
 
 #[map]
 pub static TARGET_BY_PROCESS: HashMap<ProcessKey, u32> = HashMap::with_max_entries(TARGETS, 0);
@@ -99,6 +140,42 @@ pub static MISSES: Array<u64> = Array::with_max_entries(Miss::ALL.len() as u32, 
 /// The debugging ring; the daemon makes it one page when it is off.
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 22, 0);
+
+/// Operations that took longer than [`SLOW_NS`].
+#[map]
+pub static SLOW: RingBuf = RingBuf::with_byte_size(1 << 17, 0);
+
+/// The second that runs, and how many records it has had.
+#[map]
+pub static SLOW_BUDGET: Array<[u64; 2]> = Array::with_max_entries(1, 0);
+
+/// By position of the thread; the daemon makes it one element without [`EXACT`], and likewise the stacks.
+#[map]
+pub static THREAD_WAITS: Array<Waits> = Array::with_max_entries(THREADS, 0);
+
+#[map]
+pub static STACKS: StackTrace = StackTrace::with_max_entries(4096, 0);
+
+/// Watched devices, by number; the daemon fills it.
+#[map]
+pub static LAYER_BY_DEVICE: HashMap<u32, u32> = HashMap::with_max_entries(DEVICE_NUMBERS, 0);
+
+#[map]
+pub static LAYER_TOTALS: Array<LayerTotals> = Array::with_max_entries(LAYERS, MMAPABLE);
+
+/// Requests in flight, in one of four places that the address tells: no insertion, no deletion.
+#[map]
+pub static REQUESTS: Array<Request> = Array::with_max_entries(PLACES, MMAPABLE);
+
+#[map]
+pub static OWNER_BY_KEY: HashMap<OwnerKey, u32> = HashMap::with_max_entries(OWNERS, 0);
+
+/// Free positions in [`OWNER_STATE`], filled by the daemon.
+#[map]
+pub static FREE_OWNERS: Stack<u32> = Stack::with_max_entries(OWNERS, 0);
+
+#[map]
+pub static OWNER_STATE: Array<Owner> = Array::with_max_entries(OWNERS, MMAPABLE);
 
 /// Events that [`FAULT`] counts.
 #[map]

@@ -28,11 +28,21 @@ pub enum Miss {
     ErrorsFull,
     /// A record of the debugging ring was lost.
     RingFull,
+    /// The kernel does not account for the time of a thread: how an operation's time was spent is unknown.
+    NoAccounting,
+    /// More slow operations in a second than are told of one by one: they are in the sums, not in the trace.
+    SlowLimited,
+    /// The ring of slow operations was full, likewise.
+    SlowRingFull,
+    /// More requests in flight on a watched device than there are places for.
+    RequestsFull,
+    /// More processes and cgroups on the watched devices than are told apart.
+    OwnersFull,
 }
 
 impl Miss {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::TargetsFull,
         Self::ThreadsFull,
         Self::ExitWithoutEnter,
@@ -45,6 +55,11 @@ impl Miss {
         Self::BackendsFull,
         Self::ErrorsFull,
         Self::RingFull,
+        Self::NoAccounting,
+        Self::SlowLimited,
+        Self::SlowRingFull,
+        Self::RequestsFull,
+        Self::OwnersFull,
     ];
 
     /// Returns the value of the label `reason`.
@@ -62,6 +77,11 @@ impl Miss {
             Self::BackendsFull => "backends_full",
             Self::ErrorsFull => "errors_full",
             Self::RingFull => "ring_full",
+            Self::NoAccounting => "no_accounting",
+            Self::SlowLimited => "slow_limited",
+            Self::SlowRingFull => "slow_ring_full",
+            Self::RequestsFull => "requests_full",
+            Self::OwnersFull => "owners_full",
         }
     }
 }

@@ -11,15 +11,18 @@ use probe_ebpf::{
     name::Named,
     series::{BACKEND_COMMIT, META_COMMIT, Op, Role, WAL_FSYNC, WAL_ROTATION, series},
     state::{
-        Backend, ENDS_COMMIT, ENDS_META, ENDS_ROTATION, ENDS_WAL_FSYNC, ENDS_WAL_FSYNC_ALWAYS, SPARE, Target,
-        Thread, UNKNOWN,
+        Backend, ENDS_COMMIT, ENDS_META, ENDS_ROTATION, ENDS_WAL_FSYNC, ENDS_WAL_FSYNC_ALWAYS, FIRST, SPARE,
+        Split, Target, Thread, UNKNOWN,
     },
 };
 
 use crate::{
+    account::account,
+    block,
     file::{Dentry, Identity, open_file},
-    maps::{FAULT, FAULT_EVENTS, atomic_add, count},
+    maps::{BLOCK, FAULT, FAULT_EVENTS, atomic_add, count},
     record::{self, Measured},
+    slow, switch,
     target::{is_known_process, is_target, known_thread, target_state, thread},
 };
 
@@ -54,11 +57,18 @@ const ENDS_TWICE: u32 = 1 << 31;
 /// A system call begins, as `program` sees: [`FIRST`] or [`SPARE`].
 #[inline(always)]
 pub fn enter<C: EbpfContext>(ctx: &C, program: u32, op: Op, arguments: Arguments) {
-    if is_target()
-        && let Err(miss) = try_enter(ctx, program, op, arguments)
-    {
-        debug!(ctx, "op {}: missed, reason {}", op as u32, miss as u32);
-        count(miss);
+    if is_target() {
+        if let Err(miss) = try_enter(ctx, program, op, arguments) {
+            debug!(ctx, "op {}: missed, reason {}", op as u32, miss as u32);
+            count(miss);
+        }
+    } else if matches!(op, Op::Fdatasync | Op::Fsync) && program == FIRST && BLOCK.load() != 0 {
+        // Who else makes the file system's journal commit; what cannot be read is nobody's.
+        if let Ok(Some(dentry)) = open_file(arguments.descriptor)
+            && let Ok(Identity { dev, .. }) = dentry.identity()
+        {
+            block::foreign_sync(dev);
+        }
     }
 }
 
@@ -110,6 +120,8 @@ fn begin_named<C: EbpfContext>(
         return Ok(());
     }
     thread.ends = 0;
+    thread.descriptor = arguments.descriptor as u32;
+    thread.offset = arguments.offset;
     match prepare(ctx, op, arguments, dentry, named, thread) {
         Ok(series) => {
             debug!(ctx, "thread {}: op {} is series {}, ends {}", ctx.pid(), op as u32, series, thread.ends);
@@ -304,8 +316,14 @@ fn begin(thread: &mut Thread, series: u32) -> Result<(), Miss> {
         record::enter(BACKEND_COMMIT, thread.target, times);
     }
     thread.series = series;
+    thread.requests = 0;
+    thread.flushes = 0;
+    switch::begin(thread);
     let left_over = thread.started_ns != 0;
+    let account = account();
+    thread.account = account.unwrap_or_default();
     thread.started_ns = now_ns();
+    account?;
     if left_over { Err(Miss::EnterWithoutExit) } else { Ok(()) }
 }
 
@@ -356,11 +374,25 @@ fn try_exit(program: u32, op: Op, returned: i64) -> Result<(), Miss> {
     let target = thread.target;
     let failed = returned < 0;
     let bytes = if op.returns_bytes() && !failed { returned as u64 } else { 0 };
-    let measured =
-        Measured { target, entered_ns: started_ns, latency_ns: now_ns.saturating_sub(started_ns), bytes };
+    let latency_ns = now_ns.saturating_sub(started_ns);
+    let split = match account() {
+        Ok(after) => {
+            switch::end(thread, after.run_delay_ns);
+            Split::of(latency_ns, thread.account, after)
+        }
+        // Counted at the beginning.
+        Err(_) => Split::default(),
+    };
+    let measured = Measured { target, entered_ns: started_ns, latency_ns, bytes, split };
     record::add(series, measured);
+    let errno = if failed { returned.unsigned_abs() as u32 } else { 0 };
     if failed {
-        record::error(target, series, returned.unsigned_abs() as u32);
+        record::error(target, series, errno);
+    }
+    if measured.is_slow()
+        && let Err(miss) = slow::tell(op, thread, measured, errno)
+    {
+        count(miss);
     }
     if thread.ends != 0 { end(thread, measured, failed, now_ns) } else { Ok(()) }
 }
@@ -378,7 +410,10 @@ fn end(thread: &Thread, measured: Measured, failed: bool, now_ns: u64) -> Result
         let cut_started_ns = unsafe { &mut (*target).cut_started_ns };
         if *cut_started_ns != 0 {
             let latency_ns = now_ns.saturating_sub(*cut_started_ns);
-            record::add(WAL_ROTATION, Measured { entered_ns: *cut_started_ns, latency_ns, ..measured });
+            record::add(
+                WAL_ROTATION,
+                Measured { entered_ns: *cut_started_ns, latency_ns, split: Split::default(), ..measured },
+            );
             *cut_started_ns = 0;
         }
     }
@@ -395,7 +430,8 @@ fn end(thread: &Thread, measured: Measured, failed: bool, now_ns: u64) -> Result
         if failed {
             backend.reset();
         }
-        reconcile(series, thread.ends, Measured { entered_ns, latency_ns, bytes: 0, ..measured }, !failed);
+        let measured = Measured { entered_ns, latency_ns, bytes: 0, split: Split::default(), ..measured };
+        reconcile(series, thread.ends, measured, !failed);
     }
     Ok(())
 }
@@ -416,7 +452,7 @@ fn reconcile(series: u32, ends: u32, measured: Measured, counts: bool) {
 
 /// Returns ns of `CLOCK_MONOTONIC`.
 #[inline(always)]
-fn now_ns() -> u64 {
+pub fn now_ns() -> u64 {
     // SAFETY: the helper takes no arguments and may be called from any program.
     unsafe { bpf_ktime_get_ns() }
 }

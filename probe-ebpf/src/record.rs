@@ -4,12 +4,12 @@ use probe_ebpf::{
     histogram::{Histogram, slot},
     miss::Miss,
     series::SERIES,
-    state::{ErrorKey, Record},
+    state::{ErrorKey, Record, Split},
 };
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 
-use crate::maps::{ERRORS, HISTOGRAMS, RECORDING, RECORDS, atomic_add, count};
+use crate::maps::{ERRORS, HISTOGRAMS, RECORDING, RECORDS, SLOW_NS, atomic_add, count};
 
 /// What was measured.
 #[derive(Clone, Copy)]
@@ -18,6 +18,15 @@ pub struct Measured {
     pub entered_ns: u64,
     pub latency_ns: u64,
     pub bytes: u64,
+    pub split: Split,
+}
+
+impl Measured {
+    /// Returns whether this is to be told of by itself.
+    #[inline(always)]
+    pub fn is_slow(&self) -> bool {
+        self.latency_ns > SLOW_NS.load()
+    }
 }
 
 /// Counts a latency in one series of its target.
@@ -25,12 +34,27 @@ pub struct Measured {
 pub fn add(series: u32, measured: Measured) {
     let Some(histogram) = histogram(measured.target, series) else { return };
     let latency_ns = measured.latency_ns;
+    let Split { on_cpu_ns, run_queue_ns } = measured.split;
     // SAFETY: the element lives as long as its map, its fields are aligned `u64`s, and `slot` never reaches `SLOTS`.
     unsafe {
         // The slot before the sum: the daemon reads in the other order, so its sum never holds an event that its
         // slots lack.
         atomic_add((&raw mut (*histogram).slots).cast::<u64>().add(slot(latency_ns)), 1);
         atomic_add(&raw mut (*histogram).sum_ns, latency_ns);
+        // And the whole before its parts, likewise.
+        if on_cpu_ns > 0 {
+            atomic_add(&raw mut (*histogram).on_cpu_ns, on_cpu_ns);
+        }
+        if run_queue_ns > 0 {
+            atomic_add(&raw mut (*histogram).run_queue_ns, run_queue_ns);
+        }
+        if measured.is_slow() {
+            let slow = &raw mut (*histogram).slow;
+            atomic_add(&raw mut (*slow).events, 1);
+            atomic_add(&raw mut (*slow).sum_ns, latency_ns);
+            atomic_add(&raw mut (*slow).on_cpu_ns, on_cpu_ns);
+            atomic_add(&raw mut (*slow).run_queue_ns, run_queue_ns);
+        }
         if measured.bytes > 0 {
             atomic_add(&raw mut (*histogram).bytes, measured.bytes);
         }

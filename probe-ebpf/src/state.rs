@@ -82,11 +82,160 @@ pub struct Thread {
     pub began: u32,
     /// Which programs saw the last operation end.
     pub ended: u32,
+    /// The thread's account when the operation began.
+    pub account: Account,
+    /// Where in the file, for calls that say so.
+    pub offset: u64,
+    /// The file of the operation.
+    pub descriptor: u32,
+    /// Its own position in the array.
+    pub index: u32,
+    /// Block requests that it queued in the operation, and those of them that flush.
+    pub requests: u32,
+    pub flushes: u32,
 }
 
-const _: () = assert!(size_of::<Thread>() == 56, "no padding allowed");
+const _: () = assert!(size_of::<Thread>() == 96, "no padding allowed");
+
+/// What the kernel has accounted to a thread in its life.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// `se.sum_exec_runtime`: as of the last tick or switch.
+    pub exec_ns: u64,
+    /// `sched_info.run_delay`: exact, for it ends with a switch.
+    pub run_delay_ns: u64,
+}
+
+/// How the time of an operation was spent; what is left was spent blocked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Split {
+    pub on_cpu_ns: u64,
+    pub run_queue_ns: u64,
+}
+
+impl Split {
+    /// Splits an operation by the thread's account before and after it. The parts never exceed the whole.
+    ///
+    /// The account of the time on a processor is brought up to date by ticks and switches only, so the part is off by up to a
+    /// tick (1 to 10 ms) either way; by what the thread ran since its last switch, which for one that blocks is little.
+    #[inline(always)]
+    pub const fn of(latency_ns: u64, before: Account, after: Account) -> Self {
+        let run_queue_ns = least(after.run_delay_ns.saturating_sub(before.run_delay_ns), latency_ns);
+        let on_cpu_ns = least(after.exec_ns.saturating_sub(before.exec_ns), latency_ns - run_queue_ns);
+        Self { on_cpu_ns, run_queue_ns }
+    }
+}
+
+const fn least(a: u64, b: u64) -> u64 {
+    if a < b { a } else { b }
+}
+
+/// A stack and how long a thread was blocked with it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wait {
+    /// Its number in the table of stacks; [`NO_STACK`] if it could not be taken.
+    pub stack: u32,
+    /// µs
+    pub blocked_us: u32,
+}
+
+/// `Wait::stack`: the table was full, or the stack could not be walked.
+pub const NO_STACK: u32 = u32::MAX;
+
+/// Stacks that one operation's waits are told apart by; the last place holds all that are more.
+pub const WAITS: usize = 8;
+
+/// What a thread waited for in the operation that it is in; kept with `--causes exact` only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// When it last left its processor, blocked; 0 if it did not.
+    pub left_ns: u64,
+    /// `sched_info.run_delay` then.
+    pub left_run_delay_ns: u64,
+    /// How long it was away, waiting for a processor included, until it came back; 0 if that is settled.
+    pub away_ns: u64,
+    pub left_stack: u32,
+    pub used: u32,
+    pub waits: [Wait; WAITS],
+}
+
+const _: () = assert!(size_of::<Waits>() == 32 + 8 * WAITS, "no padding allowed");
+
+/// An operation that took longer than the threshold, sent when it ended.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlowRecord {
+    pub started_ns: u64,
+    pub latency_ns: u64,
+    pub split: Split,
+    pub bytes: u64,
+    /// Where in the file; [`NO_OFFSET`] where a call has no such thing.
+    pub offset: u64,
+    pub inode: u64,
+    pub target: u32,
+    pub series: u32,
+    /// Position among the threads, and the thread's number.
+    pub thread: u32,
+    pub thread_id: u32,
+    pub requests: u32,
+    pub flushes: u32,
+    /// Positive, as in `errno.h`; 0 if it succeeded.
+    pub errno: u32,
+    /// How many of the waits are used.
+    pub used: u32,
+    pub waits: [Wait; WAITS],
+}
+
+const _: () = assert!(size_of::<SlowRecord>() == 88 + 8 * WAITS, "no padding allowed");
+
+impl SlowRecord {
+    /// One that tells nothing.
+    pub const NONE: Self = Self {
+        started_ns: 0,
+        latency_ns: 0,
+        split: Split { on_cpu_ns: 0, run_queue_ns: 0 },
+        bytes: 0,
+        offset: NO_OFFSET,
+        inode: 0,
+        target: 0,
+        series: 0,
+        thread: 0,
+        thread_id: 0,
+        requests: 0,
+        flushes: 0,
+        errno: 0,
+        used: 0,
+        waits: [Wait { stack: NO_STACK, blocked_us: 0 }; WAITS],
+    };
+}
+
+/// `SlowRecord::offset` of a call that is on the whole file.
+pub const NO_OFFSET: u64 = u64::MAX;
 
 impl Thread {
+    /// One that is in no operation.
+    pub const NONE: Self = Self {
+        key: ThreadKey { pid_tgid: 0, started_ns: 0 },
+        started_ns: 0,
+        inode: 0,
+        target: 0,
+        series: 0,
+        dev: 0,
+        ends: 0,
+        began: 0,
+        ended: 0,
+        account: Account { exec_ns: 0, run_delay_ns: 0 },
+        offset: 0,
+        descriptor: 0,
+        index: 0,
+        requests: 0,
+        flushes: 0,
+    };
+
     /// Returns whether a call that begins is news, or the other program has seen it already.
     #[inline(always)]
     pub fn begins(&mut self, program: u32) -> bool {
@@ -147,7 +296,7 @@ pub struct Record {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Backend, ErrorKey, ProcessKey, Record, Target, Thread, ThreadKey};
+    use super::{Backend, ErrorKey, ProcessKey, Record, SlowRecord, Target, Thread, ThreadKey, Waits};
 
     // SAFETY: `repr(C)`, `Copy`, integers only, no padding, so every bit pattern is valid.
     unsafe impl aya::Pod for Backend {}
@@ -163,6 +312,10 @@ mod pod {
     unsafe impl aya::Pod for Thread {}
     // SAFETY: see above.
     unsafe impl aya::Pod for ThreadKey {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for SlowRecord {}
+    // SAFETY: see above.
+    unsafe impl aya::Pod for Waits {}
 }
 
 #[cfg(test)]
@@ -181,7 +334,7 @@ mod tests {
             (&[], &[a, b], 0, 1, "both were skipped: an end without a beginning, told once"),
         ];
         for (enters, exits, begun, ended, why) in cases {
-            let mut thread = THREAD;
+            let mut thread = Thread::NONE;
             // The state that one call leaves must not mislead the next.
             for round in 0..3 {
                 let began = enters.iter().filter(|program| {
@@ -202,22 +355,25 @@ mod tests {
 
     #[test]
     fn a_call_whose_end_nobody_saw_does_not_hide_the_next() {
-        let mut thread = THREAD;
+        let mut thread = Thread::NONE;
         assert!(thread.begins(FIRST));
         thread.started_ns = 1;
         assert!(!thread.begins(SPARE));
         assert!(thread.begins(FIRST), "the next call, though the last one seems to be under way");
     }
 
-    const THREAD: Thread = Thread {
-        key: ThreadKey { pid_tgid: 0, started_ns: 0 },
-        started_ns: 0,
-        inode: 0,
-        target: 0,
-        series: 0,
-        dev: 0,
-        ends: 0,
-        began: 0,
-        ended: 0,
-    };
+    #[test]
+    fn parts_never_exceed_the_whole() {
+        let account = |exec_ns, run_delay_ns| Account { exec_ns, run_delay_ns };
+        let cases = [
+            (100, account(10, 20), account(30, 50), (20, 30), "half of it is left: blocked"),
+            (100, account(0, 0), account(500, 0), (100, 0), "a tick's worth of what was before it"),
+            (100, account(0, 0), account(90, 90), (10, 90), "the exact part is believed first"),
+            (100, account(0, 0), account(0, 900), (0, 100), "a clock gone wrong"),
+            (100, account(9, 9), account(0, 0), (0, 0), "an account that falls"),
+        ];
+        for (latency_ns, before, after, (on_cpu_ns, run_queue_ns), why) in cases {
+            assert_eq!(Split::of(latency_ns, before, after), Split { on_cpu_ns, run_queue_ns }, "{why}");
+        }
+    }
 }

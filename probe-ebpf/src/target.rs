@@ -31,7 +31,7 @@ pub fn is_target() -> bool {
 
 /// Returns the running thread's name as two words; aligned, or comparing it would take sixteen loads.
 #[inline(always)]
-fn comm() -> [u64; 2] {
+pub fn comm() -> [u64; 2] {
     let mut words = [0; 2];
     // SAFETY: the helper fills the bytes that it is told of. It cannot fail: there is a running thread.
     unsafe { bpf_get_current_comm((&raw mut words).cast(), COMM_BYTES as u32) };
@@ -43,6 +43,18 @@ fn is_named_by_pid() -> bool {
     match PID_COUNT.get(0) {
         None | Some(0) => false,
         Some(_) => PIDS.get_ptr((bpf_get_current_pid_tgid() >> 32) as u32).is_some(),
+    }
+}
+
+/// Returns the same of any thread.
+#[inline(always)]
+pub fn is_called_like_target(task: *const u8) -> bool {
+    if read::<[u64; 2]>(task, offset!(task_comm)).is_ok_and(|comm| NAMES.contain(comm)) {
+        return true;
+    }
+    match PID_COUNT.get(0) {
+        None | Some(0) => false,
+        Some(_) => read::<u32>(task, offset!(task_tgid)).is_ok_and(|tgid| PIDS.get_ptr(tgid).is_some()),
     }
 }
 
@@ -83,6 +95,7 @@ pub fn thread() -> Result<*mut Thread, Miss> {
     unsafe {
         (*thread).key = key;
         (*thread).target = target;
+        (*thread).index = index;
         (*thread).started_ns = 0;
     }
     // Nobody else inserts this thread's key, so the only failure is a full table.

@@ -1,0 +1,25 @@
+//! `--causes exact`: a program on every switch of the scheduler.
+
+use aya::Ebpf;
+
+use super::{KernelError, block};
+
+const TRACEPOINT: &str = "sched_switch";
+
+/// Loads the program.
+///
+/// # Errors
+/// Names what this kernel or these privileges do not allow.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    block::raw_tracepoint(ebpf, TRACEPOINT)?
+        .load()
+        .map_err(|error| KernelError::Verify(TRACEPOINT.to_owned(), error.into()))
+}
+
+/// Attaches it.
+///
+/// # Errors
+/// As [`load`].
+pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    block::attach_raw(ebpf, TRACEPOINT)
+}
