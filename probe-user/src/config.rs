@@ -36,6 +36,18 @@ pub enum Command {
         #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// Print every slow operation as it ends, one a line: how its time was spent, what it waited for, and who else was busy.
+    Trace {
+        /// Operations that take longer than this.
+        #[arg(long, env = "ETCD_DISK_PROBE_SLOWER_THAN", value_parser = duration, default_value = "10ms")]
+        slower_than: Duration,
+        /// How long to trace; until stopped, if not given.
+        #[arg(long, env = "ETCD_DISK_PROBE_DURATION", value_parser = duration)]
+        duration: Option<Duration>,
+        /// json prints one object a line.
+        #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
     /// Tell what this kernel, these privileges and these endpoints allow, line by line, and what to do about each.
     ///
     /// Changes nothing, and needs no etcd. Exits with 0 if nobody has to act, 1 if the probe can run and a line is a warning
@@ -50,6 +62,15 @@ pub enum Command {
 pub enum Output {
     Text,
     Json,
+}
+
+/// How it is found out what blocked operations wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Causes {
+    /// By looking at the stacks of those in flight, while operations are slow.
+    Sampled,
+    /// By a hook on every switch of the scheduler, which costs the whole host.
+    Exact,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -96,6 +117,16 @@ pub struct Options {
         long, global = true, env = "ETCD_DISK_PROBE_BACKEND_COMMIT_LIMIT", value_parser = duration, default_value = "25ms"
     )]
     pub backend_commit_limit: Duration,
+    /// Operations longer than this are looked into one by one: what they wait for, and who else is busy.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_SLOW_THRESHOLD", value_parser = duration, default_value = "10ms")]
+    pub slow_threshold: Duration,
+    /// An operation in flight for longer than this has stalled; etcd's own election timeout, if not given.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_STALL_LIMIT", value_parser = duration)]
+    pub stall_limit: Option<Duration>,
+    /// What blocked operations wait for: sampled costs nothing while they are fast; exact takes 72 ns and more of every
+    /// context switch of this host.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_CAUSES", value_enum, default_value_t = Causes::Sampled)]
+    pub causes: Causes,
     /// How often etcd is scraped for the cross-check; at most every second in `check`.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_SCRAPE_INTERVAL", value_parser = duration, default_value = "5s")]
     pub scrape_interval: Duration,
@@ -129,6 +160,7 @@ pub struct Config {
 pub enum Task {
     Run { listen: SocketAddr },
     Check { duration: Duration, output: Output },
+    Trace { slower_than: Duration, duration: Option<Duration>, output: Output },
     Doctor { output: Output },
 }
 
@@ -170,6 +202,9 @@ impl TryFrom<Args> for Config {
         if options.window < options.scrape_interval {
             wrong.push("--window: at least as long as --scrape-interval".to_owned());
         }
+        if options.slow_threshold.is_zero() {
+            wrong.push("--slow-threshold: more than nothing".to_owned());
+        }
         if options.command_timeout.is_zero() {
             wrong.push("--command-timeout: more than nothing".to_owned());
         }
@@ -181,6 +216,7 @@ impl TryFrom<Args> for Config {
                 }
                 Task::Check { duration, output }
             }
+            Command::Trace { slower_than, duration, output } => Task::Trace { slower_than, duration, output },
             Command::Doctor { output } => Task::Doctor { output },
         };
         if !wrong.is_empty() {

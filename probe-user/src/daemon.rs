@@ -1,5 +1,7 @@
 //! The commands: start everything in order, stop it in order.
 
+mod trace;
+
 use std::{
     io::Write,
     net::SocketAddr,
@@ -16,12 +18,13 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    config::{Config, Options, Output, Task},
+    config::{Causes, Config, Options, Output, Task},
     doctor,
     kernel::{self, Fault, KernelConfig},
     members::{Endpoint, Overrides},
     monitor::{Monitor, Settings, Shared, lock, scrape_all},
     privileges, report,
+    sampler::{self, SharedFindings},
     server::{self, Served},
 };
 
@@ -59,6 +62,9 @@ pub async fn run_with(config: &Config, fault: Option<Fault>) -> anyhow::Result<u
     match config.command {
         Task::Run { listen } => run_daemon(&config.options, listen, fault).await.map(|()| 0),
         Task::Check { duration, output } => check(&config.options, duration, output, fault).await,
+        Task::Trace { slower_than, duration, output } => {
+            trace::run(&config.options, slower_than, duration, output).await
+        }
         Task::Doctor { output } => examine(&config.options, output).await,
     }
 }
@@ -129,13 +135,23 @@ fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::R
         max_targets: options.max_members,
         log: options.kernel_log,
         recording: false,
+        slow: Some(options.slow_threshold),
+        block: true,
+        exact_causes: options.causes == Causes::Exact,
         fault,
     };
     let mut kernel = kernel::start(options.hook, &config).context("cannot start the kernel probe")?;
     info!(hook = kernel.hook().as_str(), "self-test passed");
+    // Before privileges are dropped: its thread keeps what reading stacks takes.
+    let findings = match kernel.sampling() {
+        Some((ring, memory)) => sampler::start(ring, memory, options.slow_threshold)
+            .context("cannot look at what slow operations wait for")?,
+        None => SharedFindings::default(),
+    };
     let entrance = privileges::drop_to_readers(&mut kernel).context("cannot go on with fewer privileges")?;
     let mut monitor = Monitor::new(
         kernel,
+        findings,
         Settings {
             process_names: options.process_name.clone(),
             overrides: overrides(options)?,

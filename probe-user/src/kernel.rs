@@ -2,6 +2,7 @@
 //!
 //! [`Kernel::attach`] loads and attaches; from then on the counts are read from memory that we share with the kernel.
 
+mod block;
 mod hook;
 mod in_flight;
 mod load;
@@ -9,10 +10,12 @@ mod mapped;
 mod offsets;
 mod reclaim;
 mod self_test;
+mod slow;
 mod start;
+mod switch;
 mod tracefs;
 
-use std::{fs, os::fd::RawFd};
+use std::{fs, os::fd::RawFd, sync::Arc};
 
 use aya::{
     Ebpf, EbpfError,
@@ -21,13 +24,14 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use probe_ebpf::{
-    histogram::{Histogram, SLOTS},
+    histogram::{Histogram, SLOTS, Slow},
     miss::Miss,
     series::SERIES,
     state::{ErrorKey, ProcessKey, Record, Target, Thread, ThreadKey},
 };
 use rustix::time::{ClockId, clock_gettime};
 
+pub use block::Block;
 pub use hook::Hook;
 pub use in_flight::InFlight;
 pub use load::{Fault, KernelConfig};
@@ -35,9 +39,13 @@ use mapped::Mapped;
 pub use reclaim::NS_PER_TICK;
 use self_test::Rehearsal;
 pub use self_test::SelfTestError;
+pub use slow::{Shared, SlowRing};
 pub use start::{HookChoice, StartError, start};
 
-use crate::{host, latency::Latencies};
+use crate::{
+    host,
+    latency::{Latencies, TimeSpent},
+};
 
 /// Threads at once, of all targets: `THREADS` of the kernel side.
 const THREADS: u32 = 1024;
@@ -51,6 +59,9 @@ const SUM_NS: usize = SLOTS;
 const MAX_NS: usize = SLOTS + 1;
 const BYTES: usize = SLOTS + 2;
 const ENTERED: usize = SLOTS + 3;
+const ON_CPU_NS: usize = SLOTS + 4;
+const RUN_QUEUE_NS: usize = SLOTS + 5;
+const SLOW: usize = SLOTS + 6;
 
 /// Why the kernel half could not start: a message names the object and the way out.
 /// The cause stays in `source`, so the chain prints it once.
@@ -107,7 +118,7 @@ impl KernelError {
 pub struct Kernel {
     targets: Mapped<Target>,
     histograms: Mapped<Histogram>,
-    threads: Mapped<Thread>,
+    threads: Arc<Mapped<Thread>>,
     misses: Mapped<u64>,
     errors: HashMap<MapData, ErrorKey, u64>,
     target_by_process: HashMap<MapData, ProcessKey, u32>,
@@ -117,6 +128,9 @@ pub struct Kernel {
     pids: HashMap<MapData, u32, u8>,
     pid_count: aya::maps::Array<MapData, u64>,
     records: RingBuf<MapData>,
+    /// Until a sampler takes it.
+    slow: Option<SlowRing>,
+    block: Block,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     attached_boottime_ns: u64,
     /// Descriptors of the programs of each hook, open for as long as `ebpf` is.
@@ -147,7 +161,7 @@ impl Kernel {
         if !host::in_initial_pid_namespace() {
             return Err(KernelError::PidNamespace);
         }
-        let mut ebpf = load::load(hook, config)?;
+        let (mut ebpf, blocks) = load::load(hook, config)?;
         let logger = if config.log { EbpfLogger::init(&mut ebpf).ok() } else { None };
         let mut free_targets =
             Stack::try_from(take(&mut ebpf, "FREE_TARGETS")?).map_err(in_map("FREE_TARGETS"))?;
@@ -163,7 +177,7 @@ impl Kernel {
         let kernel = Self {
             targets: mapped(&mut ebpf, "TARGET_STATE", config.places())?,
             histograms: mapped(&mut ebpf, "HISTOGRAMS", config.places() * SERIES)?,
-            threads: mapped(&mut ebpf, "THREAD_STATE", THREADS)?,
+            threads: Arc::new(mapped(&mut ebpf, "THREAD_STATE", THREADS)?),
             misses: mapped(&mut ebpf, "MISSES", MISSES)?,
             errors: hash(&mut ebpf, "ERRORS")?,
             target_by_process: hash(&mut ebpf, "TARGET_BY_PROCESS")?,
@@ -174,6 +188,8 @@ impl Kernel {
             pid_count: aya::maps::Array::try_from(take(&mut ebpf, "PID_COUNT")?)
                 .map_err(in_map("PID_COUNT"))?,
             records: RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(in_map("RECORDS"))?,
+            slow: Some(SlowRing::take(&mut ebpf, config.exact_causes)?),
+            block: Block::take(&mut ebpf)?,
             logger,
             attached_boottime_ns: 0,
             programs: load::descriptors(&ebpf),
@@ -182,11 +198,26 @@ impl Kernel {
             ebpf,
         };
         // Attaching comes last: the first event already finds everything in place.
-        Ok(Self {
-            ebpf: hook.attach(kernel.ebpf)?,
-            attached_boottime_ns: now_ns(ClockId::Boottime),
-            ..kernel
-        })
+        let mut kernel = Self { ebpf: hook.attach(kernel.ebpf)?, ..kernel };
+        kernel.attached_boottime_ns = now_ns(ClockId::Boottime);
+        if config.exact_causes {
+            switch::attach(&mut kernel.ebpf)?;
+        }
+        let blocks =
+            if config.block { blocks.and_then(|()| block::attach(&mut kernel.ebpf)) } else { Ok(()) };
+        if let Err(error) = blocks {
+            kernel.block.fail(&error);
+        }
+        Ok(kernel)
+    }
+
+    /// Returns what follows block requests.
+    pub fn block(&self) -> &Block {
+        &self.block
+    }
+
+    pub fn block_mut(&mut self) -> &mut Block {
+        &mut self.block
     }
 
     /// Returns how the programs are attached.
@@ -220,6 +251,28 @@ impl Kernel {
         // the slots lack.
         let (sum_ns, max_ns, bytes) = (word(SUM_NS), word(MAX_NS), word(BYTES));
         Latencies::new(Box::new(std::array::from_fn(word)), sum_ns, max_ns, bytes)
+    }
+
+    /// Returns how the time of one series was spent, and that of its slow events.
+    pub fn time_spent(&self, target: u32, series: u32) -> TimeSpent {
+        let index = target * SERIES + series;
+        let word = |word| self.histograms.word(index, word);
+        // Against the order in which they are written, so that no part exceeds its whole.
+        let slow = |part: usize| word(SLOW + part);
+        let (slow_run_queue_ns, slow_on_cpu_ns) = (slow(3), slow(2));
+        let (slow_sum_ns, slow_events) = (slow(1), slow(0));
+        let (run_queue_ns, on_cpu_ns) = (word(RUN_QUEUE_NS), word(ON_CPU_NS));
+        TimeSpent {
+            sum_ns: word(SUM_NS),
+            on_cpu_ns,
+            run_queue_ns,
+            slow: Slow {
+                events: slow_events,
+                sum_ns: slow_sum_ns,
+                on_cpu_ns: slow_on_cpu_ns,
+                run_queue_ns: slow_run_queue_ns,
+            },
+        }
     }
 
     /// Returns how many events of a reconciled series have begun.

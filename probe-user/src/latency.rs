@@ -1,6 +1,6 @@
 //! Histograms at rest: what the kernel counted up to one instant, and questions to it.
 
-use probe_ebpf::histogram::{SLOTS, edge_seconds, slot};
+use probe_ebpf::histogram::{SLOTS, Slow, edge_seconds, slot};
 
 /// Bounds in nanoseconds that the exported histograms have: etcd's fourteen (1 ms to 8.192 s), the doublings below and
 /// above them, and the limits of etcd's guidance (10 and 25 ms) and 100 ms. All are edges of the kernel's slots.
@@ -132,6 +132,51 @@ impl Latencies {
             sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
             max_ns: self.max_ns,
             bytes: self.bytes.saturating_sub(earlier.bytes),
+        }
+    }
+}
+
+/// How the time of one series was spent; what neither part holds was spent blocked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeSpent {
+    pub sum_ns: u64,
+    pub on_cpu_ns: u64,
+    pub run_queue_ns: u64,
+    /// Of the events that took longer than the threshold.
+    pub slow: Slow,
+}
+
+impl TimeSpent {
+    /// Returns the time that was spent waiting for anything but a processor.
+    pub fn blocked_ns(&self) -> u64 {
+        self.sum_ns.saturating_sub(self.on_cpu_ns).saturating_sub(self.run_queue_ns)
+    }
+
+    /// Adds another series, or another life of this one.
+    pub fn add(&mut self, other: &Self) {
+        self.sum_ns += other.sum_ns;
+        self.on_cpu_ns += other.on_cpu_ns;
+        self.run_queue_ns += other.run_queue_ns;
+        self.slow.events += other.slow.events;
+        self.slow.sum_ns += other.slow.sum_ns;
+        self.slow.on_cpu_ns += other.slow.on_cpu_ns;
+        self.slow.run_queue_ns += other.slow.run_queue_ns;
+    }
+
+    /// Returns what came since an earlier reading.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let (now, then) = (&self.slow, &earlier.slow);
+        Self {
+            sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
+            on_cpu_ns: self.on_cpu_ns.saturating_sub(earlier.on_cpu_ns),
+            run_queue_ns: self.run_queue_ns.saturating_sub(earlier.run_queue_ns),
+            slow: Slow {
+                events: now.events.saturating_sub(then.events),
+                sum_ns: now.sum_ns.saturating_sub(then.sum_ns),
+                on_cpu_ns: now.on_cpu_ns.saturating_sub(then.on_cpu_ns),
+                run_queue_ns: now.run_queue_ns.saturating_sub(then.run_queue_ns),
+            },
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The daemon of etcd-disk-probe, as a library that its binary and its tests share.
 //!
 //! In the order of the flow: `config` is what to do, `kernel` counts (with `privileges` for no longer than it
-//! takes) and `latency` is what it counted, `members` are the
+//! takes) and `latency` is what it counted, `causes` names what a blocked thread waits for, `sampler` looks at
+//! that while operations are `slow`, `members` are the
 //! etcds here and `etcd` asks them for their own figures, `crosscheck` reconciles the two, `monitor` keeps all that over
-//! time, `causes` names what a blocked thread waits for, `verdict` judges and `report` tells it, `metrics` and `server`
+//! time, `verdict` judges and `report` tells it, `metrics` and `server`
 //! publish, `daemon` runs the commands. Beside the flow, `host` is what this machine allows and `doctor` tells what to do
 //! about it.
 
@@ -11,11 +12,13 @@ pub mod config;
 pub mod kernel;
 pub mod privileges;
 pub mod latency;
+pub mod causes;
+pub mod slow;
+pub mod sampler;
 pub mod members;
 pub mod etcd;
 pub mod crosscheck;
 pub mod monitor;
-pub mod causes;
 pub mod verdict;
 pub mod report;
 pub mod metrics;

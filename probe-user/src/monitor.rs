@@ -1,10 +1,13 @@
 //! Brings the kernel's counts, the members and etcd's own metrics together, over restarts of each.
 //!
-//! [`Monitor`] is the state; `scrape` asks etcds; `window` remembers what the verdict looks back on.
+//! [`Monitor`] is the state; `scrape` asks etcds; `losses` is where the time went and `slow_log` the last slow operations;
+//! `window` remembers what the verdict looks back on.
 
 mod eyesight;
+pub mod losses;
 pub mod mount;
 mod scrape;
+mod slow_log;
 mod tracked;
 mod window;
 
@@ -20,6 +23,7 @@ use tracing::{info, warn};
 
 use eyesight::Eyesight;
 pub use scrape::{is_from, scrape_all};
+pub use slow_log::{Logged, SlowLog};
 pub use tracked::{LastScrape, Metric, Tracked};
 pub use window::Window;
 
@@ -28,6 +32,7 @@ use crate::{
     kernel::{Kernel, NS_PER_TICK, Process},
     members::{Member, Overrides, ProcessId, Scanner},
     privileges::Entrance,
+    sampler::{self, SharedFindings, Waiting},
 };
 
 /// How long the series of a member that is gone stay, so that its last counts are scraped.
@@ -56,6 +61,8 @@ pub struct Settings {
 pub struct Monitor {
     pub settings: Settings,
     kernel: Kernel,
+    findings: SharedFindings,
+    slow_log: SlowLog,
     eyesight: Eyesight,
     scanner: Scanner,
     members: BTreeMap<MemberKey, Tracked>,
@@ -76,10 +83,12 @@ pub fn lock(shared: &Shared) -> MutexGuard<'_, Monitor> {
 
 impl Monitor {
     /// Takes a kernel side that has just passed its self-test.
-    pub fn new(kernel: Kernel, settings: Settings) -> Self {
+    pub fn new(kernel: Kernel, findings: SharedFindings, settings: Settings) -> Self {
         Self {
             settings,
             kernel,
+            findings,
+            slow_log: SlowLog::default(),
             eyesight: Eyesight::proven_now(),
             scanner: Scanner::default(),
             members: BTreeMap::new(),
@@ -119,9 +128,47 @@ impl Monitor {
         self.eyesight.failure()
     }
 
+    /// Returns the last slow operations of all members.
+    pub fn slow_log(&self) -> &SlowLog {
+        &self.slow_log
+    }
+
+    /// Returns how many slow operations nobody took in time, and how many stacks could not be read.
+    pub fn sampler_misses(&self) -> [(&'static str, u64); 2] {
+        let findings = sampler::lock(&self.findings);
+        [("slow_dropped", findings.dropped), ("stack_unreadable", findings.unreadable)]
+    }
+
+    /// Returns what the operations of a target in flight wait for.
+    pub fn waiting(&self, target: u32) -> Vec<Waiting> {
+        let findings = sampler::lock(&self.findings);
+        findings.waiting.iter().filter(|waiting| waiting.target == target).cloned().collect()
+    }
+
+    /// Returns the path of a cgroup, if it is known.
+    pub fn cgroup(&self, _id: u64) -> Option<String> {
+        None
+    }
+
+    /// Takes over what the sampler has found since the last time.
+    pub fn absorb(&mut self) {
+        let found: Vec<_> = sampler::lock(&self.findings).slow.drain(..).collect();
+        for operation in found {
+            let target = operation.record.target;
+            let of_target =
+                |tracked: &&mut Tracked| tracked.process().is_some_and(|own| own.target == target);
+            // One of a process that is not known as a member yet waits for none: it would wait for ever for what is none.
+            if let Some(tracked) = self.members.values_mut().find(of_target) {
+                tracked.slow_mut().add(&operation);
+                self.slow_log.push(tracked.label().to_owned(), operation);
+            }
+        }
+    }
+
     /// Looks for members that came and went. Called each second.
     pub fn scan(&mut self) {
         self.kernel.flush_log();
+        self.absorb();
         self.test_eyesight(TESTED_EVERY);
         self.retire_dead();
         let scan = self.scanner.scan(&self.settings.overrides, &self.settings.process_names);

@@ -24,8 +24,11 @@ const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DA
 /// What entering a network namespace takes (`setns(2)`).
 const ENTERING: CapabilitySet = CapabilitySet::SYS_ADMIN;
 
+/// What looking at the stacks of other threads takes: `proc_pid_stack`, fs/proc/base.c, asks for `CAP_SYS_ADMIN`.
+const STACKS: CapabilitySet = CapabilitySet::SYS_ADMIN;
+
 /// Enough for a loop that starts threads.
-const STACK_BYTES: usize = 64 << 10;
+const STACK_BYTES: usize = 256 << 10;
 
 /// Why capabilities could not be dropped.
 #[derive(Debug, thiserror::Error)]
@@ -60,25 +63,13 @@ impl Entrance {
             return Ok(Self::default());
         }
         let (sender, errands) = mpsc::channel::<Errand>();
-        let (dropped, told) = mpsc::channel();
-        let doorkeeper = thread::Builder::new().name("namespaces".to_owned()).stack_size(STACK_BYTES);
-        let spawned = doorkeeper.spawn(move || {
-            let outcome = keep(held & (ENTERING | READING));
-            let failed = outcome.is_err();
-            let _ = dropped.send(outcome); // Whoever waits for it is there.
-            if failed {
-                return;
-            }
+        spawn_keeping("namespaces", held & (ENTERING | READING), move || {
             for errand in errands {
                 if let Err(error) = start(errand) {
                     tracing::warn!(%error, "cannot start a thread to enter a namespace");
                 }
             }
-        });
-        spawned.map_err(|error| PrivilegeError("start the thread that enters namespaces", error))?;
-        told.recv().map_err(|error| {
-            PrivilegeError("start the thread that enters namespaces", io::Error::other(error))
-        })??;
+        })?;
         Ok(Self(Some(sender)))
     }
 }
@@ -87,6 +78,36 @@ impl Entrance {
 fn start(errand: impl FnOnce() + Send + 'static) -> io::Result<()> {
     // Enough for the resolver and for TLS, and little beside the default of 2 MiB.
     thread::Builder::new().name("etcd-connect".to_owned()).stack_size(512 << 10).spawn(errand).map(drop)
+}
+
+/// Starts the thread that reads the stacks of others, which takes `CAP_SYS_ADMIN`; it has no other connection to the outside
+/// than `/proc` and shared memory. Where this process has not got that, the thread has not either, and reads none.
+///
+/// # Errors
+/// If the thread cannot be started, or would keep more.
+pub fn spawn_reader_of_stacks(body: impl FnOnce() + Send + 'static) -> Result<(), PrivilegeError> {
+    spawn_keeping("stacks", own().permitted & (STACKS | READING), body)
+}
+
+/// Starts a thread that has given up all other capabilities before this returns.
+fn spawn_keeping(
+    name: &'static str,
+    kept: CapabilitySet,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<(), PrivilegeError> {
+    let failed = |error| PrivilegeError("start a thread", error);
+    let (dropped, told) = mpsc::channel();
+    let builder = thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+    let spawned = builder.spawn(move || {
+        let outcome = bound(kept).and_then(|()| keep(kept));
+        let is_kept = outcome.is_ok();
+        let _ = dropped.send(outcome); // Whoever waits for it is there.
+        if is_kept {
+            body();
+        }
+    });
+    spawned.map_err(failed)?;
+    told.recv().map_err(|error| failed(io::Error::other(error)))?
 }
 
 /// Gives up every capability that reading does not take, for good: no program that this process starts gets one back.

@@ -1,5 +1,6 @@
 //! What `check` prints and `/api/v1/report` serves: one window of every member, with its verdict.
 
+pub mod slow;
 mod text;
 
 use serde::Serialize;

@@ -165,7 +165,7 @@ impl Sampler {
     }
 
     fn drain(&mut self) {
-        while let Some(record) = self.ring.next() {
+        while let Some(record) = self.ring.pop() {
             self.alert_until_ns = monotonic_ns() + ALERT_FOR_NS;
             let samples = self.samples.remove(&record.thread);
             let samples = samples.filter(|samples| samples.started_ns == record.started_ns);

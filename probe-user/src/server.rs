@@ -16,7 +16,10 @@ use crate::{
     config::Options,
     metrics::{self, Format, Snapshot},
     monitor::{Shared, TESTED_EVERY, lock},
-    report::{self, Report},
+    report::{
+        self, Report,
+        slow::{self, SlowReport},
+    },
 };
 
 /// What the handlers read.
@@ -46,6 +49,7 @@ fn router(served: Served) -> Router {
         .route("/healthz", get(healthy))
         .route("/-/ready", get(ready))
         .route("/api/v1/report", get(serve_report))
+        .route("/api/v1/slow", get(serve_slow))
         .with_state(served)
 }
 
@@ -103,4 +107,11 @@ fn disagreement(report: &Report) -> Option<String> {
 
 async fn serve_report(State(served): State<Served>) -> Json<Report> {
     Json(report::report(&lock(&served.monitor), &served.options))
+}
+
+/// The last thousand slow operations, the newest first.
+async fn serve_slow(State(served): State<Served>) -> Json<Vec<SlowReport>> {
+    let mut monitor = lock(&served.monitor);
+    monitor.absorb();
+    Json(monitor.slow_log().since(0).rev().map(|logged| slow::tell(logged, &monitor)).collect())
 }

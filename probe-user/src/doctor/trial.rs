@@ -1,7 +1,7 @@
 //! Tries the hooks for real: attached, tested by the probe's own events, and let go.
 
 use crate::{
-    config::Options,
+    config::{Causes, Options},
     exit,
     kernel::{self, Hook, HookChoice, KernelConfig},
     logging,
@@ -43,6 +43,9 @@ pub fn all(options: &Options) -> Trials {
         max_targets: options.max_members,
         log: options.kernel_log,
         recording: false,
+        slow: Some(options.slow_threshold),
+        block: true,
+        exact_causes: options.causes == Causes::Exact,
         fault: None,
     };
     // Never two at once: kernels before 5.11 count the memory of both against one limit.

@@ -91,13 +91,8 @@ mod tests {
         let thread = Thread {
             key: ThreadKey { pid_tgid, started_ns: 1 },
             started_ns: 1,
-            inode: 0,
-            target: 0,
             series: u32::try_from(fdatasync).unwrap(),
-            dev: 0,
-            ends: 0,
-            began: 0,
-            ended: 0,
+            ..Thread::NONE
         };
         assert!(!is_in_call(&thread), "it reads what it is in, which is a read");
         let gone = Thread { key: ThreadKey { pid_tgid: u64::from(u32::MAX) << 32, started_ns: 1 }, ..thread };

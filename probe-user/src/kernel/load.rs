@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, AsRawFd, RawFd},
+    time::Duration,
 };
 
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use probe_ebpf::{layout::Names, series::SERIES};
 
-use super::{Hook, KernelError, hook, offsets};
+use super::{Hook, KernelError, block, hook, offsets, switch};
 
 /// The kernel programs, compiled by `cargo xtask build`.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("PROBE_EBPF_OBJECT"));
@@ -18,6 +19,7 @@ const SMALLEST_RING: u32 = 4096;
 
 /// What the programs are to do.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing to do or to leave")]
 pub struct KernelConfig {
     /// Names of the processes to measure, four at most; longer than 15 bytes they are cut, as the kernel cuts them.
     pub process_names: Vec<String>,
@@ -27,6 +29,12 @@ pub struct KernelConfig {
     pub log: bool,
     /// Every latency goes to a ring, too; for tests of the histograms.
     pub recording: bool,
+    /// Operations longer than this are told of one by one; none if none are.
+    pub slow: Option<Duration>,
+    /// Block requests are followed, and others' syncs counted.
+    pub block: bool,
+    /// What threads wait for is recorded at every switch of the scheduler.
+    pub exact_causes: bool,
     /// A fault that a test of the cross-check has to find; none in any command.
     pub fault: Option<Fault>,
 }
@@ -49,7 +57,9 @@ pub enum Fault {
 ///
 /// # Errors
 /// Names what this kernel or these privileges do not allow.
-pub fn load(hook: Hook, config: &KernelConfig) -> Result<Ebpf, KernelError> {
+///
+/// What is said of block requests is a second answer: an error there leaves the rest to work.
+pub fn load(hook: Hook, config: &KernelConfig) -> Result<(Ebpf, Result<(), KernelError>), KernelError> {
     let offsets = offsets::running_kernel(hook)?;
     let mut names = Names::NONE;
     for name in &config.process_names {
@@ -60,6 +70,8 @@ pub fn load(hook: Hook, config: &KernelConfig) -> Result<Ebpf, KernelError> {
     let recording = u32::from(config.recording);
     let fault = config.fault.map_or(0, |fault| fault as u32);
     let log_level = if config.log { u8::MAX } else { 0 };
+    let slow_ns = config.slow.map_or(u64::MAX, |slow| u64::try_from(slow.as_nanos()).unwrap_or(u64::MAX));
+    let (block, exact) = (u32::from(config.block), u32::from(config.exact_causes));
     let places = config.places();
     let mut loader = EbpfLoader::new();
     loader
@@ -69,6 +81,9 @@ pub fn load(hook: Hook, config: &KernelConfig) -> Result<Ebpf, KernelError> {
         .override_global("NAMES", &names, true)
         .override_global("RECORDING", &recording, true)
         .override_global("FAULT", &fault, true)
+        .override_global("SLOW_NS", &slow_ns, true)
+        .override_global("BLOCK", &block, true)
+        .override_global("EXACT", &exact, true)
         .override_global("AYA_LOG_LEVEL", &log_level, true)
         .map_max_entries("TARGET_STATE", places)
         .map_max_entries("TARGET_BY_PROCESS", places)
@@ -77,12 +92,19 @@ pub fn load(hook: Hook, config: &KernelConfig) -> Result<Ebpf, KernelError> {
     if !config.recording {
         loader.map_max_entries("RECORDS", SMALLEST_RING);
     }
+    if !config.exact_causes {
+        loader.map_max_entries("THREAD_WAITS", 1).map_max_entries("STACKS", 1);
+    }
     if !config.log {
         loader.map_max_entries("AYA_LOGS", SMALLEST_RING);
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))?;
     hook.load(&mut ebpf)?;
-    Ok(ebpf)
+    if config.exact_causes {
+        switch::load(&mut ebpf)?;
+    }
+    let blocks = if config.block { block::load(&mut ebpf) } else { Ok(()) };
+    Ok((ebpf, blocks))
 }
 
 /// Returns the descriptors of the loaded programs, which tell how they fare; those that see the same calls together.

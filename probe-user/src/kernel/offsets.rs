@@ -1,5 +1,7 @@
 //! Looks up where the running kernel keeps what the programs read.
 
+mod optional;
+
 use std::env::consts::ARCH;
 
 use btf_rs::{Backend, Btf, Type};
@@ -29,7 +31,7 @@ pub fn running_kernel(hook: Hook) -> Result<Offsets, KernelError> {
         check_tracepoints(&btf)?;
     }
     let of = |path: &[(&'static str, &'static str)]| offset(&btf, path);
-    Ok(Offsets {
+    let mut offsets = Offsets {
         task_files: of(&[("task_struct", "files")])?,
         task_group_leader: of(&[("task_struct", "group_leader")])?,
         task_start: of(&[("task_struct", "start_boottime")])?,
@@ -45,7 +47,10 @@ pub fn running_kernel(hook: Hook) -> Result<Offsets, KernelError> {
         inode_sb: of(&[("inode", "i_sb")])?,
         sb_dev: of(&[("super_block", "s_dev")])?,
         regs_arguments: arguments(&btf)?,
-    })
+        ..Offsets::default()
+    };
+    optional::add(&btf, &mut offsets);
+    Ok(offsets)
 }
 
 /// Returns where `pt_regs` keeps the first four arguments of a system call on this machine.

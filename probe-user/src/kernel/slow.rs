@@ -58,7 +58,7 @@ impl SlowRing {
     }
 
     /// Returns the next record, if there is one.
-    pub fn next(&mut self) -> Option<SlowRecord> {
+    pub fn pop(&mut self) -> Option<SlowRecord> {
         let bytes = self.ring.next()?;
         // SAFETY: the programs write whole records, and any bit pattern is one.
         Some(unsafe { bytes.as_ptr().cast::<SlowRecord>().read_unaligned() })

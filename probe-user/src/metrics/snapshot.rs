@@ -75,10 +75,11 @@ impl Snapshot {
             ("unreadable_process", monitor.unreadable_total()),
             ("unclaimed_process", monitor.unclaimed()),
         ];
+        let sampler = monitor.sampler_misses();
         Self {
             hook: monitor.kernel().hook().as_str(),
             self_test_passed: monitor.blindness().is_none(),
-            misses: kernel.chain(daemon).collect(),
+            misses: kernel.chain(daemon).chain(sampler).collect(),
             members: monitor
                 .members()
                 .map(|tracked| MemberSnapshot::of(monitor, tracked, options, skipped_runs))

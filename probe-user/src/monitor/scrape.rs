@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::{
     MemberKey, Shared, lock,
+    losses::{Losses, Lost},
     tracked::{LastScrape, Metric, Tracked},
     window::{Point, Sample},
 };
@@ -52,6 +53,7 @@ async fn scrape(shared: Shared, key: MemberKey) {
     };
     let result = client.scrape().await;
     let mut monitor = lock(&shared);
+    monitor.absorb();
     let super::Monitor { kernel, members, .. } = &mut *monitor;
     // The member may have been restarted meanwhile; then this tells nothing about the new one.
     let Some(tracked) = members.get_mut(&key).filter(|tracked| tracked.id() == Some(id)) else { return };
@@ -105,7 +107,9 @@ fn take_in(tracked: &mut Tracked, kernel: &Kernel, before: [KernelReading; 2]) {
         });
         Sample { kernel: latencies, round }
     });
-    tracked.window.push(Point { at_ns: monotonic_ns(), samples });
+    let losses =
+        Losses { figures: Metric::ALL.map(|metric| Lost::of(tracked, kernel, metric)), ..Losses::default() };
+    tracked.window.push(Point { at_ns: monotonic_ns(), samples, losses });
 }
 
 /// A lasting failure is told when it starts and when it ends.

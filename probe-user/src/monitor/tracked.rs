@@ -9,12 +9,12 @@ use probe_ebpf::series::{BACKEND_COMMIT, META_COMMIT, OPERATIONS, SERIES, WAL_FS
 
 use tracing::warn;
 
-use super::{Settings, mount::Mount, window::Window};
+use super::{Settings, losses::SlowTotals, mount::Mount, window::Window};
 use crate::{
     crosscheck::{BOUNDS, Birth, KernelReading, Ledger, Observations},
     etcd::{Client, Scrape},
     kernel::{Kernel, Process, monotonic_ns},
-    latency::{Latencies, seconds},
+    latency::{Latencies, TimeSpent, seconds},
     members::{Member, ProcessId},
 };
 
@@ -55,6 +55,7 @@ impl Metric {
 #[derive(Clone, Debug)]
 pub struct Past {
     series: Vec<Latencies>,
+    time: Vec<TimeSpent>,
     /// By series and errno.
     errors: BTreeMap<(u32, u32), u64>,
 }
@@ -82,6 +83,7 @@ pub struct Tracked {
     /// When its process ended; none while it lives.
     ended: Option<Instant>,
     past: Past,
+    slow: SlowTotals,
     ledgers: [Ledger; 2],
     pub window: Window,
     pub last_scrape: LastScrape,
@@ -99,7 +101,12 @@ impl Tracked {
             mount: Mount::default(),
             // It begins with `begin`.
             ended: Some(Instant::now()),
-            past: Past { series: vec![Latencies::default(); SERIES as usize], errors: BTreeMap::new() },
+            past: Past {
+                series: vec![Latencies::default(); SERIES as usize],
+                time: vec![TimeSpent::default(); SERIES as usize],
+                errors: BTreeMap::new(),
+            },
+            slow: SlowTotals::default(),
             ledgers: [Ledger::default(), Ledger::default()],
             window: Window::new(window),
             last_scrape: LastScrape::NotYet,
@@ -163,6 +170,7 @@ impl Tracked {
         if let Some(process) = self.process.take() {
             for series in 0..SERIES {
                 self.past.series[series as usize].add(&kernel.latencies(process.target, series));
+                self.past.time[series as usize].add(&kernel.time_spent(process.target, series));
             }
             for (key, count) in kernel.errors().into_iter().filter(|(key, _)| key.target == process.target) {
                 *self.past.errors.entry((key.series, key.errno)).or_default() += count;
@@ -226,6 +234,24 @@ impl Tracked {
     /// Returns a series of the life that is.
     fn latencies_now(&self, kernel: &Kernel, series: u32) -> Latencies {
         self.process.map_or_else(Latencies::default, |process| kernel.latencies(process.target, series))
+    }
+
+    /// Returns how the time of a series was spent, over all lives.
+    pub fn time_spent(&self, kernel: &Kernel, series: u32) -> TimeSpent {
+        let mut all = self.past.time[series as usize];
+        if let Some(process) = self.process {
+            all.add(&kernel.time_spent(process.target, series));
+        }
+        all
+    }
+
+    /// Returns what slow operations waited for, over all lives.
+    pub fn slow(&self) -> &SlowTotals {
+        &self.slow
+    }
+
+    pub(super) fn slow_mut(&mut self) -> &mut SlowTotals {
+        &mut self.slow
     }
 
     /// Returns how often operations failed, by series and errno, over all lives.

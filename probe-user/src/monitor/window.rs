@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use super::losses::{Losses, Lost};
 use crate::{
     crosscheck::{Observations, Round},
     latency::Latencies,
@@ -20,6 +21,7 @@ pub struct Sample {
 pub struct Point {
     pub at_ns: u64,
     pub samples: [Sample; 2],
+    pub losses: Losses,
 }
 
 /// Points of one life of a member, oldest first.
@@ -63,6 +65,19 @@ impl Window {
         }
     }
 
+    /// Returns where the time of a figure's operations went in the window.
+    pub fn lost(&self, figure: usize) -> Lost {
+        match self.ends() {
+            Some((first, last)) => last.losses.figures[figure].since(&first.losses.figures[figure]),
+            None => Lost::default(),
+        }
+    }
+
+    /// Returns the first and the last point.
+    pub fn ends(&self) -> Option<(&Point, &Point)> {
+        Some((self.points.front()?, self.points.back()?))
+    }
+
     /// Returns the first and the last round of a figure in the window.
     pub fn rounds(&self, figure: usize) -> Option<(&Round, &Round)> {
         let mut rounds = self.points.iter().filter_map(|point| point.samples[figure].round.as_ref());
@@ -93,7 +108,7 @@ mod tests {
         let mut kernel = Latencies::default();
         (0..events).for_each(|_| kernel.record(1_000_000));
         let sample = Sample { kernel, round: None };
-        Point { at_ns: at_s * 1_000_000_000, samples: [sample.clone(), sample] }
+        Point { at_ns: at_s * 1_000_000_000, samples: [sample.clone(), sample], losses: Losses::default() }
     }
 
     #[test]

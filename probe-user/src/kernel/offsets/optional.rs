@@ -70,7 +70,7 @@ fn last_argument(btf: &Btf, tracepoint: &str) -> u32 {
             _ => None,
         })
     });
-    if parameters.is_some_and(|count| count >= 3) { 1 } else { 0 }
+    u32::from(parameters.is_some_and(|count| count >= 3))
 }
 
 #[cfg(test)]
