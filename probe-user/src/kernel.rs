@@ -285,6 +285,11 @@ impl Kernel {
         Miss::ALL.map(|miss| (miss, self.misses.word(miss as u32, 0)))
     }
 
+    /// Returns whether the kernel accounts for the time of threads, so that an operation's can be split.
+    pub fn keeps_accounts(&self) -> bool {
+        self.misses.word(Miss::NoAccounting as u32, 0) == 0
+    }
+
     /// Returns how many calls none of the programs on a hook can have seen, at most.
     ///
     /// The kernel does not run a program that is under way on the same CPU, nor on older tracepoints any while a map is updated

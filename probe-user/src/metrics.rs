@@ -18,8 +18,9 @@ pub use format::Format;
 pub use snapshot::{Figure, MemberSnapshot, Operation, Snapshot};
 
 use crate::{
+    causes::Cause,
     crosscheck::Invariant,
-    latency::{BOUNDS_NS, Latencies},
+    latency::{BOUNDS_NS, Latencies, seconds},
     monitor::Metric,
     verdict::Verdict,
 };
@@ -109,6 +110,38 @@ impl Snapshot {
         )?;
         for (member, operation) in self.operations().filter(|(_, operation)| operation.op.returns_bytes()) {
             counter(&mut family, &operation.labels(&member.name), operation.latencies.bytes)?;
+        }
+        let mut family = out.encode_descriptor(
+            "operation_time",
+            "Time of the system calls that etcd makes on its files, by how its threads spent it: on a processor, waiting for \
+             one, blocked.",
+            Some(&Unit::Seconds),
+            MetricType::Counter,
+        )?;
+        for (member, operation) in self.operations() {
+            let [member, file, op] = operation.labels(&member.name);
+            // Where the kernel keeps no account, nothing is said: a part would be a guess.
+            let Some(time) = &operation.time else { continue };
+            let states = [
+                ("on_cpu", time.on_cpu_ns),
+                ("run_queue", time.run_queue_ns),
+                ("blocked", time.blocked_ns()),
+            ];
+            for (state, ns) in states {
+                seconds_counter(&mut family, &[member, file, op, ("state", state)], seconds(ns))?;
+            }
+        }
+        let mut family = out.encode_descriptor(
+            "wait",
+            "Time that slow system calls were blocked, by what they waited for.",
+            Some(&Unit::Seconds),
+            MetricType::Counter,
+        )?;
+        for (member, operation) in self.operations() {
+            let [member, file, op] = operation.labels(&member.name);
+            for (cause, ns) in Cause::ALL.into_iter().zip(operation.waits).filter(|(_, ns)| *ns > 0) {
+                seconds_counter(&mut family, &[member, file, op, ("cause", cause.as_str())], seconds(ns))?;
+            }
         }
         let mut family = out.encode_descriptor(
             "operation_errors",
@@ -326,6 +359,7 @@ mod tests {
     use probe_ebpf::series::OPERATIONS;
 
     use super::*;
+    use crate::latency::TimeSpent;
 
     fn latencies(latencies_ns: &[u64]) -> Latencies {
         let mut all = Latencies::default();
@@ -349,6 +383,9 @@ mod tests {
         };
         let (role, op) = OPERATIONS[0];
         let errors = BTreeMap::from([("ENOSPC", 2)]);
+        let time = TimeSpent { sum_ns: 9_000, on_cpu_ns: 4_000, run_queue_ns: 3_000, ..TimeSpent::default() };
+        let mut waits = [0; Cause::ALL.len()];
+        waits[Cause::Flush as usize] = 2_000;
         Snapshot {
             hook: "tracepoint",
             self_test_passed: true,
@@ -357,7 +394,14 @@ mod tests {
                 name: "a \"quoted\" name".to_owned(),
                 figures: [figure(latencies(&[500_000, 1_000_000, 70_000_000_000])), figure(latencies(&[]))],
                 rotation: latencies(&[20_000_000]),
-                operations: vec![Operation { role, op, latencies: latencies(&[9_000]), errors }],
+                operations: vec![Operation {
+                    role,
+                    op,
+                    latencies: latencies(&[9_000]),
+                    time: Some(time),
+                    waits,
+                    errors,
+                }],
                 in_flight_s: vec![("wal", 1.5)],
                 verdict: Verdict::Healthy,
                 etcd_up: true,

@@ -99,7 +99,10 @@ fn spawn_keeping(
     let (dropped, told) = mpsc::channel();
     let builder = thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
     let spawned = builder.spawn(move || {
-        let outcome = bound(kept).and_then(|()| keep(kept));
+        let outcome = set_no_new_privs(true)
+            .map_err(|error| PrivilegeError("set no_new_privs", error.into()))
+            .and_then(|()| bound(kept))
+            .and_then(|()| keep(kept));
         let is_kept = outcome.is_ok();
         let _ = dropped.send(outcome); // Whoever waits for it is there.
         if is_kept {

@@ -19,7 +19,7 @@ use probe_user::latency::{Latencies, seconds};
 fn attach(name: &str) -> Kernel {
     let names = vec![name.to_owned()];
     let config =
-        KernelConfig { process_names: names, max_targets: 4, log: false, recording: true, fault: None };
+        KernelConfig { process_names: names, max_targets: 4, recording: true, ..KernelConfig::default() };
     Kernel::attach(Hook::Tracepoint, &config).unwrap()
 }
 

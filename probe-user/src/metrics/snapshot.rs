@@ -7,9 +7,10 @@ use probe_ebpf::series::{OPERATIONS, Op, Role, WAL_ROTATION};
 use crate::{
     config::Options,
     crosscheck::Invariant,
-    latency::Latencies,
+    latency::{Latencies, TimeSpent},
     monitor::{LastScrape, Metric, Monitor, Tracked},
     report,
+    slow::Waits,
     verdict::Verdict,
 };
 
@@ -62,6 +63,10 @@ pub struct Operation {
     pub role: Role,
     pub op: Op,
     pub latencies: Latencies,
+    /// None where the kernel keeps no account of it.
+    pub time: Option<TimeSpent>,
+    /// What slow ones waited for.
+    pub waits: Waits,
     /// By the name of the error.
     pub errors: BTreeMap<&'static str, u64>,
 }
@@ -100,6 +105,8 @@ impl MemberSnapshot {
             role,
             op,
             latencies: tracked.latencies(kernel, series),
+            time: kernel.keeps_accounts().then(|| tracked.time_spent(kernel, series)),
+            waits: tracked.slow().series(series).waits,
             errors: errors.remove(&series).unwrap_or_default(),
         });
         let version = match &tracked.last_scrape {
