@@ -52,8 +52,13 @@ pub fn add(series: u32, measured: Measured) {
             let slow = &raw mut (*histogram).slow;
             atomic_add(&raw mut (*slow).events, 1);
             atomic_add(&raw mut (*slow).sum_ns, latency_ns);
-            atomic_add(&raw mut (*slow).on_cpu_ns, on_cpu_ns);
-            atomic_add(&raw mut (*slow).run_queue_ns, run_queue_ns);
+            // What is known to be nothing must not be added: LLVM makes an atomic `or` of that, which Linux has since 5.12.
+            if on_cpu_ns > 0 {
+                atomic_add(&raw mut (*slow).on_cpu_ns, on_cpu_ns);
+            }
+            if run_queue_ns > 0 {
+                atomic_add(&raw mut (*slow).run_queue_ns, run_queue_ns);
+            }
         }
         if measured.bytes > 0 {
             atomic_add(&raw mut (*histogram).bytes, measured.bytes);
