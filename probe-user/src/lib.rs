@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod privileges;
 pub mod latency;
 pub mod members;
+pub mod device;
 pub mod etcd;
 pub mod crosscheck;
 pub mod monitor;
@@ -23,3 +24,6 @@ pub mod doctor;
 pub mod daemon;
 pub mod exit;
 pub mod logging;
+
+#[cfg(test)]
+mod fixture;
