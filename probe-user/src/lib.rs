@@ -12,6 +12,7 @@ pub mod privileges;
 pub mod latency;
 pub mod members;
 pub mod device;
+pub mod cgroups;
 pub mod etcd;
 pub mod crosscheck;
 pub mod monitor;
