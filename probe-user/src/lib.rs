@@ -13,6 +13,7 @@ pub mod latency;
 pub mod members;
 pub mod device;
 pub mod cgroups;
+pub mod starvation;
 pub mod etcd;
 pub mod crosscheck;
 pub mod monitor;
