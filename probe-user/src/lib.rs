@@ -14,6 +14,7 @@ pub mod members;
 pub mod device;
 pub mod cgroups;
 pub mod starvation;
+pub mod io_limit;
 pub mod etcd;
 pub mod crosscheck;
 pub mod monitor;
