@@ -65,13 +65,8 @@ impl Roots {
     ///
     /// In a container that shares the host's processes those of pid 1 are complete, and ours may be a part. `proc` is `/proc`.
     pub fn read(proc: &Path) -> Self {
-        let of = |pid: &str| {
-            let process = proc.join(pid);
-            Self::among(&mount::read(&process.join("mountinfo")), &process.join("root"))
-        };
-        let init = of("1");
-        let readable = init.unified.iter().chain(init.v1.values()).any(|root| root.is_dir());
-        if readable { init } else { of("self") }
+        let host = mount::of_host(proc);
+        Self::among(&mount::read(&host.join("mountinfo")), &host.join("root"))
     }
 
     /// Picks the hierarchies out of mounts; `root` is the root directory of the process that they are from.

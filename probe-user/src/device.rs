@@ -97,7 +97,8 @@ pub struct WatchedDevice {
 /// Returns the devices under a mount; `None` if there are none, as with tmpfs and network file systems.
 ///
 /// `sysfs` is `/sys`, `proc` is `/proc`: files behind loop devices and the upper directories of overlayfs are looked up as
-/// pid 1 sees them, because the kernel tells their paths from the root of that mount tree.
+/// pid 1 sees them, or, if its root directory is closed to us, as we do. The kernel tells the path of such a file from our root
+/// directory, or from the root of the mount tree that it is in if that is another (`d_path` of `fs/d_path.c`).
 pub fn under(mount: &Mount, sysfs: &Path, proc: &Path) -> Option<Stack> {
     walk::Walk::new(sysfs, proc).from(mount)
 }

@@ -1,8 +1,9 @@
 //! The daemon of etcd-disk-probe, as a library that its binary and its tests share.
 //!
 //! In the order of the flow: `config` is what to do, `kernel` counts (with `privileges` for no longer than it
-//! takes) and `latency` is what it counted, `members` are the
-//! etcds here and `etcd` asks them for their own figures, `crosscheck` reconciles the two, `monitor` keeps all that over
+//! takes) and `latency` is what it counted, `members` are the etcds here, `device`, `cgroups`, `starvation` and `io_limit`
+//! tell what each of them runs on and within, and `etcd` asks them for their own figures, `crosscheck` reconciles the two,
+//! `monitor` keeps all that over
 //! time, `verdict` judges and `report` tells it, `metrics` and `server` publish, `daemon` runs the commands. Beside the flow,
 //! `host` is what this machine allows and `doctor` tells what to do about it.
 

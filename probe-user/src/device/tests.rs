@@ -66,9 +66,11 @@ const SYSFS: &[(&str, &str)] = &[
     ("sys/fs/btrfs/features/raid1c34", "0\n"),
     ("sys/fs/btrfs/1234/devices/sdb", "-> ../../../../devices/pci/block/sdb"),
     ("sys/fs/btrfs/1234/devices/dm-0", "-> ../../../../devices/virtual/block/dm-0"),
+    ("proc/1/root/srv/a disk.img", ""),
+    // The made-up files have the device number of the real temporary directory, which must not be that of another mount.
     (
         "proc/1/mountinfo",
-        "27 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+        "27 1 4000:1 / / rw - ext4 /dev/sda1 rw\n\
          28 27 9:0 / /srv rw - ext4 /dev/md0 rw\n\
          29 27 0:30 / /tmp rw - tmpfs tmpfs rw\n",
     ),
@@ -135,6 +137,17 @@ fn an_overlay_is_where_its_upper_directory_is() {
     ] {
         assert_eq!(look(line), None, "{line}");
     }
+}
+
+#[test]
+fn our_own_mounts_do_if_those_of_pid_1_are_closed() {
+    let mut files: Vec<(&str, &str)> =
+        SYSFS.iter().copied().filter(|(path, _)| !path.starts_with("proc/1/root")).collect();
+    files.push(("proc/self/mountinfo", "27 1 8:16 / / rw - ext4 /dev/sdb rw\n"));
+    let tree = Tree::with(&files);
+    let mount = Mount { number: "7:0".parse().ok(), ..Mount::default() };
+    let stack = under(&mount, &tree.join("sys"), &tree.join("proc")).unwrap();
+    assert_eq!(outline(&stack), "0 loop0 loop, 1 sdb disk");
 }
 
 #[test]

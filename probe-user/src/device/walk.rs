@@ -20,7 +20,7 @@ const DELETED: &str = " (deleted)";
 
 pub(super) struct Walk<'a> {
     sysfs: &'a Path,
-    /// Pid 1's root directory and mounts.
+    /// The host's root directory and mounts, as pid 1 has them.
     root: PathBuf,
     mounts: Vec<MountInfo>,
     layers: Vec<Layer>,
@@ -86,10 +86,11 @@ impl Device {
 
 impl<'a> Walk<'a> {
     pub(super) fn new(sysfs: &'a Path, proc: &Path) -> Self {
+        let host = mount::of_host(proc);
         Self {
             sysfs,
-            root: proc.join("1/root"),
-            mounts: mount::read(&proc.join("1/mountinfo")),
+            root: host.join("root"),
+            mounts: mount::read(&host.join("mountinfo")),
             layers: Vec::new(),
             disks: Vec::new(),
             watched: Vec::new(),

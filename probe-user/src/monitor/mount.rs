@@ -47,6 +47,13 @@ pub fn read(mountinfo: &Path) -> Vec<MountInfo> {
     mounts.map(|mounts| mounts.0).unwrap_or_default()
 }
 
+/// Returns the directory in `/proc` of the process whose mounts are the host's: pid 1, or, if its root directory is closed to
+/// us, ourselves. `proc` is `/proc`.
+pub fn of_host(proc: &Path) -> PathBuf {
+    let init = proc.join("1");
+    if init.join("root").is_dir() { init } else { proc.join("self") }
+}
+
 /// Returns the mount that holds a path: among those of its device number, if there are any, the longest one.
 ///
 /// Of mounts in the same place the last one, which hides the others.
