@@ -8,11 +8,12 @@ pub mod losses;
 pub mod mount;
 mod scrape;
 mod slow_log;
+pub mod surroundings;
 mod tracked;
 mod window;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -24,6 +25,7 @@ use tracing::{info, warn};
 use eyesight::Eyesight;
 pub use scrape::{is_from, scrape_all};
 pub use slow_log::{Logged, SlowLog};
+use surroundings::Host;
 pub use tracked::{LastScrape, Metric, Tracked};
 pub use window::Window;
 
@@ -63,6 +65,7 @@ pub struct Monitor {
     kernel: Kernel,
     findings: SharedFindings,
     slow_log: SlowLog,
+    host: Host,
     eyesight: Eyesight,
     scanner: Scanner,
     members: BTreeMap<MemberKey, Tracked>,
@@ -89,6 +92,7 @@ impl Monitor {
             kernel,
             findings,
             slow_log: SlowLog::default(),
+            host: Host::read(),
             eyesight: Eyesight::proven_now(),
             scanner: Scanner::default(),
             members: BTreeMap::new(),
@@ -145,9 +149,26 @@ impl Monitor {
         findings.waiting.iter().filter(|waiting| waiting.target == target).cloned().collect()
     }
 
-    /// Returns the path of a cgroup, if it is known.
-    pub fn cgroup(&self, _id: u64) -> Option<String> {
-        None
+    /// Returns the path of a control group that block I/O is charged to, if it is known.
+    pub fn cgroup(&self, id: u64) -> Option<String> {
+        self.host.cgroup(id).map(str::to_owned)
+    }
+
+    /// Returns the host's devices and control groups.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Tells the sampler which devices are under whose files, and stops to watch what nobody is on.
+    fn tell_layers(&mut self) {
+        let alive = self.members.values().filter(|tracked| tracked.id().is_some());
+        let layers: HashMap<u32, Vec<u32>> = alive
+            .clone()
+            .filter_map(|tracked| Some((tracked.process()?.target, tracked.surroundings().layers())))
+            .collect();
+        let used: BTreeSet<u32> = alive.flat_map(|tracked| tracked.surroundings().layers()).collect();
+        self.host.forget(&used, self.kernel.block_mut());
+        sampler::lock(&self.findings).layers = layers;
     }
 
     /// Takes over what the sampler has found since the last time.
@@ -186,11 +207,16 @@ impl Monitor {
             let process = processes.iter().find(|process| is_same(process, member.id)).copied();
             self.track(member, process);
         }
+        self.tell_layers();
+        self.host.refresh_cgroups();
         self.members.retain(|_, tracked| tracked.gone_for().is_none_or(|gone| gone < KEPT));
         if self.threads_looked_at.elapsed() > THREADS_EVERY {
             self.threads_looked_at = Instant::now();
             if let Err(error) = self.kernel.release_ended_threads() {
                 warn!(%error, "threads that ended keep their slots");
+            }
+            if let Err(error) = self.kernel.block_mut().forget_idle_owners() {
+                warn!(%error, "those who are idle keep their places");
             }
         }
     }
@@ -217,7 +243,8 @@ impl Monitor {
             {
                 warn!(member = member.name, %error, "member is not measured");
             }
-            tracked.begin(&member, birth, &self.settings);
+            let surroundings = self.host.surround(&member, self.kernel.block_mut());
+            tracked.begin(surroundings, birth, &self.settings, &member);
         }
         tracked.describe(member, process);
     }

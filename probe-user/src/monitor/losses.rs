@@ -13,6 +13,7 @@ use crate::{
     kernel::Kernel,
     latency::TimeSpent,
     slow::{SlowOperation, Waits},
+    starvation::Reading,
 };
 
 /// What slow operations waited for, by series of [`OPERATIONS`]; in nanoseconds, never falling.
@@ -48,10 +49,12 @@ pub struct Lost {
 pub struct Losses {
     /// By [`Metric`].
     pub figures: [Lost; 2],
-    /// What the layers of devices under the files did, in the order of the member's stack.
-    pub layers: Vec<LayerTotals>,
-    /// Who did what on the devices.
+    /// What the layers of devices under the files did, by the kernel side's numbers.
+    pub layers: Vec<(u32, LayerTotals)>,
+    /// Who did what on them.
     pub owners: Vec<Owner>,
+    /// What kept the process from running.
+    pub starvation: Option<Reading>,
 }
 
 impl SlowTotals {

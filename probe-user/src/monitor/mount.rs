@@ -41,6 +41,12 @@ pub fn of(pid: u32, directory: &Path, st_dev: u64) -> Mount {
     holding(&mounts, directory, Some(st_dev))
 }
 
+/// Returns the mount that holds a directory of a process, by its path alone; none if the process is gone.
+pub fn of_path(pid: u32, directory: &Path) -> Option<Mount> {
+    let mounts = read(&PathBuf::from(format!("/proc/{pid}/mountinfo")));
+    (!mounts.is_empty()).then(|| holding(&mounts, directory, None))
+}
+
 /// Reads a mountinfo; nothing if it cannot be read.
 pub fn read(mountinfo: &Path) -> Vec<MountInfo> {
     let mounts = File::open(mountinfo).ok().and_then(|file| MountInfos::from_read(file).ok());

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::{
     MemberKey, Shared, lock,
     losses::{Losses, Lost},
+    surroundings::{Host, activity},
     tracked::{LastScrape, Metric, Tracked},
     window::{Point, Sample},
 };
@@ -54,7 +55,7 @@ async fn scrape(shared: Shared, key: MemberKey) {
     let result = client.scrape().await;
     let mut monitor = lock(&shared);
     monitor.absorb();
-    let super::Monitor { kernel, members, .. } = &mut *monitor;
+    let super::Monitor { kernel, members, host, .. } = &mut *monitor;
     // The member may have been restarted meanwhile; then this tells nothing about the new one.
     let Some(tracked) = members.get_mut(&key).filter(|tracked| tracked.id() == Some(id)) else { return };
     tracked.client = Some(client);
@@ -69,11 +70,11 @@ async fn scrape(shared: Shared, key: MemberKey) {
     };
     log_change(tracked, &last_scrape);
     tracked.last_scrape = last_scrape;
-    take_in(tracked, kernel, before);
+    take_in(tracked, kernel, host, before);
 }
 
 /// Adds what a scrape told to the ledgers and the window.
-fn take_in(tracked: &mut Tracked, kernel: &Kernel, before: [KernelReading; 2]) {
+fn take_in(tracked: &mut Tracked, kernel: &Kernel, host: &Host, before: [KernelReading; 2]) {
     tracked.locate(kernel);
     let scraped = match &tracked.last_scrape {
         LastScrape::Done(scrape) => {
@@ -107,8 +108,15 @@ fn take_in(tracked: &mut Tracked, kernel: &Kernel, before: [KernelReading; 2]) {
         });
         Sample { kernel: latencies, round }
     });
-    let losses =
-        Losses { figures: Metric::ALL.map(|metric| Lost::of(tracked, kernel, metric)), ..Losses::default() };
+    let surroundings = tracked.surroundings();
+    let (layers, owners) = activity(kernel.block(), &surroundings.layers());
+    let starvation = tracked.id().zip(surroundings.membership.as_ref());
+    let losses = Losses {
+        figures: Metric::ALL.map(|metric| Lost::of(tracked, kernel, metric)),
+        layers,
+        owners,
+        starvation: starvation.map(|(id, membership)| host.starvation(id.pid, membership)),
+    };
     tracked.window.push(Point { at_ns: monotonic_ns(), samples, losses });
 }
 

@@ -9,7 +9,7 @@ use probe_ebpf::series::{BACKEND_COMMIT, META_COMMIT, OPERATIONS, SERIES, WAL_FS
 
 use tracing::warn;
 
-use super::{Settings, losses::SlowTotals, mount::Mount, window::Window};
+use super::{Settings, losses::SlowTotals, mount::Mount, surroundings::Surroundings, window::Window};
 use crate::{
     crosscheck::{BOUNDS, Birth, KernelReading, Ledger, Observations},
     etcd::{Client, Scrape},
@@ -79,7 +79,7 @@ pub struct Tracked {
     member: Member,
     /// Its place in the kernel, once it has made a call that the kernel side knows.
     process: Option<Process>,
-    mount: Mount,
+    surroundings: Surroundings,
     /// When its process ended; none while it lives.
     ended: Option<Instant>,
     past: Past,
@@ -98,7 +98,7 @@ impl Tracked {
         Self {
             member: member.clone(),
             process: None,
-            mount: Mount::default(),
+            surroundings: Surroundings::default(),
             // It begins with `begin`.
             ended: Some(Instant::now()),
             past: Past {
@@ -116,13 +116,19 @@ impl Tracked {
     }
 
     /// A new life begins.
-    pub(super) fn begin(&mut self, member: &Member, birth: Birth, settings: &Settings) {
+    pub(super) fn begin(
+        &mut self,
+        surroundings: Surroundings,
+        birth: Birth,
+        settings: &Settings,
+        member: &Member,
+    ) {
         self.ended = None;
         self.process = None;
         self.ledgers.iter_mut().for_each(|ledger| ledger.begin(birth));
         self.window.clear();
         self.last_scrape = LastScrape::NotYet;
-        self.mount = super::mount::of(member.id.pid, &member.wal_dir, member.wal_dir_st_dev);
+        self.surroundings = surroundings;
         self.client = Some(
             Client::new(member.endpoints.clone(), settings.command_timeout)
                 .through(settings.entrance.clone()),
@@ -198,8 +204,13 @@ impl Tracked {
         &self.member.name
     }
 
+    /// Returns what its WAL is mounted from.
     pub fn mount(&self) -> &Mount {
-        &self.mount
+        &self.surroundings.mounts[Metric::WalFsync as usize]
+    }
+
+    pub fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
     }
 
     pub fn gone_for(&self) -> Option<Duration> {
