@@ -4,6 +4,7 @@
 //! another one to the devices below. All others on the host pay for one look at their device's number.
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::BPF_NOEXIST,
     helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel},
     macros::raw_tracepoint,
@@ -30,10 +31,23 @@ const KERNEL_THREAD: u32 = 0x0020_0000;
 /// The operation in the lower bits of `bio.bi_opf` (`REQ_OP_BITS`).
 const OPERATION: u32 = 0xff;
 
+/// Loads a word of the context.
+macro_rules! load {
+    ($ctx:ident, $instruction:literal) => {{
+        let word: u64;
+        // SAFETY: the verifier knows how many words a tracepoint has, and lets no other be loaded; the branch that would is dead.
+        unsafe {
+            core::arch::asm!($instruction, word = out(reg) word, ctx = in(reg) $ctx.as_ptr(), options(readonly, nostack));
+        }
+        word
+    }};
+}
+
 /// Returns the bio or request: the first argument, or before Linux 5.11 the one behind the queue.
 macro_rules! argument {
     ($ctx:ident, $position:ident) => {
-        if offset!($position) == 0 { $ctx.arg::<u64>(0) } else { $ctx.arg::<u64>(1) }
+        // In assembler, or LLVM makes one load of both, at an address that is computed, which no verifier allows in a context.
+        if offset!($position) == 0 { load!($ctx, "{word} = *(u64 *)({ctx} + 0)") } else { load!($ctx, "{word} = *(u64 *)({ctx} + 8)") }
     };
 }
 

@@ -6,7 +6,7 @@
 //! `block` follows requests on the devices below, and `switch`, which only `--causes exact` loads, what threads wait for.
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(internal_features, reason = "the bpf target has no `AtomicU64::fetch_add`; see `maps::atomic_add`")]
 
 mod account;

@@ -15,7 +15,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     config::{Causes, Config, Options, Output, Task},
@@ -142,6 +142,9 @@ fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::R
     };
     let mut kernel = kernel::start(options.hook, &config).context("cannot start the kernel probe")?;
     info!(hook = kernel.hook().as_str(), "self-test passed");
+    if let Some(failure) = kernel.block().failure() {
+        warn!("block requests are not followed, so neither device nor neighbour can be named: {failure}");
+    }
     // Before privileges are dropped: its thread keeps what reading stacks takes.
     let findings = match kernel.sampling() {
         Some((ring, memory)) => sampler::start(ring, memory, options.slow_threshold)
