@@ -22,7 +22,7 @@ const PROC: &str = "/proc";
 const SYSFS: &str = "/sys";
 
 /// Who did most is told; the rest of a window is left out.
-const OWNERS_KEPT: usize = 64;
+const OWNERS_KEPT: usize = 256;
 
 /// The devices under one directory of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
