@@ -51,6 +51,16 @@ impl LimitKind {
         }
     }
 
+    /// Returns what it is in a sentence, behind its value.
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::ReadBytes => "bytes read per second",
+            Self::WriteBytes => "bytes written per second",
+            Self::Reads => "reads per second",
+            Self::Writes => "writes per second",
+        }
+    }
+
     fn by_name(name: &str) -> Option<Self> {
         [Self::ReadBytes, Self::WriteBytes, Self::Reads, Self::Writes]
             .into_iter()

@@ -1,5 +1,7 @@
 //! What `check` prints and `/api/v1/report` serves: one window of every member, with its verdict.
 
+mod evidence;
+mod measured;
 pub mod slow;
 mod text;
 
@@ -7,17 +9,15 @@ use serde::Serialize;
 
 pub use text::render;
 
+use evidence::{evidence, overhead_s};
+
 use crate::{
     config::Options,
     crosscheck::Observations,
     latency::Latencies,
     monitor::{LastScrape, Metric, Monitor, Tracked},
-    verdict::{Evidence, Figure, Judgement, Scraped, judge},
+    verdict::{Judgement, judge},
 };
-
-/// An operation in flight for longer than this stalls its member; etcd itself complains of slow syncs from here on
-/// (`warnSyncDuration`, server/storage/wal/wal.go, 3.4 to 3.6).
-const STALL_LIMIT_S: f64 = 1.0;
 
 /// A report. Fields are added, never renamed or removed, while `schema` stays.
 #[derive(Clone, Debug, Serialize)]
@@ -115,35 +115,14 @@ pub fn report(monitor: &Monitor, options: &Options) -> Report {
     }
 }
 
-/// Judges a member by its window; how many runs the kernel skipped is read once for all members, for it takes a file each.
+/// Judges a member by its window.
 pub fn judgement(monitor: &Monitor, tracked: &Tracked, options: &Options, skipped_runs: u64) -> Judgement {
     let kernel = Metric::ALL.map(|metric| tracked.window.kernel(metric as usize));
-    let in_flight_s = tracked.in_flight_s(monitor.kernel()).into_iter().fold(0.0, f64::max);
-    let figures = Metric::ALL.map(|metric| {
-        let etcd = tracked.window.etcd(metric as usize);
-        Figure {
-            name: name(metric),
-            limit_s: limit_s(metric, options),
-            kernel: &kernel[metric as usize],
-            etcd_count: etcd.count,
-            etcd_p99_above_s: p99_above_s(&etcd),
-            overhead_s: overhead_s(tracked, metric),
-            difference: tracked.ledger(metric).difference(),
-        }
-    });
-    judge(&Evidence {
-        blindness: monitor.blindness(),
-        scraped: scraped(tracked),
-        fsync_disabled: tracked.member().settings.unsafe_no_fsync,
-        in_flight_s,
-        stall_limit_s: STALL_LIMIT_S,
-        skipped_runs,
-        figures,
-    })
+    judge(&evidence(monitor, tracked, options, skipped_runs, &kernel))
 }
 
 fn member(monitor: &Monitor, tracked: &Tracked, options: &Options, skipped_runs: u64) -> MemberReport {
-    let Judgement { verdict, reason } = judgement(monitor, tracked, options, skipped_runs);
+    let Judgement { verdict, reason, .. } = judgement(monitor, tracked, options, skipped_runs);
     let version = match &tracked.last_scrape {
         LastScrape::Done(scrape) => scrape.version.clone(),
         _ => None,
@@ -217,30 +196,9 @@ fn interpolated(seen: &Observations, q: f64) -> Option<f64> {
     Some(from_s + (bound_s(k) - from_s) * within)
 }
 
-/// Returns the bound that etcd's p99 is known to exceed, if there is one.
-fn p99_above_s(seen: &Observations) -> Option<f64> {
-    let rank = 0.99 * seen.count as f64;
-    let k = seen.at_most.iter().rposition(|count| (*count as f64) < rank)?;
-    Some(bound_s(k))
-}
-
 /// Returns the bound of etcd's bucket `k`: 1 ms × 2^k.
 fn bound_s(k: usize) -> f64 {
     (1_u64 << k) as f64 / 1000.0
-}
-
-fn overhead_s(tracked: &Tracked, metric: Metric) -> Option<f64> {
-    let (first, last) = tracked.window.rounds(metric as usize)?;
-    tracked.ledger(metric).current()?.estimate_overhead(first, last)
-}
-
-fn scraped(tracked: &Tracked) -> Scraped {
-    match &tracked.last_scrape {
-        LastScrape::NotYet => Scraped::NotYet,
-        LastScrape::Done(_) => Scraped::Yes,
-        LastScrape::OtherProcess => Scraped::OtherProcess,
-        LastScrape::Failed { error, .. } => Scraped::Failed(error.clone()),
-    }
 }
 
 fn limit_s(metric: Metric, options: &Options) -> f64 {
@@ -261,7 +219,7 @@ fn name(metric: Metric) -> &'static str {
 mod tests {
     use super::*;
 
-    fn seen(latencies_ms: &[u64]) -> Observations {
+    pub(super) fn seen(latencies_ms: &[u64]) -> Observations {
         let at_most = std::array::from_fn(|k| {
             latencies_ms.iter().filter(|latency_ms| **latency_ms <= 1 << k).count() as u64
         });
@@ -278,17 +236,5 @@ mod tests {
             "half way through the bucket from 2 to 4 ms"
         );
         assert_eq!(interpolated(&seen(&[]), 0.5), None, "no events, no quantile");
-    }
-
-    #[test]
-    fn the_bound_below_etcds_p99_is_certain() {
-        let cases = [
-            (vec![1; 100], None, "all within the first bucket"),
-            ([vec![1; 98], vec![20; 2]].concat(), Some(0.016), "two of a hundred are above 16 ms"),
-            ([vec![1; 99], vec![20; 1]].concat(), None, "one of a hundred is not above p99"),
-        ];
-        for (latencies_ms, expected, why) in cases {
-            assert_eq!(p99_above_s(&seen(&latencies_ms)), expected, "{why}");
-        }
     }
 }

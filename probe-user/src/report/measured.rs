@@ -19,7 +19,8 @@ use crate::{
 pub fn slow(lost: &Lost) -> SlowTime {
     let Lost { time, slow } = lost;
     let told_s = seconds(slow.waits.iter().sum());
-    let blocked_s = seconds(time.slow.sum_ns.saturating_sub(time.slow.on_cpu_ns).saturating_sub(time.slow.run_queue_ns));
+    let blocked_s =
+        seconds(time.slow.sum_ns.saturating_sub(time.slow.on_cpu_ns).saturating_sub(time.slow.run_queue_ns));
     let mut waits_s = by_cause(&slow.waits);
     // Those of which no record came: the ring was full, or there were more in a second than are told of.
     waits_s[Cause::Unsampled as usize] += (blocked_s - told_s).max(0.0);
@@ -49,7 +50,11 @@ fn by_cause(waits: &Waits) -> [f64; Cause::ALL.len()] {
 }
 
 /// Returns what the device under a figure's files did, and who else used it, the heaviest first.
-pub fn device(monitor: &Monitor, tracked: &Tracked, metric: Metric) -> Option<(DeviceEvidence, Vec<Neighbour>)> {
+pub fn device(
+    monitor: &Monitor,
+    tracked: &Tracked,
+    metric: Metric,
+) -> Option<(DeviceEvidence, Vec<Neighbour>)> {
     let placed = tracked.surroundings().devices[metric as usize].as_ref()?;
     let top = *placed.layers.first()?;
     let totals = layer_since(tracked, top)?;
@@ -76,7 +81,9 @@ pub fn device(monitor: &Monitor, tracked: &Tracked, metric: Metric) -> Option<(D
 /// Returns what a layer did in the window; none if nothing was read of it yet.
 fn layer_since(tracked: &Tracked, layer: u32) -> Option<LayerTotals> {
     let (first, last) = tracked.window.ends()?;
-    let of = |layers: &[(u32, LayerTotals)]| layers.iter().find(|(other, _)| *other == layer).map(|(_, totals)| *totals);
+    let of = |layers: &[(u32, LayerTotals)]| {
+        layers.iter().find(|(other, _)| *other == layer).map(|(_, totals)| *totals)
+    };
     let (before, now) = (of(&first.losses.layers)?, of(&last.losses.layers)?);
     let mut since = now;
     for (to, from) in since.classes.iter_mut().zip(before.classes) {
@@ -119,7 +126,8 @@ fn loads(monitor: &Monitor, tracked: &Tracked, placed: &Placed) -> BTreeMap<Whos
     for now in last.losses.owners.iter().filter(|owner| placed.layers.contains(&owner.key.layer)) {
         let before = first.losses.owners.iter().find(|owner| owner.key == now.key);
         let load = since(now, before);
-        let (most, _) = by_owner.entry((now.key.cgroup, now.key.tgid)).or_insert_with(|| (Load::default(), now.comm));
+        let (most, _) =
+            by_owner.entry((now.key.cgroup, now.key.tgid)).or_insert_with(|| (Load::default(), now.comm));
         for (to, from) in most.requests.iter_mut().zip(load.requests) {
             *to = (*to).max(from);
         }
@@ -226,7 +234,9 @@ fn neighbours(loads: &BTreeMap<Whose, Load>) -> Vec<Neighbour> {
 /// Returns what kept the process from running.
 pub fn cpu(tracked: &Tracked) -> CpuEvidence {
     let ends = tracked.window.ends();
-    let readings = ends.and_then(|(first, last)| Some((first.losses.starvation.as_ref()?, last.losses.starvation.as_ref()?)));
+    let readings = ends.and_then(|(first, last)| {
+        Some((first.losses.starvation.as_ref()?, last.losses.starvation.as_ref()?))
+    });
     let Some((before, now)) = readings else { return CpuEvidence::default() };
     let starvation = now.since(before);
     let window_s = tracked.window.seconds();
@@ -251,8 +261,7 @@ pub fn cpu(tracked: &Tracked) -> CpuEvidence {
 /// Returns the limits on block I/O that bind the member on the devices under a figure's files, a sentence each.
 pub fn io_limits(monitor: &Monitor, tracked: &Tracked, metric: Metric) -> Vec<String> {
     let surroundings = tracked.surroundings();
-    let (Some(placed), Some(membership)) =
-        (&surroundings.devices[metric as usize], &surroundings.membership)
+    let (Some(placed), Some(membership)) = (&surroundings.devices[metric as usize], &surroundings.membership)
     else {
         return Vec::new();
     };
@@ -260,7 +269,13 @@ pub fn io_limits(monitor: &Monitor, tracked: &Tracked, metric: Metric) -> Vec<St
     limits
         .iter()
         .map(|limit| {
-            format!("cgroup {} may have {} {} on {}", limit.cgroup, limit.value, limit.kind.in_words(), limit.device)
+            format!(
+                "cgroup {} may have {} {} on {}",
+                limit.cgroup,
+                limit.value,
+                limit.kind.in_words(),
+                limit.device
+            )
         })
         .collect()
 }
