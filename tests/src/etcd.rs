@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use rustix::process::Signal;
 
 use crate::certs::Mutual;
+use crate::cgroup::{self, Cgroup};
 use crate::http::{Endpoint, free_address};
 use crate::metrics::Metrics;
 use crate::process;
@@ -56,6 +57,7 @@ pub struct Member {
     namespaces: Option<Namespaces>,
     readiness: Readiness,
     user: Option<u32>,
+    groups: Vec<PathBuf>,
     stop: Stop,
 }
 
@@ -74,6 +76,7 @@ impl Member {
             namespaces: None,
             readiness: Readiness::default(),
             user: None,
+            groups: Vec::new(),
             stop: Stop::default(),
         }
     }
@@ -126,6 +129,13 @@ impl Member {
     #[must_use]
     pub fn as_user(mut self, user: u32) -> Self {
         self.user = Some(user);
+        self
+    }
+
+    /// Starts it in these groups, which have to last as long as it does.
+    #[must_use]
+    pub fn in_groups(mut self, groups: &[&Cgroup]) -> Self {
+        self.groups.extend(groups.iter().map(|group| group.path().to_owned()));
         self
     }
 
@@ -211,6 +221,9 @@ impl Member {
         command.stdin(Stdio::null()).stderr(log.try_clone()?).stdout(log).process_group(0);
         if let Some(user) = self.user {
             command.uid(user).gid(user);
+        }
+        for group in &self.groups {
+            cgroup::enter(group, &mut command)?;
         }
         let mut child = command.spawn().with_context(|| format!("cannot start {}", words[0]))?;
         match self.wait_for_process(&mut child) {

@@ -13,6 +13,8 @@ pub mod command;
 pub mod process;
 pub mod scratch;
 
+pub mod cgroup;
+
 pub mod certs;
 pub mod grpc;
 pub mod http;
@@ -37,5 +39,9 @@ pub mod blinding;
 pub mod neighbours;
 
 pub mod least;
+
+pub mod faults;
+
+pub mod finding;
 
 pub mod vm;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::cgroup::Hierarchy;
 use crate::{command, etcd};
 
 /// One thing that a test cannot do without.
@@ -11,6 +12,10 @@ pub enum Need {
     Root,
     /// The kernel's own type information, and the capability to load programs.
     Bpf,
+    /// A kernel that lets a process serve a file system.
+    Fuse,
+    /// A hierarchy of control groups.
+    Cgroups(Hierarchy),
     /// A program on the `PATH` and the Debian package that holds it.
     Tool(&'static str, &'static str),
     /// An etcd whose version starts so.
@@ -30,6 +35,13 @@ pub const LOOP_EXT4: [Need; 4] = [
     Need::Tool("mount", "mount"),
     Need::Tool("mkfs.ext4", "e2fsprogs"),
     Need::Tool("fsfreeze", "util-linux"),
+];
+/// A disk that is as slow as it is told.
+pub const SLOW_EXT4: [Need; 4] = [
+    Need::Fuse,
+    Need::Tool("losetup", "mount"),
+    Need::Tool("mount", "mount"),
+    Need::Tool("mkfs.ext4", "e2fsprogs"),
 ];
 pub const NAMESPACES: [Need; 2] = [Need::Tool("unshare", "util-linux"), Need::Tool("ip", "iproute2")];
 
@@ -53,6 +65,9 @@ fn lacks(need: Need) -> Option<String> {
         Need::Root => (!rustix::process::geteuid().is_root())
             .then(|| "cannot mount, trace or make namespaces without root; run as root".to_owned()),
         Need::Bpf => lacks_bpf(),
+        Need::Fuse => (!Path::new("/dev/fuse").exists())
+            .then(|| "cannot find /dev/fuse; this needs a kernel with CONFIG_FUSE_FS".to_owned()),
+        Need::Cgroups(hierarchy) => hierarchy.root().err().map(|error| format!("{error:#}; mount it")),
         Need::Tool(tool, package) => command::find(tool).is_none().then(|| {
             format!("cannot find `{tool}`; `cargo xtask setup` or `apt-get install {package}` gets it")
         }),

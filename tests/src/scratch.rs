@@ -12,6 +12,10 @@ use rustix::mount::{self, MountFlags, UnmountFlags};
 use crate::command;
 use crate::stop::Stop;
 
+mod slow;
+
+pub use slow::{Served, SlowFs};
+
 /// How long an unmount may be refused because a process that has just been killed still holds a file.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -173,9 +177,9 @@ struct Loop {
 }
 
 impl Loop {
-    fn attach(image: &Path) -> anyhow::Result<Self> {
-        let words = [Path::new("--find"), Path::new("--show"), image];
-        Ok(Self { device: command::run("losetup", &words)? })
+    fn attach(image: &Path, options: &[&str]) -> anyhow::Result<Self> {
+        let image = image.to_str().context("cannot attach a path that is not UTF-8")?;
+        Ok(Self { device: command::run("losetup", &[options, &["--find", "--show", image]].concat())? })
     }
 }
 
@@ -204,7 +208,7 @@ impl LoopFs {
         let image = at.with_extension("img");
         let file = File::create(&image).with_context(|| format!("cannot create {}", image.display()))?;
         file.set_len(u64::from(mib) << 20).with_context(|| format!("cannot size {}", image.display()))?;
-        let device = Loop::attach(&image)?;
+        let device = Loop::attach(&image, &[])?;
         let quiet: &[&str] = match format {
             Format::Ext4 => &["-q", "-F"],
             Format::Xfs | Format::Btrfs => &["-q", "-f"],
@@ -225,8 +229,7 @@ impl LoopFs {
 
     /// Freezes the file system: every write and sync of it hangs until the guard is dropped.
     pub fn freeze(&self) -> anyhow::Result<Frozen<'_>> {
-        command::run("fsfreeze", &[Path::new("--freeze"), self.path()])?;
-        Ok(Frozen(self))
+        Frozen::new(self.path())
     }
 }
 
@@ -241,11 +244,18 @@ impl Drop for LoopFs {
 
 /// A frozen file system, thawed on drop.
 #[derive(Debug)]
-pub struct Frozen<'a>(&'a LoopFs);
+pub struct Frozen<'a>(&'a Path);
+
+impl<'a> Frozen<'a> {
+    fn new(point: &'a Path) -> anyhow::Result<Self> {
+        command::run("fsfreeze", &[Path::new("--freeze"), point])?;
+        Ok(Self(point))
+    }
+}
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        if let Err(error) = command::run("fsfreeze", &[Path::new("--unfreeze"), self.0.path()]) {
+        if let Err(error) = command::run("fsfreeze", &[Path::new("--unfreeze"), self.0]) {
             eprintln!("{error}");
         }
     }

@@ -9,7 +9,7 @@ use super::{Scope, apt};
 use crate::process::{capture, find};
 
 /// A program, and the package that has it.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("cc", "gcc"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
@@ -20,6 +20,7 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),
     ("ip", "iproute2"),
+    ("fio", "fio"),
     ("git", "git"),
 ];
 

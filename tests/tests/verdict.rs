@@ -1,0 +1,349 @@
+//! Every culprit is named: each test makes one fault for real, with a real etcd under load, and the probe has to tell which.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use probe_tests::cgroup::{Cgroup, Hierarchy};
+use probe_tests::etcd::{self, Etcd, Member};
+use probe_tests::faults::worker::Work;
+use probe_tests::faults::{self, Culprit};
+use probe_tests::finding::{self, Effect, Finding};
+use probe_tests::load::{Amount, Load};
+use probe_tests::needs::{self, Need};
+use probe_tests::probe;
+use probe_tests::scratch::{Format, LoopFs, Scratch, SlowFs, Tmpfs};
+
+const ETCD: &str = "3.5.16";
+
+/// How long each fault is looked at.
+const WINDOW: Duration = Duration::from_secs(8);
+
+/// How long load and fault last before they are looked at.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Two segments of a WAL are 128 MiB.
+const DISK_MIB: u32 = 320;
+
+/// What a disk takes that is good enough: a WAL sync is two writes, often two flushes, and the journal's.
+const GOOD_WRITE: Duration = Duration::from_micros(500);
+const GOOD_FLUSH: Duration = Duration::from_micros(500);
+
+/// Both limits of CPU time are of this period.
+const PERIOD_US: u32 = 100_000;
+
+/// Syncs one by one.
+const LOAD: Load =
+    Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 512, keys: 100, tolerant: true };
+
+/// Where a test has its files: in memory, so that only the disk under test can be slow.
+struct Place {
+    memory: Tmpfs,
+    _scratch: Scratch,
+}
+
+impl Place {
+    fn make(name: &str) -> Self {
+        let scratch = Scratch::on_disk(name).unwrap();
+        Self { memory: Tmpfs::mount(&scratch.path().join("memory"), 1024).unwrap(), _scratch: scratch }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.memory.path().join(name)
+    }
+
+    /// Returns a fast disk.
+    fn fast_disk(&self) -> LoopFs {
+        LoopFs::create(&self.at("disk"), Format::Ext4, DISK_MIB).unwrap()
+    }
+
+    /// Returns a disk that can be slowed down.
+    fn slow_disk(&self) -> SlowFs {
+        SlowFs::create(&self.at("disk"), DISK_MIB).unwrap()
+    }
+
+    /// Returns an etcd with its data in `data`; its log, and what the probe prints, are elsewhere.
+    fn member(&self, name: &str, data: &Path) -> Member {
+        let member = Member::new(&etcd::find(ETCD).unwrap(), name, self.memory.path());
+        member.data_dir(&data.join(format!("{name}.data")))
+    }
+
+    fn check(&self, window: Duration, arguments: &[&str]) -> Finding {
+        finding::check(&probe::binary().unwrap(), self.memory.path(), window, arguments).unwrap()
+    }
+
+    /// Puts load on an etcd, makes the fault, and looks for as long as it lasts.
+    fn examine<F>(&self, etcd: &Etcd, fault: impl FnOnce() -> F) -> Finding {
+        let load = LOAD.start(etcd.endpoint());
+        thread::sleep(SETTLE);
+        let fault = fault();
+        thread::sleep(SETTLE);
+        let finding = self.check(WINDOW, &[]);
+        drop(fault);
+        println!("{}: {:?}", etcd.name(), load.stop().unwrap());
+        finding
+    }
+}
+
+/// Prints what was told of the member, and fails unless it is the fault that was made.
+fn expect(finding: &Finding, name: &str, verdict: &str, effect: Effect) {
+    let member = finding.member(name).unwrap();
+    println!("{name}: {}", member.told());
+    member.expect(verdict, effect).unwrap();
+}
+
+fn require(more: &[&[Need]]) {
+    let always = [Need::Root, Need::Bpf, Need::Etcd(ETCD)];
+    needs::require(&[&always[..], &more.concat()].concat());
+}
+
+/// Sets both times of a disk.
+fn slow_down(disk: &SlowFs, write: Duration, flush: Duration) {
+    disk.write_delay(write);
+    disk.flush_delay(flush);
+}
+
+/// Returns the numbers of a device as limits have them, such as `7:0`.
+fn numbers(device: &str) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let device = std::fs::metadata(device).unwrap().rdev();
+    format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device))
+}
+
+/// Makes a group for a neighbour in each hierarchy in which the kernel may look for it.
+fn neighbourhood(name: &str) -> Vec<Cgroup> {
+    let hierarchies = [Hierarchy::Of("blkio"), Hierarchy::Of("cpu"), Hierarchy::Unified];
+    let there = hierarchies.into_iter().filter(|hierarchy| hierarchy.root().is_ok());
+    let name = format!("{name}-{}", std::process::id());
+    there.map(|hierarchy| Cgroup::named(hierarchy, &name).unwrap()).collect()
+}
+
+fn worker(work: &Work, groups: &[&Cgroup]) -> Culprit {
+    Culprit::start(work.command(Path::new(env!("CARGO_BIN_EXE_worker"))), groups).unwrap()
+}
+
+/// Leaves a group this share of one processor.
+fn limit_cpu(group: &Cgroup, percent: u32) {
+    group.set("cpu.cfs_period_us", &PERIOD_US.to_string()).unwrap();
+    group.set("cpu.cfs_quota_us", &(PERIOD_US / 100 * percent).to_string()).unwrap();
+}
+
+#[test]
+fn a_fast_disk_is_healthy() {
+    require(&[&needs::LOOP_EXT4]);
+    let place = Place::make("verdict");
+    let disk = place.fast_disk();
+    let etcd = place.member("fast", disk.path()).start().unwrap();
+    let finding = place.examine(&etcd, || ());
+    expect(&finding, "fast", "healthy", Effect::Healthy);
+}
+
+#[test]
+fn memory_is_healthy() {
+    require(&[]);
+    let place = Place::make("verdict");
+    let etcd = place.member("memory", &place.at("")).start().unwrap();
+    let finding = place.examine(&etcd, || ());
+    expect(&finding, "memory", "healthy", Effect::Healthy);
+}
+
+/// The disk of those who are slowed down by others: without them nothing is wrong with it.
+#[test]
+fn a_good_disk_is_healthy() {
+    require(&[&needs::SLOW_EXT4]);
+    let place = Place::make("verdict");
+    let disk = place.slow_disk();
+    let etcd = place.member("good", disk.path()).start().unwrap();
+    slow_down(&disk, GOOD_WRITE, GOOD_FLUSH);
+    let before = disk.served();
+    let finding = place.examine(&etcd, || ());
+    let after = disk.served();
+    println!("good: {} writes, {} flushes", after.writes - before.writes, after.flushes - before.flushes);
+    expect(&finding, "good", "healthy", Effect::Healthy);
+}
+
+#[test]
+fn a_limit_of_writes_is_named() {
+    require(&[&needs::LOOP_EXT4, &[Need::Cgroups(Hierarchy::Of("blkio"))]]);
+    let place = Place::make("verdict");
+    let disk = place.fast_disk();
+    let group = Cgroup::create(Hierarchy::Of("blkio"), "probe-throttled").unwrap();
+    let etcd = place.member("throttled", disk.path()).in_groups(&[&group]).start().unwrap();
+    let limit = |writes: u32| {
+        let value = format!("{} {writes}", numbers(disk.device()));
+        group.set("blkio.throttle.write_iops_device", &value).unwrap();
+    };
+    let finding = place.examine(&etcd, || limit(60));
+    limit(0);
+    expect(&finding, "throttled", "io_throttled", Effect::Slow);
+}
+
+#[test]
+fn a_neighbour_on_the_disk_is_named() {
+    require(&[&needs::SLOW_EXT4, &[Need::Tool("fio", "fio")]]);
+    let place = Place::make("verdict");
+    let disk = place.slow_disk();
+    let file = faults::prepare_file(disk.path()).unwrap();
+    let groups = neighbourhood("probe-neighbour");
+    let etcd = place.member("disturbed", disk.path()).start().unwrap();
+    slow_down(&disk, GOOD_WRITE, GOOD_FLUSH);
+    let mut fio = None;
+    let finding = place.examine(&etcd, || {
+        let groups: Vec<_> = groups.iter().collect();
+        fio = Some(Culprit::start(faults::fio(&file, 16), &groups).unwrap());
+    });
+    fio.take().unwrap().is_at_it().unwrap();
+    expect(&finding, "disturbed", "noisy_neighbour", Effect::Slow);
+    let member = finding.member("disturbed").unwrap();
+    let (found, name) = (member.neighbours(), groups[0].name());
+    assert!(found.first().is_some_and(|path| path.ends_with(&name)), "{name} is not the first of {found:?}");
+}
+
+#[test]
+fn a_storm_in_the_journal_is_named() {
+    require(&[&needs::SLOW_EXT4]);
+    let place = Place::make("verdict");
+    let disk = place.slow_disk();
+    let groups = neighbourhood("probe-storm");
+    let etcd = place.member("stormy", disk.path()).start().unwrap();
+    let env = |n: &str| std::env::var(n).unwrap().parse::<u64>().unwrap();
+    slow_down(&disk, Duration::from_micros(env("SW")), Duration::from_micros(env("SF")));
+    let work = Work::Storm { directory: disk.path().join("storm"), threads: env("ST") as usize };
+    let mut storm = None;
+    let finding = place.examine(&etcd, || {
+        storm = Some(worker(&work, &groups.iter().collect::<Vec<_>>()));
+    });
+    storm.take().unwrap().is_at_it().unwrap();
+    expect(&finding, "stormy", "journal_contention", Effect::Slow);
+}
+
+#[test]
+fn a_limit_of_cpu_time_is_named() {
+    require(&[&needs::LOOP_EXT4, &[Need::Cgroups(Hierarchy::Of("cpu"))]]);
+    let place = Place::make("verdict");
+    let disk = place.fast_disk();
+    let group = Cgroup::create(Hierarchy::Of("cpu"), "probe-quota").unwrap();
+    let etcd = place.member("quota", disk.path()).in_groups(&[&group]).start().unwrap();
+    let finding = place.examine(&etcd, || limit_cpu(&group, 10));
+    group.set("cpu.cfs_quota_us", "-1").unwrap();
+    expect(&finding, "quota", "cpu_starved", Effect::Slow);
+}
+
+#[test]
+fn others_on_the_processor_are_named() {
+    require(&[&needs::LOOP_EXT4, &[Need::Cgroups(Hierarchy::Of("cpu"))]]);
+    let place = Place::make("verdict");
+    let disk = place.fast_disk();
+    // One group for all, so that nothing but their priority decides.
+    let group = Cgroup::create(Hierarchy::Of("cpu"), "probe-crowded").unwrap();
+    let etcd = place.member("crowded", disk.path()).in_groups(&[&group]).start().unwrap();
+    faults::pin(etcd.pid(), 1).unwrap();
+    let finding = place.examine(&etcd, || {
+        [(); 1].map(|()| {
+            let spinning = worker(&Work::Spin { nice: -20 }, &[&group]);
+            faults::pin(spinning.pid(), 1).unwrap();
+            spinning
+        })
+    });
+    expect(&finding, "crowded", "cpu_starved", Effect::Slow);
+}
+
+#[test]
+fn a_frozen_file_system_stalls_until_it_thaws() {
+    require(&[&needs::LOOP_EXT4]);
+    let place = Place::make("verdict");
+    let disk = place.fast_disk();
+    let etcd = place.member("frozen", disk.path()).start().unwrap();
+    let load = LOAD.start(etcd.endpoint());
+    thread::sleep(SETTLE);
+    thread::scope(|scope| {
+        // What hangs already when the probe comes it has not seen begin.
+        let during = scope.spawn(|| place.check(Duration::from_secs(3), &[]));
+        thread::sleep(Duration::from_millis(1200));
+        let frozen = disk.freeze().unwrap();
+        thread::sleep(Duration::from_secs(5));
+        drop(frozen);
+        expect(&during.join().unwrap(), "frozen", "stalled", Effect::Any);
+    });
+    let after = place.check(Duration::from_secs(3), &[]);
+    load.stop().unwrap();
+    let told = after.member("frozen").unwrap().told();
+    println!("frozen: thawed: {told}");
+    assert_ne!(after.member("frozen").unwrap().verdict(), "stalled", "{told}");
+}
+
+#[test]
+fn an_etcd_that_does_not_sync_is_named() {
+    require(&[]);
+    let place = Place::make("verdict");
+    let etcd = place.member("unsafe", &place.at("")).set("unsafe-no-fsync", "true").start().unwrap();
+    let finding = place.examine(&etcd, || ());
+    expect(&finding, "unsafe", "fsync_disabled", Effect::Any);
+}
+
+#[test]
+fn the_endpoint_of_another_is_named() {
+    require(&[]);
+    let place = Place::make("verdict");
+    let [mine, other] = ["mine", "other"].map(|name| place.member(name, &place.at("")).start().unwrap());
+    let loads = [&mine, &other].map(|etcd| LOAD.start(etcd.endpoint()));
+    let finding = place.check(Duration::from_secs(4), &["--endpoints", &other.endpoint().url()]);
+    for load in loads {
+        load.stop().unwrap();
+    }
+    // The code is the worst of both.
+    expect(&finding, "mine", "endpoint_mismatch", Effect::Any);
+}
+
+#[test]
+fn a_few_syncs_are_too_few() {
+    require(&[]);
+    let place = Place::make("verdict");
+    let etcd = place.member("idle", &place.at("")).start().unwrap();
+    let finding = thread::scope(|scope| {
+        let finding = scope.spawn(|| place.check(WINDOW, &[]));
+        thread::sleep(Duration::from_secs(2));
+        Load { amount: Amount::Puts(3), ..LOAD }.start(etcd.endpoint()).wait().unwrap();
+        finding.join().unwrap()
+    });
+    expect(&finding, "idle", "too_few_samples", Effect::Any);
+}
+
+#[test]
+fn a_slow_disk_is_named() {
+    require(&[&needs::SLOW_EXT4]);
+    let place = Place::make("verdict");
+    let disk = place.slow_disk();
+    let etcd = place.member("slow", disk.path()).start().unwrap();
+    slow_down(&disk, Duration::from_millis(15), Duration::from_micros(100));
+    let finding = place.examine(&etcd, || ());
+    expect(&finding, "slow", "device_slow", Effect::Slow);
+}
+
+#[test]
+fn slow_flushes_are_named() {
+    require(&[&needs::SLOW_EXT4]);
+    let place = Place::make("verdict");
+    let disk = place.slow_disk();
+    let etcd = place.member("flushing", disk.path()).start().unwrap();
+    slow_down(&disk, Duration::from_micros(100), Duration::from_millis(20));
+    let finding = place.examine(&etcd, || ());
+    expect(&finding, "flushing", "flush_slow", Effect::Slow);
+}
+
+/// The disk takes most of the time, and the limit of CPU time the most of what is left.
+#[test]
+fn of_two_faults_the_larger_comes_first() {
+    require(&[&needs::SLOW_EXT4, &[Need::Cgroups(Hierarchy::Of("cpu"))]]);
+    let place = Place::make("verdict");
+    let disk = place.slow_disk();
+    let group = Cgroup::create(Hierarchy::Of("cpu"), "probe-both").unwrap();
+    let etcd = place.member("both", disk.path()).in_groups(&[&group]).start().unwrap();
+    slow_down(&disk, Duration::from_millis(15), Duration::from_micros(100));
+    let finding = place.examine(&etcd, || limit_cpu(&group, 10));
+    group.set("cpu.cfs_quota_us", "-1").unwrap();
+    expect(&finding, "both", "device_slow", Effect::Slow);
+    let member = finding.member("both").unwrap();
+    assert_eq!(member.causes().first(), Some(&"device_slow"), "{}", member.told());
+    assert!(member.causes().contains(&"cpu_starved"), "{}", member.told());
+}
