@@ -81,7 +81,7 @@ async fn run_daemon(options: &Options, listen: SocketAddr, fault: Option<Fault>)
     tokio::select! {
         served = server::serve(listener, served, stop) => served,
         () = scan_forever(&monitor) => Ok(()),
-        () = scrape_forever(&monitor, options.scrape_interval) => Ok(()),
+        () = scrape_forever(&monitor, options.scrape_interval, options) => Ok(()),
     }
 }
 
@@ -99,13 +99,14 @@ async fn check(
         () = sleep_until(end) => {}
         () = stop => info!("stopped early"),
         () = scan_forever(&monitor) => {}
-        () = scrape_forever(&monitor, options.scrape_interval.min(CHECK_SCRAPES_EVERY)) => {}
+        () = scrape_forever(&monitor, options.scrape_interval.min(CHECK_SCRAPES_EVERY), options) => {}
     }
     // One more of each, so that the report ends now.
     scrape_all(&monitor).await;
     let report = {
         let mut monitor = lock(&monitor);
         monitor.test_eyesight(Duration::ZERO);
+        report::note_verdicts(&mut monitor, options);
         report::report(&monitor, options)
     };
     let text = match output {
@@ -189,14 +190,17 @@ async fn scan_forever(monitor: &Shared) {
     }
 }
 
-async fn scrape_forever(monitor: &Shared, every: Duration) {
+async fn scrape_forever(monitor: &Shared, every: Duration, options: &Options) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         // Not awaited: an etcd that hangs delays neither the others nor their next round, and is left out of that one.
-        let monitor = monitor.clone();
-        tokio::spawn(async move { scrape_all(&monitor).await });
+        let (monitor, options) = (monitor.clone(), options.clone());
+        tokio::spawn(async move {
+            scrape_all(&monitor).await;
+            report::note_verdicts(&mut lock(&monitor), &options);
+        });
     }
 }
 

@@ -111,6 +111,10 @@ impl Monitor {
         self.members.values()
     }
 
+    pub fn members_mut(&mut self) -> impl Iterator<Item = &mut Tracked> {
+        self.members.values_mut()
+    }
+
     /// Returns how many events came from processes that ended and were never known as members: an etcd that lived for
     /// less than a second, or something else of its name.
     pub fn unclaimed(&self) -> u64 {

@@ -6,6 +6,7 @@ pub mod slow;
 mod text;
 
 use serde::Serialize;
+use tracing::{info, warn};
 
 pub use text::render;
 
@@ -112,6 +113,21 @@ pub fn report(monitor: &Monitor, options: &Options) -> Report {
         self_test_failure: monitor.blindness().map(str::to_owned),
         members: monitor.members().map(|tracked| member(monitor, tracked, options, skipped_runs)).collect(),
         misses: misses.into_iter().chain([skipped]).filter(|(_, count)| *count > 0).collect(),
+    }
+}
+
+/// Notes the verdict of every member, so that it can be told since when it holds, and logs those that changed.
+pub fn note_verdicts(monitor: &mut Monitor, options: &Options) {
+    let skipped_runs = monitor.kernel().skipped_runs();
+    let judged: Vec<Judgement> =
+        monitor.members().map(|tracked| judgement(monitor, tracked, options, skipped_runs)).collect();
+    for (tracked, Judgement { verdict, reason, .. }) in monitor.members_mut().zip(judged) {
+        let is_news = tracked.note_verdict(verdict).is_some();
+        if is_news && verdict.exit_code() == 1 {
+            warn!(member = tracked.label(), verdict = verdict.as_str(), "{reason}");
+        } else if is_news {
+            info!(member = tracked.label(), verdict = verdict.as_str(), "{reason}");
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     kernel::{Kernel, Process, monotonic_ns},
     latency::{Latencies, TimeSpent, seconds},
     members::{Member, ProcessId},
+    verdict::Verdict,
 };
 
 /// The upper bounds of etcd's disk histograms: 1 ms × 2^k.
@@ -85,6 +86,8 @@ pub struct Tracked {
     past: Past,
     slow: SlowTotals,
     ledgers: [Ledger; 2],
+    /// The present verdict, and since when.
+    held: Option<(Verdict, Instant)>,
     pub window: Window,
     pub last_scrape: LastScrape,
     /// By reason.
@@ -108,6 +111,7 @@ impl Tracked {
             },
             slow: SlowTotals::default(),
             ledgers: [Ledger::default(), Ledger::default()],
+            held: None,
             window: Window::new(window),
             last_scrape: LastScrape::NotYet,
             scrape_errors: BTreeMap::new(),
@@ -127,6 +131,7 @@ impl Tracked {
         self.process = None;
         self.ledgers.iter_mut().for_each(|ledger| ledger.begin(birth));
         self.window.clear();
+        self.held = None;
         self.last_scrape = LastScrape::NotYet;
         self.surroundings = surroundings;
         self.client = Some(
@@ -254,6 +259,22 @@ impl Tracked {
             all.add(&kernel.time_spent(process.target, series));
         }
         all
+    }
+
+    /// Notes the verdict of this moment; returns the one before if it is another one.
+    pub fn note_verdict(&mut self, verdict: Verdict) -> Option<Option<Verdict>> {
+        let before = self.held.map(|(before, _)| before);
+        if before == Some(verdict) {
+            return None;
+        }
+        self.held = Some((verdict, Instant::now()));
+        Some(before)
+    }
+
+    /// Returns how long this has been the verdict, in seconds; none if it is another one than the last noted.
+    pub fn held_for_s(&self, verdict: Verdict) -> Option<f64> {
+        let (_, since) = self.held.filter(|(held, _)| *held == verdict)?;
+        Some(since.elapsed().as_secs_f64())
     }
 
     /// Returns what slow operations waited for, over all lives.
