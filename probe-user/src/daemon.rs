@@ -109,11 +109,15 @@ async fn check(
         report::note_verdicts(&mut monitor, options);
         report::report(&monitor, options)
     };
-    let text = match output {
-        Output::Text => report::render(&report),
-        Output::Json => serde_json::to_string_pretty(&report).context("cannot encode the report")? + "\n",
+    let printed = match output {
+        // It leaves out colours where nobody sees them, or NO_COLOR says not to.
+        Output::Text => anstream::stdout().write_all(report::render(&report).as_bytes()),
+        Output::Json => {
+            let text = serde_json::to_string_pretty(&report).context("cannot encode the report")? + "\n";
+            std::io::stdout().write_all(text.as_bytes())
+        }
     };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot print the report")?;
+    printed.context("cannot print the report")?;
     Ok(report.exit_code())
 }
 

@@ -2,15 +2,19 @@
 
 mod evidence;
 mod measured;
+mod schema;
 pub mod slow;
 mod text;
 
-use serde::Serialize;
 use tracing::{info, warn};
 
+pub use schema::{
+    CauseReport, ClassReport, Crosscheck, DeviceReport, FigureReport, MemberReport, Report, SCHEMA, Side,
+    SlowReport, SplitReport, Wait,
+};
 pub use text::render;
 
-use evidence::{evidence, overhead_s};
+use evidence::{evidence, other_frames, overhead_s};
 
 use crate::{
     config::Options,
@@ -20,94 +24,13 @@ use crate::{
     verdict::{Judgement, judge},
 };
 
-/// A report. Fields are added, never renamed or removed, while `schema` stays.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    pub schema: u32,
-    pub hook: &'static str,
-    /// Why the last self-test failed; none if it passed.
-    pub self_test_failure: Option<String>,
-    pub members: Vec<MemberReport>,
-    /// How often the kernel did not run one of our programs; also among the misses.
-    #[serde(skip)]
-    pub skipped_runs: u64,
-    /// What was not measured, by reason; those that are 0 are left out.
-    pub misses: Vec<(&'static str, u64)>,
-}
-
-/// One member in the window.
-#[derive(Clone, Debug, Serialize)]
-pub struct MemberReport {
-    pub member: String,
-    pub verdict: &'static str,
-    pub reason: String,
-    pub pid: Option<u32>,
-    pub version: Option<String>,
-    pub data_dir: String,
-    pub wal_dir: String,
-    pub endpoint: Option<String>,
-    pub window_s: f64,
-    pub in_flight_s: f64,
-    pub figures: [FigureReport; 2],
-    #[serde(skip)]
-    exit_code: u8,
-}
-
-/// One of etcd's figures beside its twin in the kernel.
-#[derive(Clone, Debug, Serialize)]
-pub struct FigureReport {
-    pub metric: &'static str,
-    pub limit_s: f64,
-    pub kernel: Side,
-    pub etcd: Side,
-    /// Mean time by which etcd's figure exceeds the kernel's.
-    pub overhead_s: Option<f64>,
-    pub crosscheck: Crosscheck,
-}
-
-/// Latencies of a window in seconds.
-#[derive(Clone, Debug, Serialize)]
-pub struct Side {
-    pub count: u64,
-    pub mean_s: Option<f64>,
-    pub p50_s: Option<f64>,
-    pub p99_s: Option<f64>,
-    pub p999_s: Option<f64>,
-    /// etcd has no maximum.
-    pub max_s: Option<f64>,
-}
-
-/// The reconciliation of a member's present life.
-#[derive(Clone, Debug, Serialize)]
-pub struct Crosscheck {
-    /// Events since the probe came or etcd started, as the kernel counted them.
-    pub kernel_events: u64,
-    /// The same as etcd counted them; the last few may not have been scraped.
-    pub etcd_events: u64,
-    /// Events that only one side counted; 0 if exact.
-    pub difference: i64,
-    /// Events by which the origin is unknown; 0 once pinned, none before the first scrape.
-    pub origin_uncertainty: Option<u64>,
-    pub unverified: u64,
-    pub violations: u64,
-}
-
-impl Report {
-    /// Returns the exit code of `check`: the worst of all members', 2 if there is none.
-    pub fn exit_code(&self) -> u8 {
-        // Unhealthy beats unknown: somebody has to act.
-        let codes = self.members.iter().map(|member| member.exit_code);
-        codes.max_by_key(|code| [0, 2, 1][usize::from(*code)]).unwrap_or(2)
-    }
-}
-
 /// Reports on every member.
 pub fn report(monitor: &Monitor, options: &Options) -> Report {
     let skipped_runs = monitor.kernel().skipped_runs();
     let skipped = ("program_skipped", skipped_runs);
     let misses = monitor.kernel().misses().map(|(miss, count)| (miss.as_str(), count));
     Report {
-        schema: 1,
+        schema: SCHEMA,
         skipped_runs,
         hook: monitor.kernel().hook().as_str(),
         self_test_failure: monitor.blindness().map(str::to_owned),
@@ -138,7 +61,9 @@ pub fn judgement(monitor: &Monitor, tracked: &Tracked, options: &Options, skippe
 }
 
 fn member(monitor: &Monitor, tracked: &Tracked, options: &Options, skipped_runs: u64) -> MemberReport {
-    let Judgement { verdict, reason, .. } = judgement(monitor, tracked, options, skipped_runs);
+    let kernel = Metric::ALL.map(|metric| tracked.window.kernel(metric as usize));
+    let evidence = evidence(monitor, tracked, options, skipped_runs, &kernel);
+    let Judgement { verdict, reason, causes, next } = judge(&evidence);
     let version = match &tracked.last_scrape {
         LastScrape::Done(scrape) => scrape.version.clone(),
         _ => None,
@@ -148,14 +73,24 @@ fn member(monitor: &Monitor, tracked: &Tracked, options: &Options, skipped_runs:
         member: tracked.label().to_owned(),
         verdict: verdict.as_str(),
         reason,
+        since_s: tracked.held_for_s(verdict),
+        causes: causes.into_iter().map(CauseReport::from).collect(),
+        next,
         pid: tracked.id().map(|id| id.pid),
         version,
         data_dir: member.data_dir.display().to_string(),
         wal_dir: member.wal_dir.display().to_string(),
         endpoint: member.endpoints.first().map(ToString::to_string),
-        window_s: tracked.window.seconds(),
-        in_flight_s: tracked.in_flight_s(monitor.kernel()).into_iter().fold(0.0, f64::max),
+        window_s: evidence.window_s,
+        in_flight_s: evidence.in_flight.as_ref().map_or(0.0, |oldest| oldest.age_s),
+        in_flight: evidence.in_flight,
         figures: Metric::ALL.map(|metric| figure(tracked, metric, options)),
+        slow: SlowReport::new(&evidence.slow, other_frames(monitor, tracked)),
+        split: SplitReport::new(&evidence.split, &evidence.figures),
+        device: evidence.device.map(DeviceReport::from),
+        neighbours: evidence.neighbours,
+        cpu: evidence.cpu,
+        io_limits: evidence.io_limits,
         exit_code: verdict.exit_code(),
     }
 }
@@ -230,6 +165,9 @@ fn name(metric: Metric) -> &'static str {
         Metric::BackendCommit => "backend commit",
     }
 }
+
+#[cfg(test)]
+mod golden;
 
 #[cfg(test)]
 mod tests {

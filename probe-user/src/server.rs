@@ -18,7 +18,7 @@ use crate::{
     monitor::{Shared, TESTED_EVERY, lock},
     report::{
         self, Report,
-        slow::{self, SlowReport},
+        slow::{self, OperationReport},
     },
 };
 
@@ -110,7 +110,7 @@ async fn serve_report(State(served): State<Served>) -> Json<Report> {
 }
 
 /// The last thousand slow operations, the newest first.
-async fn serve_slow(State(served): State<Served>) -> Json<Vec<SlowReport>> {
+async fn serve_slow(State(served): State<Served>) -> Json<Vec<OperationReport>> {
     let mut monitor = lock(&served.monitor);
     monitor.absorb();
     Json(monitor.slow_log().since(0).rev().map(|logged| slow::tell(logged, &monitor)).collect())

@@ -144,7 +144,7 @@ fn check_reports_on_an_etcd_under_load() {
         let done = load.stop().unwrap();
 
         let report = finished.json().unwrap();
-        assert_eq!(report["schema"], 1);
+        assert_eq!(report["schema"], 2);
         assert_eq!(finished.code, Some(exit_code_of(&report)), "{report:#}");
         let member = member_of(&report, name);
         println!("{name}: {} ({})", member["verdict"], member["reason"]);

@@ -1,15 +1,21 @@
 //! Gathers what a verdict rests on: the only place where the monitor's state becomes [`Evidence`].
 
+use std::collections::BTreeMap;
+
 use probe_ebpf::series::OPERATIONS;
 
 use super::{limit_s, measured, name};
 use crate::{
+    causes::Cause,
     config::Options,
     crosscheck::Observations,
     latency::Latencies,
     monitor::{LastScrape, Metric, Monitor, Tracked},
     verdict::{Evidence, Figure, InFlightNow, Scraped, cause_in_words},
 };
+
+/// How many places without a name are told.
+const OTHER_FRAMES: usize = 3;
 
 /// Gathers the evidence of a member; `kernel` are its figures in the window, `skipped_runs` is read once for all members, for it
 /// takes a file each.
@@ -105,6 +111,23 @@ fn p99_above_s(seen: &Observations) -> Option<f64> {
     let rank = 0.99 * seen.count as f64;
     let k = seen.at_most.iter().rposition(|count| (*count as f64) < rank)?;
     Some(super::bound_s(k))
+}
+
+/// Returns where slow operations of the window were blocked for a cause without a name of its own, the longest first.
+pub fn other_frames(monitor: &Monitor, tracked: &Tracked) -> Vec<String> {
+    let begin_ns = tracked.window.ends().map_or(0, |(first, _)| first.at_ns);
+    let mut places: BTreeMap<&str, u64> = BTreeMap::new();
+    let of_member = monitor.slow_log().since(0).filter(|logged| logged.member == tracked.label());
+    for logged in of_member.filter(|logged| logged.operation.record.started_ns >= begin_ns) {
+        for ((cause, frames), ns) in &logged.operation.frames {
+            if *cause == Cause::Other && !frames.is_empty() {
+                *places.entry(frames).or_default() += ns;
+            }
+        }
+    }
+    let mut places: Vec<_> = places.into_iter().collect();
+    places.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
+    places.into_iter().take(OTHER_FRAMES).map(|(frames, _)| frames.to_owned()).collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::{
 
 /// One slow operation. Fields are added, never renamed or removed.
 #[derive(Clone, Debug, Serialize)]
-pub struct SlowReport {
+pub struct OperationReport {
     /// Counts up from 0 without a gap since the probe started.
     pub sequence: u64,
     /// When it ended, RFC 3339 in UTC.
@@ -70,12 +70,12 @@ pub struct NeighbourReport {
 }
 
 /// Tells of an operation what is known of it.
-pub fn tell(logged: &Logged, monitor: &Monitor) -> SlowReport {
+pub fn tell(logged: &Logged, monitor: &Monitor) -> OperationReport {
     let operation = &logged.operation;
     let record = &operation.record;
     let (file, op) = operation.operation().map_or(("", ""), |(role, op)| (role.as_str(), op.as_str()));
     let longest = operation.frames.iter().max_by_key(|(_, ns)| **ns);
-    SlowReport {
+    OperationReport {
         sequence: logged.sequence,
         time: format_rfc3339_millis(operation.at).to_string(),
         member: logged.member.clone(),
@@ -129,7 +129,7 @@ pub fn comm(tgid: u32, words: [u64; 2]) -> String {
 }
 
 /// Renders an operation as one line.
-pub fn line(slow: &SlowReport) -> String {
+pub fn line(slow: &OperationReport) -> String {
     let mut out = format!("{} {} {} {} {}", slow.time, slow.member, slow.file, slow.op, time(slow.latency_s));
     // Writing to a `String` cannot fail.
     let _ = write!(out, " = cpu {} + run queue {}", time(slow.on_cpu_s), time(slow.run_queue_s));

@@ -52,11 +52,13 @@ pub struct Evidence<'a> {
 }
 
 /// An operation that has begun and not ended.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct InFlightNow {
+    /// Seconds since it began.
     pub age_s: f64,
     /// The kind of file, a label value: `wal`.
     pub file: &'static str,
+    /// The system call: `fdatasync`.
     pub op: &'static str,
     /// The cause, if a stack was taken, or frames that tell of it.
     pub waits_for: Option<String>,
@@ -107,7 +109,7 @@ pub struct Split {
 }
 
 /// What a block device did, for whomever.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DeviceEvidence {
     /// The kernel's name of the device whose requests were counted: `nvme0n1`.
     pub name: String,
