@@ -13,7 +13,7 @@ use aya_ebpf::{
 use probe_ebpf::{
     layout::ABSENT,
     miss::Miss,
-    request::{Class, LOST_AFTER_NS, NOBODY, Owner, OwnerKey, Request, WAYS, first_place},
+    request::{Class, LOST_AFTER_NS, NOBODY, Owner, OwnerKey, Request, SENT_FLUSH, WAYS, first_place},
 };
 
 use crate::{
@@ -30,6 +30,13 @@ const KERNEL_THREAD: u32 = 0x0020_0000;
 
 /// The operation in the lower bits of `bio.bi_opf` (`REQ_OP_BITS`).
 const OPERATION: u32 = 0xff;
+
+/// `REQ_OP_FLUSH`, include/linux/blk_types.h: the same from 5.10 to 7.2.
+const FLUSH: u32 = 2;
+
+/// Bios of one request that are followed; of a longer one the rest is given up after a minute. Requests have 128 segments by
+/// default (`BLK_MAX_SEGMENTS`).
+const MERGED: u32 = 128;
 
 /// Loads a word of the context.
 macro_rules! load {
@@ -63,28 +70,93 @@ pub fn block_bio_queue(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "block_rq_issue")]
 pub fn block_rq_issue(ctx: RawTracePointContext) -> i32 {
     let request = argument!(ctx, rq_issue_argument);
-    // The first of its bios only; what was merged to it has no time of issue of its own.
-    let bio: u64 = field(request, offset!(request_bio)).unwrap_or(0);
-    if bio != 0
-        && let Some(place) = place_of(bio)
-    {
-        // SAFETY: the element lives as long as its map; nobody else issues this bio.
-        unsafe { (*place).issued_ns = now_ns() };
+    let now_ns = now_ns();
+    let mut bio: u64 = field(request, offset!(request_bio)).unwrap_or(0);
+    if bio == 0 {
+        send_flush(request, now_ns);
+        return 0;
+    }
+    for _ in 0..MERGED {
+        if let Some(place) = place_of(bio) {
+            // SAFETY: the element lives as long as its map; nobody else issues this bio.
+            unsafe { (*place).issued_ns = now_ns };
+        }
+        bio = field(bio, offset!(bio_next)).unwrap_or(0);
+        if bio == 0 {
+            break;
+        }
+    }
+    0
+}
+
+/// Devices with requests of their own trace those, and their bios no more (`blk_update_request`, block/blk-mq.c).
+#[raw_tracepoint(tracepoint = "block_rq_complete")]
+pub fn block_rq_complete(ctx: RawTracePointContext) -> i32 {
+    let request = ctx.arg::<u64>(0);
+    let mut left = ctx.arg::<u64>(2) as u32;
+    let mut bio: u64 = field(request, offset!(request_bio)).unwrap_or(0);
+    if bio == 0 {
+        end(request);
+        return 0;
+    }
+    for _ in 0..MERGED {
+        // A request may complete in parts: what is left of the last bio completes later.
+        let bytes: u32 = field(bio, offset!(bio_size)).unwrap_or(0);
+        if bytes > left {
+            break;
+        }
+        left -= bytes;
+        end(bio);
+        bio = field(bio, offset!(bio_next)).unwrap_or(0);
+        if bio == 0 {
+            break;
+        }
     }
     0
 }
 
 #[raw_tracepoint(tracepoint = "block_bio_complete")]
 pub fn block_bio_complete(ctx: RawTracePointContext) -> i32 {
-    let bio = argument!(ctx, bio_complete_argument);
+    end(argument!(ctx, bio_complete_argument));
+    0
+}
+
+/// A request is over, if it is one of those that are followed.
+#[inline(always)]
+fn end(bio: u64) {
     if let Some(place) = place_of(bio) {
         // SAFETY: the element lives as long as its map, and a bio completes once.
         let request = unsafe { *place };
         // SAFETY: as above.
         unsafe { (*place).bio = 0 };
-        complete(&request);
+        if request.class != SENT_FLUSH {
+            complete(&request);
+        }
     }
-    0
+}
+
+/// The block layer sends a flush by itself, for one or several that asked for one: it has no bio.
+#[inline(always)]
+fn send_flush(request: u64, now_ns: u64) {
+    let flags: u32 = field(request, offset!(request_flags)).unwrap_or(0);
+    if flags & OPERATION != FLUSH {
+        return;
+    }
+    let disk = field(request, offset!(request_disk))
+        .or_else(|| field(field(request, offset!(request_queue))?, offset!(queue_disk)));
+    let Some(layer) = disk.and_then(number_of).and_then(layer_by_number) else { return };
+    if let Some(place) = place_for(request, now_ns) {
+        // SAFETY: the element lives as long as its map.
+        unsafe {
+            (*place).queued_ns = now_ns;
+            (*place).issued_ns = now_ns;
+            (*place).owner = NOBODY;
+            (*place).layer = layer;
+            (*place).class = SENT_FLUSH;
+            (*place).bytes = 0;
+            (*place).bio = request;
+        }
+    }
 }
 
 /// A request is queued on a watched device, by whoever runs.
@@ -156,8 +228,7 @@ fn complete(request: &Request) {
 /// Counts a sync by somebody who is not measured, if it is on a watched device.
 #[inline(always)]
 pub fn foreign_sync(dev: u32) {
-    // SAFETY: elements are changed by the daemon only, and a number may be from before or after.
-    let Some(&layer) = (unsafe { LAYER_BY_DEVICE.get(dev) }) else { return };
+    let Some(layer) = layer_by_number(dev) else { return };
     let now_ns = now_ns();
     let key = OwnerKey { cgroup: cgroup_of_task(), tgid: process(), layer };
     if let Some(owner) = owner(key, now_ns).and_then(|owner| OWNER_STATE.get_ptr_mut(owner)) {
@@ -170,15 +241,25 @@ pub fn foreign_sync(dev: u32) {
 #[inline(always)]
 fn layer_of(bio: u64) -> Option<u32> {
     let dev = if offset!(bio_bdev) == ABSENT as usize {
-        let disk: u64 = field(bio, offset!(bio_disk))?;
-        let major: u32 = field(disk, offset!(disk_major))?;
-        // `MKDEV`: twenty bits of minor
-        major << 20 | field::<u32>(disk, offset!(disk_first_minor))?
+        number_of(field(bio, offset!(bio_disk))?)?
     } else {
         field(field(bio, offset!(bio_bdev))?, offset!(bdev_dev))?
     };
+    layer_by_number(dev)
+}
+
+#[inline(always)]
+fn layer_by_number(dev: u32) -> Option<u32> {
     // SAFETY: elements are changed by the daemon only, and a number may be from before or after.
     unsafe { LAYER_BY_DEVICE.get(dev) }.copied()
+}
+
+/// Returns the number of a `gendisk`.
+#[inline(always)]
+fn number_of(disk: u64) -> Option<u32> {
+    let major: u32 = field(disk, offset!(disk_major))?;
+    // `MKDEV`: twenty bits of minor
+    Some(major << 20 | field::<u32>(disk, offset!(disk_first_minor))?)
 }
 
 /// Returns the place of a request that is in flight.

@@ -80,8 +80,16 @@ pub struct Offsets {
     pub blkg_blkcg: u32,
     /// `blkcg.css.cgroup`
     pub blkcg_cgroup: u32,
-    /// `request.bio`
+    /// `bio.bi_next`
+    pub bio_next: u32,
+    /// `request.bio`, `request.cmd_flags`
     pub request_bio: u32,
+    pub request_flags: u32,
+    /// `request.rq_disk`; gone since Linux 5.17
+    pub request_disk: u32,
+    /// `request.q` and `request_queue.disk`, which is since Linux 5.14
+    pub request_queue: u32,
+    pub queue_disk: u32,
     /// `REQ_PREFLUSH | REQ_FUA`
     pub flush_flags: u32,
     /// Where `block_bio_queue`, `block_bio_complete` and `block_rq_issue` have the bio or request: a queue comes first
@@ -94,7 +102,7 @@ pub struct Offsets {
 /// An offset of what this kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
-const _: () = assert!(size_of::<Offsets>() == 4 * 46, "no padding allowed");
+const _: () = assert!(size_of::<Offsets>() == 4 * 51, "no padding allowed");
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, `Copy` and only `u32` fields: no padding, and every bit pattern is valid.

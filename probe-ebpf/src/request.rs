@@ -21,6 +21,10 @@ pub const OWNERS: u32 = 512;
 /// No owner: the table was full.
 pub const NOBODY: u32 = u32::MAX;
 
+/// `Request::class` of a flush that the block layer sends for one or several others: it keeps the device busy, and is counted
+/// with those.
+pub const SENT_FLUSH: u32 = 4;
+
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -61,11 +65,11 @@ impl Class {
     }
 }
 
-/// A request in flight: a `struct bio` between `block_bio_queue` and `block_bio_complete`.
+/// A request in flight: a `struct bio` from `block_bio_queue` to its completion, or a flush that the block layer sends by itself.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
-    /// Address of the `bio`; 0 while the place is free.
+    /// Address of the `bio`, of a [`SENT_FLUSH`] of the `request`; 0 while the place is free.
     pub bio: u64,
     pub queued_ns: u64,
     /// When the driver got it; 0 before, and on devices that pass requests on instead, such as dm.

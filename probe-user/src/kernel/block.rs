@@ -12,7 +12,8 @@ use probe_ebpf::request::{LAYERS, LayerTotals, OWNERS, Owner, OwnerKey, REQUESTS
 use super::{KernelError, hash, in_map, mapped, mapped::Mapped, monotonic_ns, take};
 
 /// The tracepoints, which are called like the programs; completion first, so that whatever is seen to begin is seen to end.
-const TRACEPOINTS: [&str; 3] = ["block_bio_complete", "block_rq_issue", "block_bio_queue"];
+const TRACEPOINTS: [&str; 4] =
+    ["block_bio_complete", "block_rq_complete", "block_rq_issue", "block_bio_queue"];
 
 /// An owner that did nothing for this long gives up its place.
 const FORGOTTEN_AFTER_NS: u64 = 600_000_000_000;

@@ -37,7 +37,12 @@ pub fn add(btf: &Btf, offsets: &mut Offsets) {
     offsets.bio_blkg = of(&[("bio", "bi_blkg")]);
     offsets.blkg_blkcg = of(&[("blkcg_gq", "blkcg")]);
     offsets.blkcg_cgroup = of(&[("blkcg", "css"), ("cgroup_subsys_state", "cgroup")]);
+    offsets.bio_next = of(&[("bio", "bi_next")]);
     offsets.request_bio = of(&[("request", "bio")]);
+    offsets.request_flags = of(&[("request", "cmd_flags")]);
+    offsets.request_disk = of(&[("request", "rq_disk")]);
+    offsets.request_queue = of(&[("request", "q")]);
+    offsets.queue_disk = of(&[("request_queue", "disk")]);
     let flag = |name| value(btf, "req_flag_bits", name).map_or(0, |bit| 1 << bit);
     offsets.flush_flags = flag("__REQ_PREFLUSH") | flag("__REQ_FUA");
     offsets.bio_queue_argument = last_argument(btf, "btf_trace_block_bio_queue");
