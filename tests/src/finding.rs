@@ -97,16 +97,21 @@ impl Member<'_> {
         self.report["figures"][figure][side]["p99_s"].as_f64().unwrap_or(0.0)
     }
 
+    fn mean_s(&self, figure: usize, side: &str) -> f64 {
+        self.report["figures"][figure][side]["mean_s"].as_f64().unwrap_or(0.0)
+    }
+
     /// Returns verdict, reason and figures in a line, for whoever reads the output of a test.
     pub fn told(&self) -> String {
         let figure = |figure: usize, name: &str| {
             let kernel = &self.report["figures"][figure]["kernel"];
             format!(
-                "{name}: {} events, kernel p50 {:.1} p99 {:.1} ms, etcd p99 {:.1} ms",
+                "{name}: {} events, kernel p50 {:.1} p99 {:.1} ms, etcd p99 {:.1} ms, {:.1} ms more on average",
                 kernel["count"],
                 kernel["p50_s"].as_f64().unwrap_or(0.0) * 1e3,
                 self.p99_s(figure, "kernel") * 1e3,
                 self.p99_s(figure, "etcd") * 1e3,
+                (self.mean_s(figure, "etcd") - self.mean_s(figure, "kernel")) * 1e3,
             )
         };
         let causes: Vec<_> = self.report["causes"].as_array().into_iter().flatten().collect();

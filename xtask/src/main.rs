@@ -46,6 +46,9 @@ enum Task {
         /// Run only the tests whose name contains this, and none of the other checks
         #[arg(long, value_name = "FILTER")]
         only: Option<String>,
+        /// Run them this many times, and add up what came of it
+        #[arg(long, value_name = "TIMES", default_value_t = 1, requires = "only", value_parser = clap::value_parser!(u32).range(1..))]
+        repeat: u32,
     },
     /// Check what no other tool checks: dependencies, lengths of files, words that must not be committed
     Tidy,
@@ -73,7 +76,7 @@ fn run(task: Task) -> Result<()> {
         Task::Build { aarch64: true, .. } => compile::aarch64(&setup::run(Scope::Everything)?),
         Task::Build { .. } => compile::all(&setup::run(Scope::Machine)?.toolchain),
         Task::Demo { args } => demo::run(&root, &args),
-        Task::Test { only } => test::run(&root, only.as_deref()),
+        Task::Test { only, repeat } => test::run(&root, only.as_deref(), repeat),
         Task::Tidy => tidy::run(),
     }
 }

@@ -25,7 +25,7 @@ struct Count {
     failed: u64,
 }
 
-pub fn run(root: &Path, only: Option<&str>) -> Result<()> {
+pub fn run(root: &Path, only: Option<&str>, times: u32) -> Result<()> {
     let setup = setup::run(setup::Scope::Everything)?;
     compile::all(&setup.toolchain)?;
     compile::aarch64(&setup)?;
@@ -37,18 +37,21 @@ pub fn run(root: &Path, only: Option<&str>) -> Result<()> {
         let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
         outcomes.push(check("clippy", || run_command(cargo().args(clippy))));
     }
-    let mut unit = compile::user_space("test")?;
-    unit.args(["--no-fail-fast", "--"]).args(only);
-    outcomes.push(tests("unit", &mut unit));
-
+    outcomes.push(tests("unit", times, || {
+        let mut unit = compile::user_space("test")?;
+        unit.args(["--no-fail-fast", "--"]).args(only);
+        Ok(unit)
+    }));
     // These share one kernel and one disk, so they run one after the other.
-    let mut integration = compile::user_space("test")?;
-    integration
-        .args(["--no-fail-fast", "--package", "probe-tests", "--", "--test-threads=1"])
-        .args(only)
-        .env("ETCD_DISK_PROBE_BIN", root.join(compile::BINARY))
-        .env("ETCD_DISK_PROBE_CACHE", setup.cache_directory());
-    outcomes.push(tests("integration", &mut integration));
+    outcomes.push(tests("integration", times, || {
+        let mut integration = compile::user_space("test")?;
+        integration
+            .args(["--no-fail-fast", "--package", "probe-tests", "--", "--test-threads=1"])
+            .args(only)
+            .env("ETCD_DISK_PROBE_BIN", root.join(compile::BINARY))
+            .env("ETCD_DISK_PROBE_CACHE", setup.cache_directory());
+        Ok(integration)
+    }));
     report(&mut outcomes, only.is_some())
 }
 
@@ -59,12 +62,26 @@ fn check(name: &'static str, step: impl FnOnce() -> Result<()>) -> Outcome {
     Outcome { name, took: started.elapsed(), passed: u64::from(!failed), failed: u64::from(failed) }
 }
 
-/// Runs a step that counts as its tests.
-fn tests(name: &'static str, command: &mut Command) -> Outcome {
+/// Runs a step that counts as its tests, this many times.
+fn tests(name: &'static str, times: u32, command: impl Fn() -> Result<Command>) -> Outcome {
     let started = Instant::now();
-    let (count, error) = match stream(command) {
-        Ok((count, true)) => (count, None),
-        Ok((count, false)) => (count, Some(format!("cannot finish `{}`", text(command)))),
+    let mut sum = Count::default();
+    for turn in 1..=times {
+        let count = tests_once(name, command());
+        sum.passed += count.passed;
+        sum.failed += count.failed;
+        if times > 1 {
+            let Count { passed, failed } = count;
+            println!("xtask: {name}: run {turn} of {times}: {passed} passed, {failed} failed");
+        }
+    }
+    Outcome { name, took: started.elapsed(), passed: sum.passed, failed: sum.failed }
+}
+
+fn tests_once(name: &str, command: Result<Command>) -> Count {
+    let (count, error) = match command.and_then(|mut command| Ok((stream(&mut command)?, text(&command)))) {
+        Ok(((count, true), _)) => (count, None),
+        Ok(((count, false), text)) => (count, Some(format!("cannot finish `{text}`"))),
         Err(error) => (Count::default(), Some(format!("{error:#}"))),
     };
     if let Some(error) = &error {
@@ -72,7 +89,7 @@ fn tests(name: &'static str, command: &mut Command) -> Outcome {
     }
     // What does not compile, or dies, has no test that failed.
     let failed = if error.is_some() { count.failed.max(1) } else { count.failed };
-    Outcome { name, took: started.elapsed(), passed: count.passed, failed }
+    Count { failed, ..count }
 }
 
 /// Passes the output of a test run through and counts what it says; also returns whether it succeeded.
@@ -170,7 +187,18 @@ mod tests {
 
     #[test]
     fn a_step_that_dies_counts_as_failed() {
-        let outcome = tests("unit", Command::new("false").arg("x"));
+        let outcome = tests("unit", 1, || Ok(Command::new("false")));
         assert_eq!((outcome.passed, outcome.failed), (0, 1));
+    }
+
+    #[test]
+    fn what_is_repeated_is_added_up() {
+        let line = "test result: ok. 3 passed; 1 failed; 0 ignored";
+        let outcome = tests("unit", 10, || {
+            let mut command = Command::new("echo");
+            command.arg(line);
+            Ok(command)
+        });
+        assert_eq!((outcome.passed, outcome.failed), (30, 10));
     }
 }
