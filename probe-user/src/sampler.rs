@@ -103,14 +103,14 @@ struct Sampler {
     /// Until when operations are sampled.
     alert_until_ns: u64,
     looked_ns: u64,
-    /// By position of the thread.
-    samples: HashMap<u32, Samples>,
+    /// By position of the thread and the start of its operation: a thread may be in the next one before the record of the last
+    /// is read.
+    samples: HashMap<(u32, u64), Samples>,
     snapshots: VecDeque<Snapshot>,
 }
 
 /// Samples of one operation.
 struct Samples {
-    started_ns: u64,
     last_ns: u64,
     taken: Vec<Sample>,
 }
@@ -167,8 +167,7 @@ impl Sampler {
     fn drain(&mut self) {
         while let Some(record) = self.ring.pop() {
             self.alert_until_ns = monotonic_ns() + ALERT_FOR_NS;
-            let samples = self.samples.remove(&record.thread);
-            let samples = samples.filter(|samples| samples.started_ns == record.started_ns);
+            let samples = self.samples.remove(&(record.thread, record.started_ns));
             let taken = samples.map(|samples| samples.taken).unwrap_or_default();
             let exact = (record.used > 0).then(|| self.exact(&record));
             let mut operation = SlowOperation::new(ended_at(&record), record, &taken, exact.as_deref());
@@ -231,13 +230,8 @@ impl Sampler {
         findings.waiting = waiting;
         findings.unreadable += unreadable;
         drop(findings);
-        let ages = in_flight.iter().map(|(thread, _)| (thread.index, thread.started_ns));
-        let alive: HashMap<u32, u64> = ages.collect();
-        // Those that have ended are kept until their record comes, or their thread is in another operation.
-        self.samples.retain(|index, samples| {
-            alive.get(index).is_none_or(|started_ns| *started_ns == samples.started_ns)
-                && now_ns.saturating_sub(samples.last_ns) < ALERT_FOR_NS
-        });
+        // Those that have ended are kept until their record comes, which those that were fast after all do not have.
+        self.samples.retain(|_, samples| now_ns.saturating_sub(samples.last_ns) < ALERT_FOR_NS);
     }
 
     /// Adds a sample of an operation; it stands for the time since the last one.
@@ -246,11 +240,8 @@ impl Sampler {
         let functions: Vec<&str> = functions.iter().map(String::as_str).collect();
         let (cause, frames) = (cause_of(&functions), top_frames(&functions));
         let started_ns = thread.started_ns;
-        let new = || Samples { started_ns, last_ns: started_ns, taken: Vec::new() };
-        let samples = self.samples.entry(thread.index).or_insert_with(new);
-        if samples.started_ns != started_ns {
-            *samples = new();
-        }
+        let new = || Samples { last_ns: started_ns, taken: Vec::new() };
+        let samples = self.samples.entry((thread.index, started_ns)).or_insert_with(new);
         let stands_for_ns = now_ns.saturating_sub(samples.last_ns);
         samples.last_ns = now_ns;
         let sample = Sample { cause, frames: frames.clone(), device_busy, stands_for_ns };

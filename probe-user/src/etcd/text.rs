@@ -10,6 +10,7 @@ use super::error::ScrapeError;
 const WAL_FSYNC: &str = "etcd_disk_wal_fsync_duration_seconds";
 const BACKEND_COMMIT: &str = "etcd_disk_backend_commit_duration_seconds";
 const PROCESS_START: &str = "process_start_time_seconds";
+const PROCESS_CPU: &str = "process_cpu_seconds_total";
 const VERSION: &str = "etcd_server_version";
 const IS_LEADER: &str = "etcd_server_is_leader";
 const HAS_LEADER: &str = "etcd_server_has_leader";
@@ -32,6 +33,8 @@ pub struct Scrape {
     pub backend_commit: Histogram,
     /// Seconds since the epoch; tells one life of etcd from the next.
     pub process_start_time_s: Option<f64>,
+    /// Time on processors since the start; tells one process from another that was started with it.
+    pub process_cpu_s: Option<f64>,
     pub version: Option<String>,
     pub is_leader: Option<bool>,
     pub has_leader: Option<bool>,
@@ -61,6 +64,7 @@ impl Scrape {
             wal_fsync: histogram(&samples, WAL_FSYNC)?,
             backend_commit: histogram(&samples, BACKEND_COMMIT)?,
             process_start_time_s: gauge(PROCESS_START).filter(|start| start.is_finite()),
+            process_cpu_s: gauge(PROCESS_CPU).filter(|spent| spent.is_finite()),
             version: samples
                 .iter()
                 .find(|sample| sample.metric == VERSION)
@@ -177,6 +181,8 @@ mod tests {
                 at_most: [2, 2, 3, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6],
             },
             process_start_time_s: Some(1_795_462_806.91),
+            process_cpu_s: None, // The sample holds the families that matter, and this one is new among them.
+
             version: Some("3.4.23".into()),
             is_leader: Some(true),
             has_leader: Some(true),

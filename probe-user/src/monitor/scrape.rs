@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use procfs::process::Process;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -22,6 +23,9 @@ use crate::{
 /// How far two readings of a process's start may lie apart: both come from `/proc/stat`'s `btime`, a whole number of
 /// seconds that moves when the clock is set.
 const SAME_START: Duration = Duration::from_millis(1_100);
+
+/// The kernel splits the time between user and system anew at every reading, so that their sum may be two ticks off.
+const CPU_SLACK_S: f64 = 0.03;
 
 /// Scrapes every member that is alive and not being scraped, all at once; ends when the last has ended.
 pub async fn scrape_all(shared: &Shared) {
@@ -52,7 +56,9 @@ async fn scrape(shared: Shared, key: MemberKey) {
         // The reading's time is when its last part was read.
         (client, id, before.map(|reading| KernelReading { at_ns: monotonic_ns(), ..reading }))
     };
+    let spent_before_s = cpu_s(id.pid);
     let result = client.scrape().await;
+    let spent_s = spent_before_s.zip(cpu_s(id.pid));
     let mut monitor = lock(&shared);
     monitor.absorb();
     let super::Monitor { kernel, members, host, .. } = &mut *monitor;
@@ -60,7 +66,9 @@ async fn scrape(shared: Shared, key: MemberKey) {
     let Some(tracked) = members.get_mut(&key).filter(|tracked| tracked.id() == Some(id)) else { return };
     tracked.client = Some(client);
     let last_scrape = match result {
-        Ok(scrape) if is_from(&scrape, id) => LastScrape::Done(Box::new(scrape)),
+        Ok(scrape) if is_from(&scrape, id) && has_spent(&scrape, spent_s) => {
+            LastScrape::Done(Box::new(scrape))
+        }
         Ok(_) => LastScrape::OtherProcess,
         Err(error) => {
             let reason = error.reason().as_str();
@@ -138,7 +146,7 @@ fn log_change(tracked: &Tracked, now: &LastScrape) {
     }
 }
 
-/// Returns whether a scrape comes from the process that is traced. etcds without the metric are believed.
+/// Returns whether a scrape comes from a process that started when the traced one did. etcds without the metric are believed.
 pub fn is_from(scrape: &Scrape, id: ProcessId) -> bool {
     let Some(told_s) = scrape.process_start_time_s else { return true };
     let Ok(boot_s) = procfs::boot_time_secs() else { return true };
@@ -146,6 +154,43 @@ pub fn is_from(scrape: &Scrape, id: ProcessId) -> bool {
     (told_s - started_s).abs() < SAME_START.as_secs_f64()
 }
 
+/// Returns whether a scrape tells of as much time on processors as the traced process had spent, by `/proc` before and after it.
+/// Both are read from the same counters, in ticks.
+fn has_spent(scrape: &Scrape, spent_s: Option<(f64, f64)>) -> bool {
+    let (Some(told_s), Some((before_s, after_s))) = (scrape.process_cpu_s, spent_s) else { return true };
+    (before_s - CPU_SLACK_S..=after_s + CPU_SLACK_S).contains(&told_s)
+}
+
+/// Returns the time that a process has spent on processors, in seconds.
+fn cpu_s(pid: u32) -> Option<f64> {
+    let stat = Process::new(i32::try_from(pid).ok()?).and_then(|process| process.stat()).ok()?;
+    Some((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
+}
+
 fn observations(histogram: &Histogram) -> Observations {
     Observations { count: histogram.count, sum_s: histogram.sum_s, at_most: histogram.at_most }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::Scrape;
+
+    #[test]
+    fn the_time_that_a_process_spent_tells_it_from_another() {
+        let scrape = |spent_s| Scrape { process_cpu_s: spent_s, ..Scrape::parse(ETCD).expect("an etcd's") };
+        let cases = [
+            (Some(5.01), Some((5.0, 5.02)), true, "between both readings"),
+            (Some(5.04), Some((5.0, 5.02)), true, "two ticks off"),
+            (Some(5.2), Some((5.0, 5.02)), false, "another one, which did more"),
+            (Some(1.0), Some((5.0, 5.02)), false, "another one, which did less"),
+            (None, Some((5.0, 5.02)), true, "an etcd that does not tell"),
+            (Some(5.2), None, true, "a process that is gone"),
+        ];
+        for (told_s, spent_s, expected, why) in cases {
+            assert_eq!(has_spent(&scrape(told_s), spent_s), expected, "{why}");
+        }
+    }
+
+    const ETCD: &[u8] = include_bytes!("../../testdata/etcd-3.4.23-metrics.txt");
 }

@@ -41,7 +41,7 @@ pub fn evidence<'a>(
         skipped_runs,
         window_s: tracked.window.seconds(),
         figures: Metric::ALL.map(|metric| figure(tracked, metric, options, &kernel[metric as usize])),
-        slow: Metric::ALL.map(|metric| measured::slow(&tracked.window.lost(metric as usize))),
+        slow: Metric::ALL.map(|metric| measured::slow(&tracked.window.lost(metric as usize), options.causes)),
         split: Metric::ALL.map(|metric| {
             measured::split(&tracked.window.lost(metric as usize), monitor.kernel().keeps_accounts())
         }),

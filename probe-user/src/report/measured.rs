@@ -9,6 +9,7 @@ use super::slow::comm;
 use crate::{
     causes::Cause,
     cgroups,
+    config::Causes,
     latency::seconds,
     monitor::{Metric, Monitor, Tracked, losses::Lost, surroundings::Placed},
     slow::Waits,
@@ -16,20 +17,23 @@ use crate::{
 };
 
 /// Returns where the time of slow operations went.
-pub fn slow(lost: &Lost) -> SlowTime {
+pub fn slow(lost: &Lost, causes: Causes) -> SlowTime {
     let Lost { time, slow } = lost;
-    let told_s = seconds(slow.waits.iter().sum());
-    let blocked_s =
-        seconds(time.slow.sum_ns.saturating_sub(time.slow.on_cpu_ns).saturating_sub(time.slow.run_queue_ns));
-    let mut waits_s = by_cause(&slow.waits);
+    let parts_ns = time.slow.on_cpu_ns + time.slow.run_queue_ns;
+    let blocked_s = seconds(time.slow.sum_ns.saturating_sub(parts_ns));
     // Those of which no record came: the ring was full, or there were more in a second than are told of.
-    waits_s[Cause::Unsampled as usize] += (blocked_s - told_s).max(0.0);
+    let all_of = |waits: &Waits| {
+        let mut waits_s = waits.map(seconds);
+        waits_s[Cause::Unsampled as usize] += (blocked_s - waits_s.iter().sum::<f64>()).max(0.0);
+        waits_s
+    };
     SlowTime {
         operations: time.slow.events,
         total_s: seconds(time.slow.sum_ns),
         on_cpu_s: seconds(time.slow.on_cpu_ns),
         run_queue_s: seconds(time.slow.run_queue_ns),
-        waits_s,
+        waits_s: all_of(&slow.waits),
+        sampled_s: (causes == Causes::Exact).then(|| all_of(&slow.sampled)),
         device_idle_s: seconds(slow.device_idle_ns),
         device_busy_s: seconds(slow.device_busy_ns),
     }
@@ -43,10 +47,6 @@ pub fn split(lost: &Lost, keeps_accounts: bool) -> Split {
         on_cpu_s: part(lost.time.on_cpu_ns),
         run_queue_s: part(lost.time.run_queue_ns),
     }
-}
-
-fn by_cause(waits: &Waits) -> [f64; Cause::ALL.len()] {
-    waits.map(seconds)
 }
 
 /// Returns what the device under a figure's files did, and who else used it, the heaviest first.

@@ -144,6 +144,8 @@ pub struct SlowReport {
     pub run_queue_s: f64,
     /// The rest, by what it was blocked on; causes without any are left out.
     pub waits: Vec<Wait>,
+    /// The same by samples, with `--causes exact`, where `waits` are exact; null else.
+    pub waits_sampled: Option<Vec<Wait>>,
     /// Part of the blocked time at whose samples no request was at the device.
     pub device_idle_s: f64,
     /// Part of the blocked time at whose samples at least one was.
@@ -215,16 +217,20 @@ impl SlowReport {
     /// Adds up the slow operations of both figures' files.
     pub fn new(slow: &[SlowTime; 2], other_frames: Vec<String>) -> Self {
         let sum = |part: fn(&SlowTime) -> f64| slow.iter().map(part).sum::<f64>();
-        let waits = Cause::ALL.map(|cause| Wait {
-            cause: cause.as_str(),
-            seconds: slow.iter().map(|slow| slow.waits_s[cause as usize]).sum(),
-        });
+        let by_cause = |seconds: &dyn Fn(Cause) -> f64| {
+            let all = Cause::ALL.map(|cause| Wait { cause: cause.as_str(), seconds: seconds(cause) });
+            all.into_iter().filter(|wait| wait.seconds > 0.0).collect::<Vec<_>>()
+        };
+        let sampled: Vec<_> = slow.iter().filter_map(|slow| slow.sampled_s).collect();
+        let waits_sampled = (!sampled.is_empty())
+            .then(|| by_cause(&|cause| sampled.iter().map(|by_cause| by_cause[cause as usize]).sum()));
         Self {
             operations: slow.iter().map(|slow| slow.operations).sum(),
             total_s: sum(|slow| slow.total_s),
             on_cpu_s: sum(|slow| slow.on_cpu_s),
             run_queue_s: sum(|slow| slow.run_queue_s),
-            waits: waits.into_iter().filter(|wait| wait.seconds > 0.0).collect(),
+            waits: by_cause(&|cause| slow.iter().map(|slow| slow.waits_s[cause as usize]).sum()),
+            waits_sampled,
             device_idle_s: sum(|slow| slow.device_idle_s),
             device_busy_s: sum(|slow| slow.device_busy_s),
             other_frames,

@@ -38,7 +38,8 @@ fn unscraped(evidence: &Evidence) -> Option<(Verdict, String)> {
         Scraped::Failed(reason) => blind(reason.clone()),
         Scraped::NotYet => blind("etcd has not been scraped yet".to_owned()),
         Scraped::OtherProcess => {
-            let reason = "the endpoint's process_start_time_seconds is not that of the traced process";
+            let reason =
+                "what the endpoint tells of its process, start and CPU time, is not so of the traced one";
             Some((Verdict::EndpointMismatch, reason.to_owned()))
         }
     }

@@ -93,6 +93,8 @@ pub struct SlowTime {
     pub run_queue_s: f64,
     /// The blocked time, by [`Cause`].
     pub waits_s: [f64; Cause::ALL.len()],
+    /// The same by samples, where `waits_s` is exact.
+    pub sampled_s: Option<[f64; Cause::ALL.len()]>,
     /// Blocked time at whose samples no request was at the device.
     pub device_idle_s: f64,
     /// Blocked time at whose samples at least one was.

@@ -68,6 +68,7 @@ fn evidence<'a>(odd: &Odd, kernel: &'a Latencies) -> Evidence<'a> {
         on_cpu_s: s(),
         run_queue_s: s(),
         waits_s: [(); Cause::ALL.len()].map(|()| if flag(5) { s() } else { 0.0 }),
+        sampled_s: None,
         device_idle_s: s(),
         device_busy_s: s(),
     };

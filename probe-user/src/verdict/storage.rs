@@ -28,8 +28,8 @@ const BURDEN: f64 = 0.05;
 /// A name for the blocked time, and the numbers that made it.
 pub type Finding = (Verdict, String);
 
-const CANDIDATES: [fn(&Evidence, &Lost) -> Option<Finding>; 6] =
-    [held_back, contention, neighbours, queue, flushes, device];
+const CANDIDATES: [fn(&Evidence, &Lost) -> Option<Finding>; 7] =
+    [held_back, crowd, contention, neighbours, queue, flushes, device];
 
 /// Names what blocked etcd; none if nothing tells blocked from running, queued or anything else.
 pub fn name(evidence: &Evidence, lost: &Lost) -> Option<Finding> {
@@ -67,6 +67,19 @@ fn held_back(evidence: &Evidence, lost: &Lost) -> Option<Finding> {
     Some((Verdict::IoThrottled, format!("etcd's I/O was held back while {state}: {by}")))
 }
 
+/// Somebody else makes most of what the device does, the journal's part included, and keeps it busy.
+///
+/// Asked before the journal: its requests queue behind those of a neighbour as etcd's do, so that etcd waits for the journal then, too.
+/// Whoever storms the journal itself has it written by the kernel's thread and sends few requests of its own.
+fn crowd(evidence: &Evidence, lost: &Lost) -> Option<Finding> {
+    let device = evidence.device.as_ref()?;
+    let is_idle = lost.device_idle().is_some_and(|idle| idle > MOST);
+    let of = |class: &ClassTime| others_of(class);
+    let busy_s: f64 = device.classes.iter().map(|class| class.total_s * of(class)).sum();
+    let is_crowded = of(&sum(&device.classes)) >= MOST && busy_s >= evidence.window_s * MOST;
+    if is_idle || !is_crowded { None } else { neighbours(evidence, lost) }
+}
+
 /// The wait is for the file system itself, and the device is not why.
 fn contention(evidence: &Evidence, lost: &Lost) -> Option<Finding> {
     let shared = [Cause::Journal, Cause::Lock, Cause::Metadata];
@@ -91,8 +104,7 @@ fn neighbours(evidence: &Evidence, _: &Lost) -> Option<Finding> {
     let device = evidence.device.as_ref()?;
     let all = sum(&device.classes);
     let flushes = device.class(Class::Flush);
-    let total = |class: &ClassTime| class.own_requests + class.kernel_requests + class.other_requests;
-    let of = |class: &ClassTime| share(class.other_requests as f64, total(class) as f64);
+    let of = |class: &ClassTime| others_of(class);
     let heaviest = evidence.neighbours.first();
     let part = heaviest.map_or(0.0, |neighbour| neighbour.share).max(of(&all)).max(of(flushes));
     let burden_s: f64 = device.classes.iter().map(|class| class.total_s * of(class)).sum();
@@ -113,6 +125,12 @@ fn neighbours(evidence: &Evidence, _: &Lost) -> Option<Finding> {
         },
     );
     Some((Verdict::NoisyNeighbour, format!("{} of the load on {} is {who}", percent(part), device.name)))
+}
+
+/// Returns which part of a class's requests others make, the kernel's own threads being no others.
+fn others_of(class: &ClassTime) -> f64 {
+    let total = class.own_requests + class.kernel_requests + class.other_requests;
+    share(class.other_requests as f64, total as f64)
 }
 
 /// Requests wait for the device longer than it takes for them.
@@ -179,9 +197,15 @@ fn device(evidence: &Evidence, lost: &Lost) -> Option<Finding> {
 /// Returns the numbers if requests are short beside the waits of etcd: writes and flushes, which are what it waits for.
 fn is_small(evidence: &Evidence, lost: &Lost) -> Option<String> {
     let device = evidence.device.as_ref()?;
-    let request_s = sum(&[*device.class(Class::Write), *device.class(Class::Flush)]).mean_s()?;
+    // The slower of both: many short writes must not hide flushes that are long.
+    let means = [Class::Write, Class::Flush].into_iter().filter_map(|class| device.class(class).mean_s());
+    let request_s = means.reduce(f64::max)?;
     let wait_s = lost.mean_wait_s()?;
-    let reason = format!("a request took {}, a slow operation waited {}", time(request_s), time(wait_s));
+    let reason = format!(
+        "a request took {} at most on average, a slow operation waited {}",
+        time(request_s),
+        time(wait_s)
+    );
     (request_s < wait_s * SMALL).then_some(reason)
 }
 
