@@ -178,6 +178,10 @@ impl Monitor {
     /// Takes over what the sampler has found since the last time.
     pub fn absorb(&mut self) {
         let found: Vec<_> = sampler::lock(&self.findings).slow.drain(..).collect();
+        if !found.is_empty() {
+            // A member's first operation may be a slow one, and gives it its place.
+            self.members.values_mut().for_each(|tracked| tracked.locate(&self.kernel));
+        }
         for operation in found {
             let target = operation.record.target;
             let of_target =

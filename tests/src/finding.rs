@@ -1,5 +1,6 @@
 //! What `check` found out about an etcd, and whether that is what was done to it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -91,6 +92,29 @@ impl Member<'_> {
     pub fn causes(&self) -> Vec<&str> {
         let all = self.report["causes"].as_array().into_iter().flatten();
         all.filter_map(|cause| cause["verdict"].as_str()).collect()
+    }
+
+    /// Returns how far samples are off what the scheduler's hook recorded, with `--causes exact`: the time that is laid at another
+    /// cause, as a part of all blocked time of slow operations; and that time in seconds.
+    pub fn disagreement(&self) -> anyhow::Result<(f64, f64)> {
+        let slow = &self.report["slow"];
+        let by_cause = |field: &str| -> anyhow::Result<BTreeMap<String, f64>> {
+            let waits = slow[field].as_array().with_context(|| format!("{field} is no list: {slow}"))?;
+            let named = waits
+                .iter()
+                .filter_map(|wait| Some((wait["cause"].as_str()?.to_owned(), wait["seconds"].as_f64()?)));
+            Ok(named.collect())
+        };
+        let (exact, sampled) = (by_cause("waits")?, by_cause("waits_sampled")?);
+        let total_s: f64 = exact.values().sum();
+        let causes: BTreeSet<_> = exact.keys().chain(sampled.keys()).collect();
+        let of = |waits: &BTreeMap<String, f64>, cause| waits.get(cause).copied().unwrap_or(0.0);
+        // What is too much at one cause is too little at another.
+        let off_s =
+            causes.into_iter().map(|cause| (of(&exact, cause) - of(&sampled, cause)).abs()).sum::<f64>()
+                / 2.0;
+        println!("exact {exact:.3?}, sampled {sampled:.3?}");
+        Ok((off_s / total_s.max(f64::EPSILON), total_s))
     }
 
     fn p99_s(&self, figure: usize, side: &str) -> f64 {

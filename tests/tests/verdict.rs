@@ -347,10 +347,35 @@ fn of_two_faults_the_larger_comes_first() {
     slow_down(&disk, Duration::from_millis(20), Duration::from_micros(100));
     // So many puts between two syncs that etcd wants more than its share of the processor.
     let many = Load { connections: 64, ..LOAD };
-    let finding = place.examine_under(many, &etcd, || limit_cpu(&group, 10));
+    let finding = place.examine_under(many, &etcd, || limit_cpu(&group, 2));
     group.set("cpu.cfs_quota_us", "-1").unwrap();
     expect(&finding, "both", "device_slow", Effect::Slow);
     let member = finding.member("both").unwrap();
     assert_eq!(member.causes().first(), Some(&"device_slow"), "{}", member.told());
     assert!(member.causes().contains(&"cpu_starved"), "{}", member.told());
+}
+
+/// Samples cost nothing while etcd is fast; the hook on the scheduler tells whether they can be believed.
+#[test]
+fn samples_agree_with_the_scheduler() {
+    require(&[&needs::SLOW_EXT4]);
+    let place = Place::make("verdict");
+    let disk = place.slow_disk();
+    let etcd = place.member("sampled", disk.path()).start().unwrap();
+    let load = LOAD.start(etcd.endpoint());
+    let faults = [
+        ("slow writes", Duration::from_millis(15), Duration::from_micros(100)),
+        ("slow flushes", Duration::from_micros(100), Duration::from_millis(20)),
+        ("both", Duration::from_millis(8), Duration::from_millis(12)),
+    ];
+    for (fault, write, flush) in faults {
+        slow_down(&disk, write, flush);
+        let finding = place.check(WINDOW, &["--causes", "exact"]);
+        let member = finding.member("sampled").unwrap();
+        let (off, total_s) = member.disagreement().unwrap();
+        println!("{fault}: {:.1} % of {total_s:.2} s are laid elsewhere; {}", off * 100.0, member.told());
+        assert!(total_s > 1.0, "{fault} has no effect: {}", member.told());
+        assert!(off <= 0.05, "{fault}: {:.1} % of {total_s:.2} s: {}", off * 100.0, member.told());
+    }
+    load.stop().unwrap();
 }

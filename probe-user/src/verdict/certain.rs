@@ -5,7 +5,7 @@ use super::{CLEARLY_ALIVE, Evidence, Figure, InFlightNow, Scraped, Verdict, word
 /// Two counts of a window that differ by more events and by a larger part than these are not of the same process: the scrapes of a window
 /// begin and end within a second of the kernel's, and on a member that syncs seldom that is a few events.
 const OTHER_EVENTS: u64 = 20;
-const OTHER_SHARE: f64 = 0.2;
+const OTHER_SHARE: f64 = 0.01;
 
 /// Returns what is certain, if anything is.
 pub fn judge(evidence: &Evidence) -> Option<(Verdict, String)> {

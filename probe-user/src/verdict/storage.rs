@@ -138,7 +138,8 @@ fn queue(evidence: &Evidence, lost: &Lost) -> Option<Finding> {
     let waits = lost.waits_share(&[Cause::RequestQueue]);
     let all = sum(&evidence.device.as_ref().map(|device| device.classes).unwrap_or_default());
     // Of a device of the device mapper only the total is known.
-    let is_queued = all.device_s > 0.0 && all.queue_s > all.device_s;
+    // Neither is known of flushes, which are one request of many; where those take most, it is not the queue.
+    let is_queued = all.device_s > 0.0 && all.queue_s > all.device_s && all.queue_s > all.total_s * MOST;
     let reason = if is_queued {
         let mean = |seconds: f64| time(seconds / all.requests.max(1) as f64);
         format!(
