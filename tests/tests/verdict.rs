@@ -347,7 +347,7 @@ fn of_two_faults_the_larger_comes_first() {
     slow_down(&disk, Duration::from_millis(20), Duration::from_micros(100));
     // So many puts between two syncs that etcd wants more than its share of the processor.
     let many = Load { connections: 64, ..LOAD };
-    let finding = place.examine_under(many, &etcd, || limit_cpu(&group, 2));
+    let finding = place.examine_under(many, &etcd, || limit_cpu(&group, 3));
     group.set("cpu.cfs_quota_us", "-1").unwrap();
     expect(&finding, "both", "device_slow", Effect::Slow);
     let member = finding.member("both").unwrap();
