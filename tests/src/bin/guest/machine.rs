@@ -50,6 +50,7 @@ impl Machine {
         for (kind, point) in [
             ("proc", "/proc"),
             ("sysfs", "/sys"),
+            ("cgroup2", "/sys/fs/cgroup"),
             ("devtmpfs", "/dev"),
             ("securityfs", "/sys/kernel/security"),
             ("tmpfs", "/tmp"),
