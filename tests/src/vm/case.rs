@@ -17,19 +17,34 @@ const REPORT: &str = "guest: report ";
 /// The disks of every machine in the order of `/dev/vda`, `/dev/vdb`, …, and what makes them.
 ///
 /// What `mkfs.xfs` makes since version 6.5 is refused before Linux 5.19, unless it is told not to.
-pub const DISKS: [(&str, &[&str]); 4] = [
+pub const DISKS: [(&str, &[&str]); 5] = [
     ("ext4", &["mkfs.ext4", "-q", "-F"]),
     ("xfs", &["mkfs.xfs", "-q", "-f", "-i", "nrext64=0"]),
     // Slowed down by the guest, by an exact time.
     ("slow", &["mkfs.ext4", "-q", "-F"]),
     // For those who are not measured, see `BUSY`.
     ("busy", &["mkfs.ext4", "-q", "-F"]),
+    // For those who have to queue, see `NARROW`.
+    ("narrow", &["mkfs.ext4", "-q", "-F"]),
 ];
 
 /// The disk of [`DISKS`] that does only so many writes in a second: whoever syncs it is in that system call nearly all the time,
 /// and takes little of a processor that is emulated.
 pub const BUSY: usize = 3;
-pub const BUSY_WRITES_PER_SECOND: u32 = 60;
+const BUSY_WRITES_PER_SECOND: u32 = 60;
+
+/// The disk of [`DISKS`] that is kept full: 5 ms for each write, so that enough of etcd's syncs get through.
+pub const NARROW: usize = 4;
+const NARROW_WRITES_PER_SECOND: u32 = 200;
+
+/// Returns how many writes a disk of [`DISKS`] does in a second, if there is a limit.
+pub fn writes_per_second(disk: usize) -> Option<u32> {
+    match disk {
+        BUSY => Some(BUSY_WRITES_PER_SECOND),
+        NARROW => Some(NARROW_WRITES_PER_SECOND),
+        _ => None,
+    }
+}
 
 /// The kernels on which the limits of control groups are tried: one that throttles a thread within the kernel, and one that does it on
 /// the way back to user space.

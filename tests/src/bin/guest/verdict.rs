@@ -18,7 +18,7 @@ use probe_tests::vm::case::{Case, FileSystem};
 use probe_tests::vm::{ETCD, PROBE};
 
 use crate::disks::{self, Delays};
-use crate::machine::{BUSY_DISK, Machine};
+use crate::machine::{Machine, NARROW_DISK};
 
 const NAME: &str = "judged";
 
@@ -34,8 +34,8 @@ const SLOW: Duration = Duration::from_millis(40);
 const LOAD: Load =
     Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 128, keys: 10, tolerant: true };
 
-/// The device of [`BUSY_DISK`].
-const BUSY_DEVICE: &str = "vdd";
+/// The device of [`NARROW_DISK`].
+const NARROW_DEVICE: &str = "vde";
 
 /// Reads and writes take their time, flushes none.
 pub fn device_slow(case: Case, machine: &Machine) -> anyhow::Result<String> {
@@ -80,7 +80,7 @@ pub fn cpu_starved(case: Case, machine: &Machine) -> anyhow::Result<String> {
     finding.member(NAME)?.expect("cpu_starved", Effect::Slow)
 }
 
-/// A disk that takes four requests at a time and 60 in a second, and others who write to it without a pause.
+/// A disk that takes four requests at a time and 200 in a second, and others who write to it without a pause.
 ///
 /// Both names are right. What etcd's sync waits for first is a place in the queue (`blk_mq_get_tag`), and then for the three that
 /// are in it already: the queue is saturated. And whose requests fill it is known: they are another group's, without which
@@ -89,10 +89,10 @@ pub fn cpu_starved(case: Case, machine: &Machine) -> anyhow::Result<String> {
 pub fn queue_saturated(case: Case) -> anyhow::Result<String> {
     let place = Place::make(&["io"])?;
     let group = Cgroup::create(Hierarchy::Unified, "crowd")?;
-    let data = Scratch::new(Path::new(BUSY_DISK), "verdict")?;
+    let data = Scratch::new(Path::new(NARROW_DISK), "verdict")?;
     let file = faults::prepare_file(data.path())?;
     let etcd = place.start(data.path(), &[])?;
-    let queue = disks::Queue::shorten(BUSY_DEVICE)?;
+    let queue = disks::Queue::shorten(NARROW_DEVICE)?;
     let work = Work::Write { file, threads: 8 };
     let mut crowd = None;
     let finding = place.examine(case, &etcd, || {
