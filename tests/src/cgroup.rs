@@ -68,14 +68,14 @@ impl Cgroup {
         Ok(Self { path })
     }
 
-    /// Makes one in the unified hierarchy, and has its parent hand these controllers to its children.
-    pub fn unified(name: &str, controllers: &[&str]) -> anyhow::Result<Self> {
+    /// Has the groups of the unified hierarchy get these controllers.
+    pub fn hand_on(controllers: &[&str]) -> anyhow::Result<()> {
         let control = Hierarchy::Unified.root()?.join("cgroup.subtree_control");
         for controller in controllers {
             fs::write(&control, format!("+{controller}"))
                 .with_context(|| format!("cannot hand on the controller {controller}"))?;
         }
-        Self::create(Hierarchy::Unified, name)
+        Ok(())
     }
 
     pub fn path(&self) -> &Path {

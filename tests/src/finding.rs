@@ -56,9 +56,25 @@ impl Finding {
         Ok(Self { code: finished.code, report: finished.json()?, log: finished.stderr })
     }
 
+    fn members(&self) -> anyhow::Result<&Vec<Value>> {
+        self.report["members"].as_array().context("members are a list")
+    }
+
+    /// Returns the exit code that the verdicts stand for: the worst of them, other etcds of this machine included.
+    fn code_of_all(&self) -> anyhow::Result<i32> {
+        let codes =
+            self.members()?.iter().map(|member| match member["verdict"].as_str().unwrap_or_default() {
+                "healthy" => (0, 0),
+                "too_few_samples" | "endpoint_mismatch" | "blind" => (1, 2),
+                // Unhealthy beats unknown.
+                _ => (2, 1),
+            });
+        Ok(codes.max().map_or(2, |(_, code)| code))
+    }
+
     /// Returns what it says of the member of this name.
     pub fn member(&self, name: &str) -> anyhow::Result<Member<'_>> {
-        let mut members = self.report["members"].as_array().context("members are a list")?.iter();
+        let mut members = self.members()?.iter();
         let member = members.find(|member| member["member"] == name);
         let member = member.with_context(|| format!("{name} is not in {:#}; {}", self.report, self.log))?;
         Ok(Member { finding: self, report: member })
@@ -187,11 +203,7 @@ impl Member<'_> {
             Effect::Any => {}
         }
         ensure!(self.verdict() == verdict, "not {verdict}: {told}");
-        let code = match verdict {
-            "healthy" => 0,
-            "too_few_samples" | "endpoint_mismatch" | "blind" => 2,
-            _ => 1,
-        };
+        let code = self.finding.code_of_all()?;
         ensure!(self.finding.code == Some(code), "exit code {:?}, not {code}: {told}", self.finding.code);
         if effect == Effect::Slow
             && let Some(parts) = self.parts()

@@ -1,10 +1,11 @@
 //! Shows that the tests' own tools do what the other tests rely on, with real etcds and without the probe.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use probe_tests::certs::{Authority, Mutual, Validity};
 use probe_tests::etcd::{self, Etcd, Member, Namespaces, Readiness};
@@ -12,7 +13,7 @@ use probe_tests::http::{Endpoint, Response};
 use probe_tests::load::{Amount, Done, Load};
 use probe_tests::needs::{self, Need};
 use probe_tests::process;
-use probe_tests::scratch::{Format, LoopFs, Scratch, Tmpfs};
+use probe_tests::scratch::{Format, LoopFs, Scratch, SlowFs, Tmpfs};
 use probe_tests::settings::Given;
 
 /// One at a time: they look at the mounts and loop devices of the whole machine.
@@ -177,4 +178,44 @@ fn an_etcd_that_cannot_start_says_why() {
     let error = format!("{:#}", member.start().unwrap_err());
     assert!(error.starts_with("cannot start etcd member: it ended with exit code 1; the end of"), "{error}");
     assert!(error.contains("server-key.pem: no such file"), "the log's end tells the reason: {error}");
+}
+
+#[test]
+fn a_slow_disk_is_as_slow_as_it_is_told_and_leaves_nothing() {
+    needs::require(&[&[Need::Root][..], &needs::SLOW_EXT4].concat());
+    let _alone = alone();
+    let scratch = Scratch::on_disk("harness").unwrap();
+    let disk = SlowFs::create(&scratch.path().join("disk"), 64).unwrap();
+    let file = File::create(disk.path().join("file")).unwrap();
+    file.write_all_at(&[0; 4096], 0).unwrap();
+    file.sync_all().unwrap();
+
+    let delay = Duration::from_millis(50);
+    let cases = [
+        (Duration::ZERO, Duration::ZERO, 0, "nothing"),
+        (delay, Duration::ZERO, 1, "the write"),
+        (Duration::ZERO, delay, 1, "the flush"),
+        (delay, delay, 2, "both"),
+    ];
+    for (write, flush, times, why) in cases {
+        disk.write_delay(write);
+        disk.flush_delay(flush);
+        let before = disk.served();
+        let since = Instant::now();
+        // The block is there: one write and one flush.
+        file.write_all_at(&[1; 4096], 0).unwrap();
+        file.sync_data().unwrap();
+        let (took, after) = (since.elapsed(), disk.served());
+        println!("{why}: {took:?}");
+        assert!(took >= delay * times && took < delay * (times + 1), "{why}: {took:?}");
+        assert!(
+            after.writes > before.writes && after.flushes > before.flushes,
+            "{why}: {before:?} {after:?}"
+        );
+    }
+    drop(file);
+    let since = Instant::now();
+    drop(disk);
+    assert!(since.elapsed() < Duration::from_secs(5), "it is not slow any longer: {:?}", since.elapsed());
+    assert_eq!(left_below(scratch.path()), BTreeSet::new());
 }

@@ -1,4 +1,6 @@
 //! Every culprit is named: each test makes one fault for real, with a real etcd under load, and the probe has to tell which.
+//!
+//! All of them begin with the same word, so that `cargo xtask test --only verdict_ --repeat 10` runs these and no others.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -135,7 +137,7 @@ fn limit_cpu(group: &Cgroup, percent: u32) {
 }
 
 #[test]
-fn a_fast_disk_is_healthy() {
+fn verdict_a_fast_disk_is_healthy() {
     require(&[&needs::LOOP_EXT4]);
     let place = Place::make("verdict");
     let disk = place.fast_disk();
@@ -145,7 +147,7 @@ fn a_fast_disk_is_healthy() {
 }
 
 #[test]
-fn memory_is_healthy() {
+fn verdict_memory_is_healthy() {
     require(&[]);
     let place = Place::make("verdict");
     let etcd = place.member("memory", &place.at("")).start().unwrap();
@@ -155,7 +157,7 @@ fn memory_is_healthy() {
 
 /// The disk of those who are slowed down by others: without them nothing is wrong with it.
 #[test]
-fn a_good_disk_is_healthy() {
+fn verdict_a_good_disk_is_healthy() {
     require(&[&needs::SLOW_EXT4]);
     let place = Place::make("verdict");
     let disk = place.slow_disk();
@@ -169,7 +171,7 @@ fn a_good_disk_is_healthy() {
 }
 
 #[test]
-fn a_limit_of_writes_is_named() {
+fn verdict_a_limit_of_writes_is_named() {
     require(&[&needs::LOOP_EXT4, &[Need::Cgroups(Hierarchy::Of("blkio"))]]);
     let place = Place::make("verdict");
     let disk = place.fast_disk();
@@ -185,7 +187,7 @@ fn a_limit_of_writes_is_named() {
 }
 
 #[test]
-fn a_neighbour_on_the_disk_is_named() {
+fn verdict_a_neighbour_on_the_disk_is_named() {
     require(&[&needs::SLOW_EXT4, &[Need::Tool("fio", "fio")]]);
     let place = Place::make("verdict");
     let disk = place.slow_disk();
@@ -206,7 +208,7 @@ fn a_neighbour_on_the_disk_is_named() {
 }
 
 #[test]
-fn a_storm_in_the_journal_is_named() {
+fn verdict_a_storm_in_the_journal_is_named() {
     require(&[&needs::SLOW_EXT4]);
     let place = Place::make("verdict");
     let disk = place.slow_disk();
@@ -223,7 +225,7 @@ fn a_storm_in_the_journal_is_named() {
 }
 
 #[test]
-fn a_limit_of_cpu_time_is_named() {
+fn verdict_a_limit_of_cpu_time_is_named() {
     require(&[&needs::LOOP_EXT4, &[Need::Cgroups(Hierarchy::Of("cpu"))]]);
     let place = Place::make("verdict");
     let disk = place.fast_disk();
@@ -235,7 +237,7 @@ fn a_limit_of_cpu_time_is_named() {
 }
 
 #[test]
-fn others_on_the_processor_are_named() {
+fn verdict_others_on_the_processor_are_named() {
     require(&[&needs::LOOP_EXT4, &[Need::Cgroups(Hierarchy::Of("cpu"))]]);
     let place = Place::make("verdict");
     let disk = place.fast_disk();
@@ -254,7 +256,7 @@ fn others_on_the_processor_are_named() {
 }
 
 #[test]
-fn a_frozen_file_system_stalls_until_it_thaws() {
+fn verdict_a_frozen_file_system_stalls_until_it_thaws() {
     require(&[&needs::LOOP_EXT4]);
     let place = Place::make("verdict");
     let disk = place.fast_disk();
@@ -278,7 +280,7 @@ fn a_frozen_file_system_stalls_until_it_thaws() {
 }
 
 #[test]
-fn an_etcd_that_does_not_sync_is_named() {
+fn verdict_an_etcd_that_does_not_sync_is_named() {
     require(&[]);
     let place = Place::make("verdict");
     let etcd = place.member("unsafe", &place.at("")).set("unsafe-no-fsync", "true").start().unwrap();
@@ -287,7 +289,7 @@ fn an_etcd_that_does_not_sync_is_named() {
 }
 
 #[test]
-fn the_endpoint_of_another_is_named() {
+fn verdict_the_endpoint_of_another_is_named() {
     require(&[]);
     let place = Place::make("verdict");
     let [mine, other] = ["mine", "other"].map(|name| place.member(name, &place.at("")).start().unwrap());
@@ -301,7 +303,7 @@ fn the_endpoint_of_another_is_named() {
 }
 
 #[test]
-fn a_few_syncs_are_too_few() {
+fn verdict_a_few_syncs_are_too_few() {
     require(&[]);
     let place = Place::make("verdict");
     let etcd = place.member("idle", &place.at("")).start().unwrap();
@@ -315,7 +317,7 @@ fn a_few_syncs_are_too_few() {
 }
 
 #[test]
-fn a_slow_disk_is_named() {
+fn verdict_a_slow_disk_is_named() {
     require(&[&needs::SLOW_EXT4]);
     let place = Place::make("verdict");
     let disk = place.slow_disk();
@@ -326,7 +328,7 @@ fn a_slow_disk_is_named() {
 }
 
 #[test]
-fn slow_flushes_are_named() {
+fn verdict_slow_flushes_are_named() {
     require(&[&needs::SLOW_EXT4]);
     let place = Place::make("verdict");
     let disk = place.slow_disk();
@@ -338,7 +340,7 @@ fn slow_flushes_are_named() {
 
 /// The disk takes most of the time, and the limit of CPU time the most of what is left.
 #[test]
-fn of_two_faults_the_larger_comes_first() {
+fn verdict_of_two_faults_the_larger_comes_first() {
     require(&[&needs::SLOW_EXT4, &[Need::Cgroups(Hierarchy::Of("cpu"))]]);
     let place = Place::make("verdict");
     let disk = place.slow_disk();

@@ -5,7 +5,7 @@ use probe_tests::faults::worker::{WORD, Work};
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let (word, work) = arguments.split_first().context("cannot do nothing")?;
+    let (word, task) = arguments.split_first().context("cannot do nothing")?;
     anyhow::ensure!(word == WORD, "cannot do {word}");
-    Work::parse(work)?.run()
+    Work::parse(task)?.run()
 }

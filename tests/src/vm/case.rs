@@ -17,19 +17,39 @@ const REPORT: &str = "guest: report ";
 /// The disks of every machine in the order of `/dev/vda`, `/dev/vdb`, …, and what makes them.
 ///
 /// What `mkfs.xfs` makes since version 6.5 is refused before Linux 5.19, unless it is told not to.
-pub const DISKS: [(&str, &[&str]); 4] = [
+pub const DISKS: [(&str, &[&str]); 5] = [
     ("ext4", &["mkfs.ext4", "-q", "-F"]),
     ("xfs", &["mkfs.xfs", "-q", "-f", "-i", "nrext64=0"]),
     // Slowed down by the guest, by an exact time.
     ("slow", &["mkfs.ext4", "-q", "-F"]),
     // For those who are not measured, see `BUSY`.
     ("busy", &["mkfs.ext4", "-q", "-F"]),
+    // For those who have to queue, see `NARROW`.
+    ("narrow", &["mkfs.ext4", "-q", "-F"]),
 ];
 
 /// The disk of [`DISKS`] that does only so many writes in a second: whoever syncs it is in that system call nearly all the time,
 /// and takes little of a processor that is emulated.
 pub const BUSY: usize = 3;
-pub const BUSY_WRITES_PER_SECOND: u32 = 60;
+const BUSY_WRITES_PER_SECOND: u32 = 60;
+
+/// The disk of [`DISKS`] that is kept full: 5 ms for each write, so that enough of etcd's syncs get through.
+pub const NARROW: usize = 4;
+const NARROW_WRITES_PER_SECOND: u32 = 200;
+
+/// Returns how many writes a disk of [`DISKS`] does in a second, if there is a limit.
+pub fn writes_per_second(disk: usize) -> Option<u32> {
+    match disk {
+        BUSY => Some(BUSY_WRITES_PER_SECOND),
+        NARROW => Some(NARROW_WRITES_PER_SECOND),
+        _ => None,
+    }
+}
+
+/// The kernels on which the limits of control groups are tried: one that throttles a thread within the kernel, and one that does it on
+/// the way back to user space.
+const NEW_ENOUGH: &str = "6.12";
+const NEWEST: &str = "7.2";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -81,6 +101,16 @@ pub enum Kind {
     Silenced,
     /// Each capability that is missing is named; which ones are needed is told as docs/kernels.md has it.
     Privileges,
+    /// A disk whose reads and writes are slow is named as etcd's culprit.
+    DeviceSlow,
+    /// So is one whose flushes are.
+    FlushSlow,
+    /// A limit of writes (cgroup v2) is.
+    IoThrottled,
+    /// A limit of CPU time (cgroup v2) is.
+    CpuStarved,
+    /// A queue that is always full is, or those who fill it.
+    QueueSaturated,
     /// A kernel that is locked down is named as the reason, by every hook.
     LockedDown,
 }
@@ -95,6 +125,11 @@ impl Kind {
             Self::Detached => "detached",
             Self::Silenced => "silenced",
             Self::Privileges => "privileges",
+            Self::DeviceSlow => "device_slow",
+            Self::FlushSlow => "flush_slow",
+            Self::IoThrottled => "io_throttled",
+            Self::CpuStarved => "cpu_starved",
+            Self::QueueSaturated => "queue_saturated",
             Self::LockedDown => "locked_down",
         }
     }
@@ -135,9 +170,20 @@ pub fn all() -> impl Iterator<Item = Case> {
     let closed = hooks.into_iter().flat_map(move |hook| {
         [Kind::Detached, Kind::Privileges].map(|kind| on(hook, FileSystem::Ext4, kind))
     });
+    // Every hook hands the same evidence on, but each gathers it in its own way.
+    let culprits = hooks
+        .into_iter()
+        .flat_map(move |hook| {
+            [Kind::DeviceSlow, Kind::FlushSlow].map(|kind| on(hook, FileSystem::Ext4, kind))
+        })
+        .chain(
+            [Kind::IoThrottled, Kind::CpuStarved, Kind::QueueSaturated]
+                .map(|kind| on(Hook::Auto, FileSystem::Ext4, kind)),
+        );
     exact
         .chain([on(Hook::Auto, FileSystem::Ext4, Kind::Chosen)])
         .chain(slow)
+        .chain(culprits)
         .chain(closed)
         .chain(silenced)
         // For good, so the last.
@@ -147,10 +193,18 @@ pub fn all() -> impl Iterator<Item = Case> {
 /// Returns what one kernel has to run: all that its hooks allow, and what this machine's own `dmsetup` can slow down.
 pub fn planned(kernel: &Kernel) -> Vec<Case> {
     let has = |hook| hook != Hook::Fentry || kernel.has_fentry();
-    let can = |kind| {
-        !matches!(kind, Kind::Overwrites | Kind::SlowWal) || kernel.architecture == Architecture::Amd64
+    let is_own = kernel.architecture == Architecture::Amd64;
+    let can = |case: &Case| match case.kind {
+        Kind::Overwrites | Kind::SlowWal => is_own,
+        // By both hooks where everything else is tried, and elsewhere by the one that is always there.
+        Kind::DeviceSlow | Kind::FlushSlow => {
+            is_own && (kernel.name == NEW_ENOUGH || case.hook == Hook::Tracepoint)
+        }
+        Kind::CpuStarved => is_own && [NEW_ENOUGH, NEWEST].contains(&kernel.name.as_str()),
+        Kind::IoThrottled | Kind::QueueSaturated => is_own && kernel.name == NEW_ENOUGH,
+        _ => true,
     };
-    all().filter(|case| has(case.hook) && can(case.kind)).collect()
+    all().filter(|case| has(case.hook) && can(case)).collect()
 }
 
 /// How a case went.
@@ -207,7 +261,9 @@ mod tests {
     #[test]
     fn every_hook_meets_every_file_system() {
         let cases = [
-            ("5.10", Architecture::Amd64, 15, "both hooks"),
+            ("5.10", Architecture::Amd64, 17, "both hooks"),
+            ("6.12", Architecture::Amd64, 22, "every culprit"),
+            ("7.2", Architecture::Amd64, 18, "a limit of CPU time"),
             ("6.1", Architecture::Arm64, 6, "tracepoints only"),
             ("6.12", Architecture::Arm64, 11, "there, too"),
         ];

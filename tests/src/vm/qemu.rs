@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::case::{BUSY, BUSY_WRITES_PER_SECOND};
-use super::{Architecture, Kernel};
+use super::{Architecture, Kernel, case};
 
 /// Boots a kernel with these cases on its command line.
 pub fn boot(
@@ -28,11 +27,8 @@ pub fn boot(
     command.args(["-append", &line]);
     for (n, disk) in disks.iter().enumerate() {
         // What a machine writes need not survive it; and it is to see a disk without a cache, whose every write is a round trip.
-        let throttle = if n == BUSY {
-            format!(",throttling.iops-write={BUSY_WRITES_PER_SECOND}")
-        } else {
-            String::new()
-        };
+        let throttle = case::writes_per_second(n);
+        let throttle = throttle.map(|writes| format!(",throttling.iops-write={writes}")).unwrap_or_default();
         let drive = format!("if=none,id=disk{n},format=raw,cache=unsafe,file={}{throttle}", disk.display());
         command.args(["-drive", &drive, "-device", &format!("virtio-blk-pci,drive=disk{n},write-cache=off")]);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use probe_tests::command;
 use probe_tests::stop::Stop;
-use probe_tests::vm::case::{BUSY, Case, DISKS, FileSystem};
+use probe_tests::vm::case::{BUSY, Case, DISKS, FileSystem, NARROW};
 use probe_tests::vm::{Architecture, DMSETUP, Kernel, MODULES};
 use rustix::ioctl;
 use rustix::mount::{MountFlags, mount};
@@ -22,6 +22,9 @@ const SLOW: &str = "/slow";
 
 /// Where those who are not measured have their files.
 pub const BUSY_DISK: &str = "/busy";
+
+/// Where everybody has to queue.
+pub const NARROW_DISK: &str = "/narrow";
 
 /// How long the kernel may take to find its disks.
 const DISKS_LIMIT: Duration = Duration::from_secs(20);
@@ -50,6 +53,7 @@ impl Machine {
         for (kind, point) in [
             ("proc", "/proc"),
             ("sysfs", "/sys"),
+            ("cgroup2", "/sys/fs/cgroup"),
             ("devtmpfs", "/dev"),
             ("securityfs", "/sys/kernel/security"),
             ("tmpfs", "/tmp"),
@@ -66,6 +70,7 @@ impl Machine {
             mount_at("ext4", &slow_down(&disks[2])?, Path::new(SLOW))?;
         }
         mount_at("ext4", &disks[BUSY], Path::new(BUSY_DISK))?;
+        mount_at("ext4", &disks[NARROW], Path::new(NARROW_DISK))?;
         Ok(Self { has_slow_disk })
     }
 

@@ -2,28 +2,41 @@
 //! tells how each went, and switches the machine off.
 
 mod blind;
+mod disks;
 mod exact;
 mod machine;
 mod refusals;
 mod slow;
 mod trace;
+mod verdict;
 
 use std::any::Any;
+use std::env;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
 
+use anyhow::Context;
 use probe_tests::blinding::Blinding;
+use probe_tests::faults::worker::{WORD, Work};
 use probe_tests::vm::case::{Case, DONE, Kind, Report};
 
 use crate::machine::Machine;
 
-fn main() {
+fn main() -> anyhow::Result<()> {
+    // What is in etcd's way is a process of its own, of the only program there is.
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    if let Some((word, task)) = arguments.split_first()
+        && word == WORD
+    {
+        return Work::parse(task).context("cannot be in the way")?.run();
+    }
     if let Err(error) = run() {
         println!("guest: {error:#}");
     } else {
         println!("{DONE}");
     }
     machine::switch_off();
+    Ok(())
 }
 
 fn run() -> anyhow::Result<()> {
@@ -52,6 +65,11 @@ fn run_case(case: Case, machine: &Machine) -> anyhow::Result<String> {
         Kind::Detached => blind::is_found_out(Blinding::Detached, case, machine),
         Kind::Silenced => blind::is_found_out(Blinding::Silenced, case, machine),
         Kind::Privileges => refusals::privileges(case, machine),
+        Kind::DeviceSlow => verdict::device_slow(case, machine),
+        Kind::FlushSlow => verdict::flush_slow(case, machine),
+        Kind::IoThrottled => verdict::io_throttled(case, machine),
+        Kind::CpuStarved => verdict::cpu_starved(case, machine),
+        Kind::QueueSaturated => verdict::queue_saturated(case),
         Kind::LockedDown => refusals::locked_down(case, machine),
     }
 }

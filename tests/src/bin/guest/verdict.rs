@@ -1,0 +1,150 @@
+//! The culprits that only a machine of our own has: device mapper, control groups of version 2, a disk with a short queue.
+//!
+//! Everything here is emulated, so the loads are small: the processor must not be what is slow.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::ensure;
+use probe_tests::cgroup::{Cgroup, Hierarchy};
+use probe_tests::etcd::{Etcd, Member};
+use probe_tests::faults::worker::Work;
+use probe_tests::faults::{self, Culprit};
+use probe_tests::finding::{self, Effect, Finding};
+use probe_tests::load::{Amount, Load};
+use probe_tests::scratch::Scratch;
+use probe_tests::vm::case::{Case, FileSystem};
+use probe_tests::vm::{ETCD, PROBE};
+
+use crate::disks::{self, Delays};
+use crate::machine::{Machine, NARROW_DISK};
+
+const NAME: &str = "judged";
+
+/// How long each fault is looked at.
+const WINDOW: Duration = Duration::from_secs(8);
+
+/// How long load and fault last before they are looked at.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What is slow takes this much.
+const SLOW: Duration = Duration::from_millis(40);
+
+const LOAD: Load =
+    Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 128, keys: 10, tolerant: true };
+
+/// The device of [`NARROW_DISK`].
+const NARROW_DEVICE: &str = "vde";
+
+/// Reads and writes take their time, flushes none.
+pub fn device_slow(case: Case, machine: &Machine) -> anyhow::Result<String> {
+    delayed(case, machine, Delays { io: SLOW, flush: Duration::ZERO }, "device_slow")
+}
+
+/// Flushes take their time, reads and writes none.
+pub fn flush_slow(case: Case, machine: &Machine) -> anyhow::Result<String> {
+    delayed(case, machine, Delays { io: Duration::ZERO, flush: SLOW }, "flush_slow")
+}
+
+fn delayed(case: Case, machine: &Machine, delays: Delays, verdict: &str) -> anyhow::Result<String> {
+    let place = Place::make(&[])?;
+    let data = Scratch::new(disks::slow_disk(machine)?, "verdict")?;
+    let etcd = place.start(data.path(), &[])?;
+    let delayed = disks::delay(delays)?;
+    let finding = place.examine(case, &etcd, || Ok(()))?;
+    drop(delayed);
+    finding.member(NAME)?.expect(verdict, Effect::Slow)
+}
+
+/// So many writes in a second and no more, for etcd's group alone.
+pub fn io_throttled(case: Case, machine: &Machine) -> anyhow::Result<String> {
+    let place = Place::make(&["io", "memory"])?;
+    let group = Cgroup::create(Hierarchy::Unified, "judged")?;
+    let data = Scratch::new(&machine.disk(FileSystem::Ext4), "verdict")?;
+    let etcd = place.start(data.path(), &[&group])?;
+    let device = disks::numbers(disks::EXT4_DEVICE)?;
+    let finding = place.examine(case, &etcd, || group.set("io.max", &format!("{device} wiops=20")))?;
+    group.set("io.max", &format!("{device} wiops=max"))?;
+    finding.member(NAME)?.expect("io_throttled", Effect::Slow)
+}
+
+/// A fifth of a processor: 20 ms, and nothing for the 80 ms after.
+pub fn cpu_starved(case: Case, machine: &Machine) -> anyhow::Result<String> {
+    let place = Place::make(&["cpu"])?;
+    let group = Cgroup::create(Hierarchy::Unified, "judged")?;
+    let data = Scratch::new(&machine.disk(FileSystem::Ext4), "verdict")?;
+    let etcd = place.start(data.path(), &[&group])?;
+    let finding = place.examine(case, &etcd, || group.set("cpu.max", "20000 100000"))?;
+    group.set("cpu.max", "max 100000")?;
+    finding.member(NAME)?.expect("cpu_starved", Effect::Slow)
+}
+
+/// A disk that takes four requests at a time and 200 in a second, and others who write to it without a pause.
+///
+/// Both names are right. What etcd's sync waits for first is a place in the queue (`blk_mq_get_tag`), and then for the three that
+/// are in it already: the queue is saturated. And whose requests fill it is known: they are another group's, without which
+/// the same disk serves etcd at once, so they are a noisy neighbour. Which of the two is larger depends on how many of those
+/// who wait for a place the kernel wakes before etcd; the test takes either, if the neighbour is named.
+pub fn queue_saturated(case: Case) -> anyhow::Result<String> {
+    let place = Place::make(&["io"])?;
+    let group = Cgroup::create(Hierarchy::Unified, "crowd")?;
+    let data = Scratch::new(Path::new(NARROW_DISK), "verdict")?;
+    let file = faults::prepare_file(data.path())?;
+    let etcd = place.start(data.path(), &[])?;
+    let queue = disks::Queue::shorten(NARROW_DEVICE)?;
+    let work = Work::Write { file, threads: 8 };
+    let mut crowd = None;
+    let finding = place.examine(case, &etcd, || {
+        crowd = Some(Culprit::start(work.command(Path::new("/proc/self/exe")), &[&group])?);
+        Ok(())
+    })?;
+    if let Some(crowd) = &mut crowd {
+        crowd.is_at_it()?;
+    }
+    drop(crowd);
+    drop(queue);
+    let member = finding.member(NAME)?;
+    let verdict = if member.verdict() == "noisy_neighbour" { "noisy_neighbour" } else { "queue_saturated" };
+    let told = member.expect(verdict, Effect::Slow)?;
+    let neighbours = member.neighbours();
+    let named = neighbours.first().is_some_and(|path| path.ends_with(&group.name()));
+    ensure!(named, "{} is not the first of {neighbours:?}: {told}", group.name());
+    Ok(told)
+}
+
+/// Where a case has what is not to be slow.
+struct Place {
+    scratch: Scratch,
+}
+
+impl Place {
+    /// Makes it, and has groups get these controllers.
+    fn make(controllers: &[&str]) -> anyhow::Result<Self> {
+        Cgroup::hand_on(controllers)?;
+        // In memory.
+        Ok(Self { scratch: Scratch::new(Path::new("/tmp"), "verdict")? })
+    }
+
+    fn start(&self, data: &Path, groups: &[&Cgroup]) -> anyhow::Result<Etcd> {
+        let member = Member::new(Path::new(ETCD), NAME, self.scratch.path());
+        member.data_dir(&data.join("data")).in_groups(groups).start()
+    }
+
+    /// Puts load on an etcd, makes the fault and looks.
+    fn examine(
+        &self,
+        case: Case,
+        etcd: &Etcd,
+        fault: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Finding> {
+        let load = LOAD.start(etcd.endpoint());
+        thread::sleep(SETTLE);
+        fault()?;
+        thread::sleep(SETTLE);
+        let arguments = ["--hook", case.hook.as_str()];
+        let finding = finding::check(Path::new(PROBE), self.scratch.path(), WINDOW, &arguments);
+        load.stop()?;
+        finding
+    }
+}
