@@ -119,7 +119,8 @@ struct Load {
 
 fn loads(monitor: &Monitor, tracked: &Tracked, placed: &Placed) -> BTreeMap<Whose, Load> {
     let Some((first, last)) = tracked.window.ends() else { return BTreeMap::new() };
-    let own_pid = tracked.id().map(|id| id.pid);
+    // Of one that has ended, too: what it did in the window is not somebody else's.
+    let own_pid = tracked.member().id.pid;
     let own_cgroup = tracked.surroundings().membership.as_ref().and_then(|own| own.path()).unwrap_or("/");
     // What goes through dm and its like is asked for on every layer, so of each owner the most counts.
     let mut by_owner: BTreeMap<(u64, u32), (Load, [u64; 2])> = BTreeMap::new();
@@ -140,7 +141,7 @@ fn loads(monitor: &Monitor, tracked: &Tracked, placed: &Placed) -> BTreeMap<Whos
             continue;
         }
         let cgroup = monitor.cgroup(cgroup).filter(|path| path != "/");
-        let whose = if tgid != 0 && Some(tgid) == own_pid {
+        let whose = if tgid == own_pid {
             Whose::Own
         } else {
             match (tgid, cgroup) {
