@@ -23,7 +23,10 @@ pub fn slow(lost: &Lost, causes: Causes) -> SlowTime {
     let blocked_s = seconds(time.slow.sum_ns.saturating_sub(parts_ns));
     // Those of which no record came: the ring was full, or there were more in a second than are told of.
     let all_of = |waits: &Waits| {
-        let mut waits_s = waits.map(seconds);
+        // An operation that ended as the window began may be in the one and not in the other; the parts are no more than the whole.
+        let told_s = seconds(waits.iter().sum());
+        let scale = if told_s > blocked_s { blocked_s / told_s } else { 1.0 };
+        let mut waits_s = waits.map(|ns| seconds(ns) * scale);
         waits_s[Cause::Unsampled as usize] += (blocked_s - waits_s.iter().sum::<f64>()).max(0.0);
         waits_s
     };
