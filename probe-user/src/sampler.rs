@@ -30,6 +30,13 @@ use crate::{
 /// Between two samples of one operation, while operations are slow.
 pub const SAMPLED_EVERY: Duration = Duration::from_millis(5);
 
+/// A look takes the sampler's thread some 100 µs; where it takes longer, as on a machine that is emulated or short of CPU, the next one
+/// waits this many times as long, so that looking takes a tenth of a processor at most.
+const REST: u32 = 9;
+
+/// Between two samples at most, however long a look takes.
+const SAMPLED_EVERY_AT_MOST: Duration = Duration::from_millis(250);
+
 /// How long sampling goes on after the last slow operation.
 const ALERT_FOR_NS: u64 = 2_000_000_000;
 
@@ -103,6 +110,8 @@ struct Sampler {
     /// Until when operations are sampled.
     alert_until_ns: u64,
     looked_ns: u64,
+    /// How long the last look took.
+    look_took: Duration,
     /// By position of the thread and the start of its operation: a thread may be in the next one before the record of the last
     /// is read.
     samples: HashMap<(u32, u64), Samples>,
@@ -130,6 +139,7 @@ impl Sampler {
             findings,
             alert_until_ns: 0,
             looked_ns: 0,
+            look_took: Duration::ZERO,
             samples: HashMap::new(),
             snapshots: VecDeque::new(),
         }
@@ -139,7 +149,8 @@ impl Sampler {
     fn run(mut self) {
         while Arc::strong_count(&self.findings) > 1 {
             let is_alert = monotonic_ns() < self.alert_until_ns;
-            let every = if is_alert { SAMPLED_EVERY } else { self.glance_every };
+            let rested = (self.look_took * REST).min(SAMPLED_EVERY_AT_MOST);
+            let every = if is_alert { SAMPLED_EVERY.max(rested) } else { self.glance_every };
             let since = Duration::from_nanos(monotonic_ns().saturating_sub(self.looked_ns));
             if let Err(error) = self.wait(every.saturating_sub(since)) {
                 tracing::error!(%error, "slow operations are not looked at any more");
@@ -150,6 +161,7 @@ impl Sampler {
                 >= u64::try_from(every.as_nanos()).unwrap_or(u64::MAX)
             {
                 self.look();
+                self.look_took = Duration::from_nanos(monotonic_ns().saturating_sub(self.looked_ns));
             }
         }
     }
