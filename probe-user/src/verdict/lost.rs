@@ -1,11 +1,14 @@
 //! How much time was lost, and where: the sum over the figures that are slow.
 
-use super::{CLEARLY_ALIVE, ENOUGH, Evidence, Figure, SlowTime, Split, words::share};
+use super::{CLEARLY_ALIVE, ENOUGH, Evidence, Figure, SlowTime, Split, longer_than, words::share};
 use crate::causes::Cause;
 
 /// Mean overhead per event, as part of the figure's limit, that is nobody's fault: Go's scheduler, rebalancing and spilling.
 /// Beside slow storage only what exceeds it counts as lost; some 10 to 100 µs are seen on a healthy machine, where this is 1 ms.
 const ORDINARY_OVERHEAD: f64 = 0.1;
+
+/// Of 99 events whose p99 is within the limit this many exceed it in one window of 300 (binomial, p = 0.01); of fewer in less.
+const A_WONDER: u64 = 5;
 
 /// Time lost in a window, in seconds.
 #[derive(Clone, Debug, Default)]
@@ -97,13 +100,14 @@ impl Lost {
     }
 }
 
-/// Few samples suffice to call it slow if most of them are.
+/// Few samples suffice to call it slow if most of them are, or so many that a p99 within the limit would be a wonder.
 pub fn is_slow(figure: &Figure) -> bool {
     let above = |q| figure.kernel.quantile(q).is_some_and(|latency_s| latency_s > figure.limit_s);
     if figure.kernel.count() >= ENOUGH {
         above(0.99)
     } else {
-        figure.kernel.count() >= CLEARLY_ALIVE && above(0.5)
+        figure.kernel.count() >= CLEARLY_ALIVE
+            && (above(0.5) || longer_than(figure, figure.limit_s) >= A_WONDER)
     }
 }
 
