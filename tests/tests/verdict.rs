@@ -348,8 +348,8 @@ fn verdict_of_two_faults_the_larger_comes_first() {
     let etcd = place.member("both", disk.path()).in_groups(&[&group]).start().unwrap();
     slow_down(&disk, Duration::from_millis(20), Duration::from_micros(100));
     // So many puts between two syncs that etcd wants more than its share of the processor.
-    let many = Load { connections: 64, ..LOAD };
-    let finding = place.examine_under(many, &etcd, || limit_cpu(&group, 3));
+    let many = Load { connections: 256, ..LOAD };
+    let finding = place.examine_under(many, &etcd, || limit_cpu(&group, 5));
     group.set("cpu.cfs_quota_us", "-1").unwrap();
     expect(&finding, "both", "device_slow", Effect::Slow);
     let member = finding.member("both").unwrap();
