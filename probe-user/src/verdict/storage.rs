@@ -18,8 +18,15 @@ const MOST: f64 = 0.5;
 /// journal, flush), so a wait of three of them or fewer is the device's own.
 const SMALL: f64 = 1.0 / 3.0;
 
+/// Where nobody else is seen to use the journal, it takes more to believe that it is not etcd's own that waits for the device: a commit of
+/// etcd's, and the one before it that it may have to wait for, are some eight requests in a row.
+const TINY: f64 = 0.1;
+
 /// A flush that takes so many times what a write takes is what hurts; about the same is normal on a disk whose cache is safe or off.
 const FLUSH_FACTOR: f64 = 2.0;
+
+/// So many of the kernel's requests for each of etcd's are not for etcd's sake.
+const JOURNAL_FACTOR: u64 = 4;
 
 /// Others' requests must fill the device for at least this part of the window before they can disturb anybody: 90 % of next to
 /// nothing is no burden.
@@ -54,7 +61,7 @@ fn held_back(evidence: &Evidence, lost: &Lost) -> Option<Finding> {
     let data = [Cause::DataWriteback, Cause::RequestQueue, Cause::DirtyThrottling];
     let idle = lost.device_idle().filter(|idle| *idle > MOST);
     let is_limited = !evidence.io_limits.is_empty();
-    let state = match (idle, is_small(evidence, lost)) {
+    let state = match (idle, is_small(evidence, lost, SMALL)) {
         // Where no limit is found and the data waits, it waits for something between the file system and the device.
         (Some(idle), _) if is_limited || lost.waits_share(&data) > MOST => {
             format!("the device had nothing to do at {} of the samples", percent(idle))
@@ -90,13 +97,25 @@ fn contention(evidence: &Evidence, lost: &Lost) -> Option<Finding> {
         None if evidence.device.is_none() && lost.waits_share(&shared) > MOST => {
             "and no block device could be observed".to_owned()
         }
-        None if lost.waits_share(&[Cause::Journal]) > MOST => is_small(evidence, lost)?,
+        // A slow disk makes etcd wait for its own journal, too.
+        None if lost.waits_share(&[Cause::Journal]) > MOST => {
+            is_small(evidence, lost, if is_shared(evidence) { SMALL } else { TINY })?
+        }
         None => return None,
     };
     let syncing = evidence.neighbours.iter().find(|neighbour| neighbour.syncs > 0);
     let who =
         syncing.map_or_else(String::new, |by| format!("; {} synced {} times on it", by.owner, by.syncs));
     Some((Verdict::JournalContention, format!("etcd waited for {}; {why}{who}", top_waits(lost))))
+}
+
+/// Returns whether anybody but etcd has the journal written: they sync on it, or it is written far more than etcd's own syncs ask for,
+/// which is about one of its requests for each of etcd's.
+fn is_shared(evidence: &Evidence) -> bool {
+    let Some(device) = &evidence.device else { return false };
+    let all = sum(&device.classes);
+    evidence.neighbours.iter().any(|neighbour| neighbour.syncs > 0)
+        || all.kernel_requests > all.own_requests * JOURNAL_FACTOR
 }
 
 /// Somebody else makes at least half of what the device does.
@@ -195,8 +214,8 @@ fn device(evidence: &Evidence, lost: &Lost) -> Option<Finding> {
     Some((Verdict::DeviceSlow, format!("on {} {means} on average{cloud}", device.name)))
 }
 
-/// Returns the numbers if requests are short beside the waits of etcd: writes and flushes, which are what it waits for.
-fn is_small(evidence: &Evidence, lost: &Lost) -> Option<String> {
+/// Returns the numbers if requests take less than this part of the waits of etcd: writes and flushes, which are what it waits for.
+fn is_small(evidence: &Evidence, lost: &Lost, part: f64) -> Option<String> {
     let device = evidence.device.as_ref()?;
     // The slower of both: many short writes must not hide flushes that are long.
     let means = [Class::Write, Class::Flush].into_iter().filter_map(|class| device.class(class).mean_s());
@@ -207,7 +226,7 @@ fn is_small(evidence: &Evidence, lost: &Lost) -> Option<String> {
         time(request_s),
         time(wait_s)
     );
-    (request_s < wait_s * SMALL).then_some(reason)
+    (request_s < wait_s * part).then_some(reason)
 }
 
 /// Returns the two causes that etcd waited for longest.
