@@ -129,7 +129,7 @@ pub fn needed(kernel: Option<KernelVersion>) -> impl Iterator<Item = Need> {
         (
             SysAdmin,
             Sometimes,
-            "mount tracefs where it is not, and reach an etcd in another network namespace",
+            "mount tracefs where it is not, reach an etcd in another network namespace, and see what slow operations wait for",
         ),
     ];
     let counts_memlock = kernel.is_some_and(|kernel| kernel < MEMLOCK_UNCOUNTED_SINCE);
