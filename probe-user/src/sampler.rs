@@ -31,8 +31,8 @@ use crate::{
 pub const SAMPLED_EVERY: Duration = Duration::from_millis(5);
 
 /// A look takes the sampler's thread some 100 µs; where it takes longer, as on a machine that is emulated or short of CPU, the next one
-/// waits this many times as long, so that looking takes a tenth of a processor at most.
-const REST: u32 = 9;
+/// waits this many times as long, so that looking takes half a processor at most.
+const REST: u32 = 1;
 
 /// Between two samples at most, however long a look takes.
 const SAMPLED_EVERY_AT_MOST: Duration = Duration::from_millis(250);
