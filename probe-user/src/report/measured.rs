@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use probe_ebpf::request::{Class as RequestClass, LayerTotals, Owner};
+use probe_ebpf::request::{Class, LayerTotals, Owner};
 
 use super::slow::comm;
 use crate::{
@@ -62,7 +62,7 @@ pub fn device(
     let top = *placed.layers.first()?;
     let totals = layer_since(tracked, top)?;
     let loads = loads(monitor, tracked, placed);
-    let classes = RequestClass::ALL.map(|class| class_time(&totals, &loads, class as usize));
+    let classes = Class::ALL.map(|class| class_time(&totals, &loads, class as usize));
     let stack = &placed.stack;
     let disk = stack.disks.first();
     let alias = |layer: &crate::device::Layer| match &layer.alias {
@@ -199,7 +199,7 @@ fn class_time(totals: &LayerTotals, loads: &BTreeMap<Whose, Load>, class: usize)
 }
 
 fn neighbours(loads: &BTreeMap<Whose, Load>) -> Vec<Neighbour> {
-    let flush = RequestClass::Flush as usize;
+    let flush = Class::Flush as usize;
     let counted = |load: &Load| [load.requests.iter().sum::<u64>(), load.requests[flush], load.bytes];
     let mut whole = [0; 3];
     for (_, load) in loads.iter().filter(|(whose, _)| **whose != Whose::Kernel) {
@@ -226,7 +226,7 @@ fn neighbours(loads: &BTreeMap<Whose, Load>) -> Vec<Neighbour> {
             requests: load.requests.iter().sum(),
             flushes: load.requests[flush],
             syncs: load.syncs,
-            discards: load.requests[RequestClass::Discard as usize],
+            discards: load.requests[Class::Discard as usize],
             bytes: load.bytes,
             share: share(load),
         })

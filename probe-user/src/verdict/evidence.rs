@@ -2,6 +2,7 @@
 //!
 //! Times are seconds, and all that is counted was counted in the window unless it says otherwise.
 
+pub use probe_ebpf::request::Class;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -126,29 +127,6 @@ pub struct DeviceEvidence {
     pub write_cache: Option<String>,
     /// Reads, writes, flushes, discards.
     pub classes: [ClassTime; 4],
-}
-
-/// Requests of one class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Class {
-    Read,
-    Write,
-    Flush,
-    Discard,
-}
-
-impl Class {
-    pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Flush, Self::Discard];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Flush => "flush",
-            Self::Discard => "discard",
-        }
-    }
 }
 
 /// The requests of one class, added up: several are in flight at once, so their times may exceed the window.
