@@ -2,7 +2,7 @@
 //! operations are slow.
 //!
 //! A glance costs no system call but its timer. Once an operation has been in flight for longer than the threshold, or has ended
-//! so, every one is looked at two hundred times a second, whatever its age, until two seconds pass without a slow one: looking
+//! so, every one is looked at two hundred times a second, whatever its age, until five seconds pass without a slow one: looking
 //! only at those that are slow already would see how they end and never how they begin.
 
 mod stack;
@@ -38,7 +38,7 @@ const REST: u32 = 1;
 const SAMPLED_EVERY_AT_MOST: Duration = Duration::from_millis(250);
 
 /// How long sampling goes on after the last slow operation.
-const ALERT_FOR_NS: u64 = 2_000_000_000;
+const ALERT_FOR_NS: u64 = 5_000_000_000;
 
 /// Between glances at most, while operations are fast.
 const GLANCE_AT_MOST: Duration = Duration::from_millis(50);

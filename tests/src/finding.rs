@@ -16,7 +16,7 @@ const SLACK: Duration = Duration::from_secs(40);
 const EXPLAINED: f64 = 0.95;
 
 /// With fewer slow operations than this a sample more or less decides; then one may be missing of each.
-const MANY_OPERATIONS: u64 = 10;
+const MANY_OPERATIONS: u64 = 20;
 
 /// A sample stands for so long: the sampler looks 200 times a second.
 const SAMPLE_S: f64 = 0.005;

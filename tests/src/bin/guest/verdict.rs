@@ -22,8 +22,11 @@ use crate::machine::{Machine, NARROW_DISK};
 
 const NAME: &str = "judged";
 
-/// How long each fault is looked at.
+/// How long most faults are looked at.
 const WINDOW: Duration = Duration::from_secs(8);
+
+/// An etcd with a fifth of an emulated processor syncs a few times a second only.
+const STARVED_WINDOW: Duration = Duration::from_secs(25);
 
 /// How long load and fault last before they are looked at.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -71,7 +74,7 @@ pub fn io_throttled(case: Case, machine: &Machine) -> anyhow::Result<String> {
 
 /// A fifth of a processor: 20 ms, and nothing for the 80 ms after.
 pub fn cpu_starved(case: Case, machine: &Machine) -> anyhow::Result<String> {
-    let place = Place::make(&["cpu"])?;
+    let place = Place { window: STARVED_WINDOW, ..Place::make(&["cpu"])? };
     let group = Cgroup::create(Hierarchy::Unified, "judged")?;
     let data = Scratch::new(&machine.disk(FileSystem::Ext4), "verdict")?;
     let etcd = place.start(data.path(), &[&group])?;
@@ -116,6 +119,8 @@ pub fn queue_saturated(case: Case) -> anyhow::Result<String> {
 /// Where a case has what is not to be slow.
 struct Place {
     scratch: Scratch,
+    /// How long the fault is looked at.
+    window: Duration,
 }
 
 impl Place {
@@ -123,7 +128,7 @@ impl Place {
     fn make(controllers: &[&str]) -> anyhow::Result<Self> {
         Cgroup::hand_on(controllers)?;
         // In memory.
-        Ok(Self { scratch: Scratch::new(Path::new("/tmp"), "verdict")? })
+        Ok(Self { scratch: Scratch::new(Path::new("/tmp"), "verdict")?, window: WINDOW })
     }
 
     fn start(&self, data: &Path, groups: &[&Cgroup]) -> anyhow::Result<Etcd> {
@@ -143,7 +148,7 @@ impl Place {
         fault()?;
         thread::sleep(SETTLE);
         let arguments = ["--hook", case.hook.as_str()];
-        let finding = finding::check(Path::new(PROBE), self.scratch.path(), WINDOW, &arguments);
+        let finding = finding::check(Path::new(PROBE), self.scratch.path(), self.window, &arguments);
         load.stop()?;
         finding
     }
