@@ -6,6 +6,7 @@
 
 pub mod endpoint;
 pub mod identity;
+pub mod layout;
 pub mod paths;
 pub mod process;
 pub mod scanner;

@@ -4,6 +4,7 @@
 //! `window` remembers what the verdict looks back on.
 
 mod eyesight;
+mod gone;
 pub mod losses;
 pub mod mount;
 mod scrape;
@@ -36,9 +37,6 @@ use crate::{
     privileges::Entrance,
     sampler::{self, SharedFindings, Waiting},
 };
-
-/// How long the series of a member that is gone stay, so that its last counts are scraped.
-const KEPT: Duration = Duration::from_mins(15);
 
 /// How often threads that ended in living processes are looked for; Go seldom ends one.
 const THREADS_EVERY: Duration = Duration::from_secs(10);
@@ -217,7 +215,10 @@ impl Monitor {
         }
         self.tell_layers();
         self.host.refresh_cgroups();
-        self.members.retain(|_, tracked| tracked.gone_for().is_none_or(|gone| gone < KEPT));
+        let gone = self.members.iter().filter_map(|(key, tracked)| Some((key.clone(), tracked.gone_for()?)));
+        for key in gone::forgotten(gone.collect()) {
+            self.members.remove(&key);
+        }
         if self.threads_looked_at.elapsed() > THREADS_EVERY {
             self.threads_looked_at = Instant::now();
             if let Err(error) = self.kernel.release_ended_threads() {

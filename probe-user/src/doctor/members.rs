@@ -40,7 +40,7 @@ fn of_member(member: &VisitedMember, now_s: i64) -> Vec<Finding> {
     let answered = member.endpoints.iter().any(|endpoint| endpoint.error.is_none());
     findings.extend(member.endpoints.iter().map(|endpoint| of_endpoint(&group, endpoint, answered)));
     if member.endpoints.is_empty() {
-        let finding = Finding::new(&group, "endpoint", State::Failed, "it serves nothing over TCP");
+        let finding = Finding::new(&group, "endpoint", State::Failed, "it serves nothing that can be asked");
         findings.push(finding.advice(advice("")));
     }
     findings.extend(member.certificates.iter().map(|certificate| of_certificate(&group, certificate, now_s)));

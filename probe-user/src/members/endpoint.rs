@@ -21,9 +21,12 @@ pub enum Scheme {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub scheme: Scheme,
-    /// A name or an address; IPv6 without brackets.
+    /// A name or an address; IPv6 without brackets. `localhost` for a socket.
     pub host: String,
+    /// 0 for a socket.
     pub port: u16,
+    /// The socket to connect to, for `unix://` and `unixs://`.
+    pub socket: Option<FileRef>,
     /// The process whose network namespace must be entered to connect, if it is not ours.
     pub network_of: Option<ProcessId>,
     pub credentials: Credentials,
@@ -59,11 +62,12 @@ pub struct Overrides {
 
 /// Why a text is no endpoint.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot use `{0}` as an endpoint: expected http://HOST:PORT or https://HOST:PORT")]
+#[error("cannot use `{0}` as an endpoint: expected http://HOST:PORT, https://HOST:PORT or unix://PATH")]
 pub struct EndpointError(String);
 
 impl Endpoint {
-    /// Parses a URL of etcd's, or HOST:PORT, which etcdctl takes for http.
+    /// Parses a URL of etcd's, or HOST:PORT, which etcdctl takes for http. What follows `unix://` is all path, and relative
+    /// unless it begins with a slash (etcd 3.4 to 3.6, embed/etcd.go, `resolveURL`).
     ///
     /// # Errors
     ///
@@ -73,6 +77,9 @@ impl Endpoint {
         let (scheme, rest) = match url.split_once("://") {
             Some(("http", rest)) => (Scheme::Http, rest),
             Some(("https", rest)) => (Scheme::Https, rest),
+            Some((_, "")) => return Err(error()),
+            Some(("unix", path)) => return Ok(Self::of_socket(Scheme::Http, path)),
+            Some(("unixs", path)) => return Ok(Self::of_socket(Scheme::Https, path)),
             Some(_) => return Err(error()),
             None => (Scheme::Http, url),
         };
@@ -85,14 +92,28 @@ impl Endpoint {
             scheme,
             host: host.to_owned(),
             port,
+            socket: None,
             network_of: None,
             credentials: Credentials::default(),
         })
     }
 
-    /// Returns host and port as a URL has them.
+    fn of_socket(scheme: Scheme, path: &str) -> Self {
+        Self {
+            scheme,
+            host: "localhost".to_owned(),
+            port: 0,
+            socket: Some(FileRef { path: path.into(), seen_by: None }),
+            network_of: None,
+            credentials: Credentials::default(),
+        }
+    }
+
+    /// Returns host and port as a URL has them; the host alone for a socket.
     pub fn authority(&self) -> String {
-        if self.host.contains(':') {
+        if self.socket.is_some() {
+            self.host.clone()
+        } else if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {
             format!("{}:{}", self.host, self.port)
@@ -102,21 +123,28 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.scheme == Scheme::Http { "http" } else { "https" };
-        write!(f, "{scheme}://{}", self.authority())
+        match (&self.socket, self.scheme) {
+            (None, Scheme::Http) => write!(f, "http://{}", self.authority()),
+            (None, Scheme::Https) => write!(f, "https://{}", self.authority()),
+            (Some(socket), Scheme::Http) => write!(f, "unix://{}", socket.path.display()),
+            (Some(socket), Scheme::Https) => write!(f, "unixs://{}", socket.path.display()),
+        }
     }
 }
 
-/// Returns the endpoints of a process, the simplest one first: an `http` metrics address takes no certificate.
+/// Returns the endpoints of a process, the simplest one first: a listener for metrics without TLS, one with it, and where
+/// clients are served.
 ///
-/// `network_of` is the process if it lives in another network namespace. Addresses that are not TCP are left out.
+/// `client` is what may be shown there, the best pair first; `network_of` is the process if it lives in another network
+/// namespace.
 pub fn endpoints(
     settings: &Settings,
+    client: Vec<KeyPair>,
     process: ProcessId,
     foreign_network: bool,
     overrides: &Overrides,
 ) -> Vec<Endpoint> {
-    let credentials = credentials(&settings.client_tls, process, overrides);
+    let credentials = credentials(&settings.client_tls, client, process, overrides);
     if !overrides.endpoints.is_empty() {
         return overrides
             .endpoints
@@ -124,17 +152,24 @@ pub fn endpoints(
             .map(|endpoint| Endpoint { credentials: credentials.clone(), ..endpoint.clone() })
             .collect();
     }
-    let metrics = &settings.listen_metrics_urls;
-    let of = |scheme: &'static str| metrics.iter().filter(move |url| url.starts_with(scheme));
-    let default = [DEFAULT_CLIENT_URL.to_owned()];
-    let clients =
-        if settings.listen_client_urls.is_empty() { &default[..] } else { &settings.listen_client_urls };
-    of("http://")
-        .chain(of("https://"))
+    let parsed = |urls: &[String]| -> Vec<Endpoint> {
+        urls.iter().filter_map(|url| Endpoint::parse(url).ok()).collect()
+    };
+    let (plain, encrypted): (Vec<_>, Vec<_>) = parsed(&settings.listen_metrics_urls)
+        .into_iter()
+        .partition(|endpoint| endpoint.scheme == Scheme::Http);
+    let clients = match (&settings.listen_client_http_urls[..], &settings.listen_client_urls[..]) {
+        ([], []) => parsed(&[DEFAULT_CLIENT_URL.to_owned()]),
+        // Where HTTP has a listener of its own, the others speak gRPC only.
+        ([], clients) | (clients, _) => parsed(clients),
+    };
+    plain
+        .into_iter()
+        .chain(encrypted)
         .chain(clients)
-        .filter_map(|url| Endpoint::parse(url).ok())
         .map(|endpoint| Endpoint {
             host: reachable(endpoint.host),
+            socket: endpoint.socket.map(|socket| FileRef { seen_by: Some(process), ..socket }),
             network_of: foreign_network.then_some(process),
             credentials: credentials.clone(),
             ..endpoint
@@ -151,7 +186,7 @@ fn reachable(host: String) -> String {
     }
 }
 
-fn credentials(tls: &Tls, process: ProcessId, overrides: &Overrides) -> Credentials {
+fn credentials(tls: &Tls, client: Vec<KeyPair>, process: ProcessId, overrides: &Overrides) -> Credentials {
     let theirs = |path: &PathBuf| FileRef { path: path.clone(), seen_by: Some(process) };
     let ours = |path: &PathBuf| FileRef { path: path.clone(), seen_by: None };
     let authorities = match &overrides.cacert {
@@ -162,28 +197,14 @@ fn credentials(tls: &Tls, process: ProcessId, overrides: &Overrides) -> Credenti
         (Some(certificate), Some(key)) => {
             vec![KeyPair { certificate: ours(certificate), key: ours(key) }]
         }
-        _ => client_pairs(tls, process),
+        _ => client,
     };
     Credentials {
         authorities,
-        // An operator who names an authority wants that one, and no other, to vouch for the server.
         server_certificate: tls.cert_file.as_ref().filter(|_| overrides.cacert.is_none()).map(theirs),
         client,
         insecure_skip_verify: overrides.insecure_skip_tls_verify,
     }
-}
-
-/// Returns the pairs of etcd's own that could serve as a client's, the best one first.
-///
-/// The place to add layouts (kubeadm's `healthcheck-client`, an operator's mounted secret): whether a pair that is
-/// listed here exists and may be used by a client is decided when the connection is made.
-fn client_pairs(tls: &Tls, process: ProcessId) -> Vec<KeyPair> {
-    let theirs = |path: &PathBuf| FileRef { path: path.clone(), seen_by: Some(process) };
-    [(&tls.client_cert_file, &tls.client_key_file), (&tls.cert_file, &tls.key_file)]
-        .into_iter()
-        .filter_map(|(certificate, key)| Some((certificate.as_ref()?, key.as_ref()?)))
-        .map(|(certificate, key)| KeyPair { certificate: theirs(certificate), key: theirs(key) })
-        .collect()
 }
 
 #[cfg(test)]
@@ -210,13 +231,18 @@ mod tests {
                 "plain text first, wildcards made reachable",
             ),
             (
-                "etcd --listen-client-urls=unix://localhost:2379,http://10.0.0.1:2379",
-                "http://10.0.0.1:2379",
-                "a unix socket serves us nothing",
+                "etcd --listen-client-urls=unix://localhost:2379,unixs:///run/etcd.sock,http://10.0.0.1:2379",
+                "unix://localhost:2379 unixs:///run/etcd.sock http://10.0.0.1:2379",
+                "sockets",
+            ),
+            (
+                "etcd --listen-client-urls=https://10.0.0.1:2379 --listen-client-http-urls=https://127.0.0.1:2382",
+                "https://127.0.0.1:2382",
+                "where HTTP has a place of its own, the other one answers with status 415",
             ),
         ];
         for (line, expected, why) in cases {
-            let found = endpoints(&settings(line), PROCESS, false, &Overrides::default());
+            let found = endpoints(&settings(line), Vec::new(), PROCESS, false, &Overrides::default());
             let found: Vec<String> = found.iter().map(ToString::to_string).collect();
             assert_eq!(found.join(" "), expected, "{why}");
         }
@@ -225,7 +251,7 @@ mod tests {
     #[test]
     fn the_namespace_is_the_process_only_where_it_differs() {
         for (foreign, expected) in [(true, Some(PROCESS)), (false, None)] {
-            let found = endpoints(&settings("etcd"), PROCESS, foreign, &Overrides::default());
+            let found = endpoints(&settings("etcd"), Vec::new(), PROCESS, foreign, &Overrides::default());
             assert_eq!(found[0].network_of, expected);
         }
     }
@@ -234,9 +260,11 @@ mod tests {
     fn overrides_replace_what_was_found() {
         let settings = settings("etcd --cert-file /c --key-file /k --trusted-ca-file /a");
         let own = FileRef { path: "/x".into(), seen_by: None };
-        let found = endpoints(&settings, PROCESS, true, &Overrides::default());
+        let theirs = |path: &str| FileRef { path: path.into(), seen_by: Some(PROCESS) };
+        let pairs = vec![KeyPair { certificate: theirs("/c"), key: theirs("/k") }];
+        let found = endpoints(&settings, pairs.clone(), PROCESS, true, &Overrides::default());
         assert_eq!(found[0].credentials.authorities[0].path, PathBuf::from("/a"));
-        assert_eq!(found[0].credentials.client[0].key.seen_by, Some(PROCESS));
+        assert_eq!(found[0].credentials.client, pairs);
 
         let overrides = Overrides {
             endpoints: vec![Endpoint::parse("https://h:1").unwrap()],
@@ -245,7 +273,7 @@ mod tests {
             key: Some("/x".into()),
             insecure_skip_tls_verify: true,
         };
-        let found = endpoints(&settings, PROCESS, true, &overrides);
+        let found = endpoints(&settings, pairs, PROCESS, true, &overrides);
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].to_string().as_str(), found[0].network_of), ("https://h:1", None));
         let credentials = &found[0].credentials;
@@ -259,7 +287,14 @@ mod tests {
             ("127.0.0.1:2379", Some("http://127.0.0.1:2379"), "no scheme means http"),
             ("https://[fe80::1]:2379/", Some("https://[fe80::1]:2379"), "IPv6 in brackets"),
             ("https://etcd.local:1", Some("https://etcd.local:1"), "a name"),
-            ("unix:///run/etcd", None, "not TCP"),
+            ("unix:///run/etcd", Some("unix:///run/etcd"), "a socket"),
+            (
+                "unixs://localhost:0",
+                Some("unixs://localhost:0"),
+                "a socket in etcd's working directory, with TLS",
+            ),
+            ("unix://", None, "a socket without a name"),
+            ("ftp://127.0.0.1:1", None, "another protocol"),
             ("http://127.0.0.1", None, "etcd requires a port"),
             ("http://user:secret@127.0.0.1:1", None, "nothing secret in a URL"),
             ("", None, "empty"),

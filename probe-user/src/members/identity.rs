@@ -1,16 +1,20 @@
 //! Tells whether a process is an etcd: by the WAL that it holds open.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use probe_ebpf::name;
 
 use crate::logging;
 
 use super::{
-    endpoint::{self, Endpoint, Overrides},
-    paths::{self, Directory, Root},
-    process::{Launch, ProcessId, Unreadable, What},
-    settings::{MAX_CONFIG_BYTES, Settings, Source},
+    endpoint::{self, Endpoint, KeyPair, Overrides},
+    layout,
+    paths::{self, Directory, FileRef, Root},
+    process::{self, Launch, ProcessId, Unreadable, What},
+    settings::{MAX_CONFIG_BYTES, Pair, Settings, Source},
 };
 
 /// An etcd that runs here.
@@ -58,7 +62,19 @@ fn try_look(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Lo
         |what, error: &dyn std::error::Error| Unreadable { pid: id.pid, what, error: logging::chain(error) };
     let Some(launch) = id.launch()? else { return Ok(Look::Gone) };
     let root = Root::of(id).map_err(|error| unreadable(What::Root, &error))?;
-    let settings = read_settings(&launch, &root).map_err(|(what, error)| unreadable(what, &*error))?;
+    let source = Source::new(&launch.argv, &launch.environment);
+    let config_file = if embeds_etcd(&launch) {
+        let held = held_segments(id, &root).map_err(|error| unreadable(What::Descriptors, &error))?;
+        // On a node of k3s without etcd, or before it started.
+        let Some(config_file) = held.iter().find_map(|segment| layout::embedded_config(segment)) else {
+            return Ok(Look::Gone);
+        };
+        Some(config_file)
+    } else {
+        source.config_file().map(Path::to_owned)
+    };
+    let settings = read_settings(&source, config_file.as_deref(), &root)
+        .map_err(|(what, error)| unreadable(what, &*error))?;
     let wal_path = settings.wal_path();
     let wal = match root.directory(&wal_path) {
         Ok(wal) => wal,
@@ -71,6 +87,9 @@ fn try_look(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Lo
     if !holds_segment(id, &wal).map_err(|error| unreadable(What::Descriptors, &error))? {
         return Ok(Look::NoWal);
     }
+    let client = Root::at(Path::new("/"))
+        .map(|ours| client_pairs(&settings, &source, id, &root, &ours))
+        .map_err(|error| unreadable(What::Root, &error))?;
     Ok(Look::Member(Box::new(Member {
         name: settings.name.clone(),
         id,
@@ -79,34 +98,81 @@ fn try_look(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Lo
         wal_dir: paths::as_seen(id, &wal_path),
         wal_dir_inode: wal.inode,
         wal_dir_st_dev: wal.st_dev,
-        endpoints: endpoint::endpoints(&settings, id, launch.foreign_network, overrides),
+        endpoints: endpoint::endpoints(&settings, client, id, launch.foreign_network, overrides),
         settings,
     })))
 }
 
 type Failure = (What, Box<dyn std::error::Error>);
 
-fn read_settings(launch: &Launch, root: &Root) -> Result<Settings, Failure> {
-    let source = Source::new(&launch.argv, &launch.environment);
-    let Some(path) = source.config_file() else { return Ok(source.settings()) };
+fn read_settings(source: &Source, config_file: Option<&Path>, root: &Root) -> Result<Settings, Failure> {
+    let Some(path) = config_file else { return Ok(source.settings()) };
     let bytes =
         root.read(path, MAX_CONFIG_BYTES).map_err(|error| -> Failure { (What::ConfigFile, error.into()) })?;
     Settings::from_config_file(&String::from_utf8_lossy(&bytes))
         .map_err(|error| -> Failure { (What::Settings, error.into()) })
 }
 
+fn embeds_etcd(launch: &Launch) -> bool {
+    layout::EMBEDDING.iter().any(|name| process::comm_is(&launch.comm, name))
+}
+
+/// Returns the pairs that may be shown to an etcd, the best first, and whose files they are: the process's own, or ours if
+/// only the node has them (RKE2 shows its etcd the files that it serves with, and no others).
+fn client_pairs(
+    settings: &Settings,
+    source: &Source,
+    process: ProcessId,
+    theirs: &Root,
+    ours: &Root,
+) -> Vec<KeyPair> {
+    let seen_by = |Pair { certificate, key }: Pair, seen_by| KeyPair {
+        certificate: FileRef { path: certificate, seen_by },
+        key: FileRef { path: key, seen_by },
+    };
+    let placed = layout::candidates(settings, source).into_iter().filter_map(|pair| {
+        let holds = |root: &Root| root.may_hold(&pair.certificate) && root.may_hold(&pair.key);
+        let owner = if holds(theirs) {
+            Some(process)
+        } else if holds(ours) {
+            None
+        } else {
+            return None;
+        };
+        Some(seen_by(pair, owner))
+    });
+    // These are where etcd says; if they are not, that is worth an error.
+    let last = layout::last_resorts(settings).into_iter().map(|pair| seen_by(pair, Some(process)));
+    placed.chain(last).collect()
+}
+
+/// Returns the segments of WALs that a process holds open, by their paths in its root.
+fn held_segments(id: ProcessId, root: &Root) -> io::Result<Vec<PathBuf>> {
+    let links = segment_links(id)?;
+    Ok(links.into_iter().map(|(_, target)| root.inside(target)).collect())
+}
+
 /// Tells whether a process has a WAL segment open directly inside the directory.
 ///
 /// Names only say which descriptors to look at; the inodes decide.
 fn holds_segment(id: ProcessId, wal: &Directory) -> io::Result<bool> {
+    let mut links = segment_links(id)?.into_iter();
+    Ok(links.any(|(link, target)| target.file_name().is_some_and(|file| wal.holds(file, &link))))
+}
+
+/// Returns the entries of /proc/PID/fd that seem to lead to a segment of a WAL, and where to.
+fn segment_links(id: ProcessId) -> io::Result<Vec<(PathBuf, PathBuf)>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(id.proc_path("fd"))? {
         let link = entry?.path();
         let Ok(target) = fs::read_link(&link) else { continue };
-        let Some(file) = target.file_name() else { continue };
-        let named = name::role_of(file.as_encoded_bytes());
-        if named.is_some_and(|named| named.is_segment) && wal.holds(file, &link) {
-            return Ok(true);
+        let named = target.file_name().and_then(|file| name::role_of(file.as_encoded_bytes()));
+        if named.is_some_and(|named| named.is_segment) {
+            found.push((link, target));
         }
     }
-    Ok(false)
+    Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

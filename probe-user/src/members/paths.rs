@@ -43,10 +43,11 @@ impl FileRef {
     }
 }
 
-/// The root directory of a process, held open.
+/// A root directory, held open.
 #[derive(Debug)]
 pub struct Root {
-    process: ProcessId,
+    /// Whose it is; `None` for our own, or a tree that is nobody's.
+    process: Option<ProcessId>,
     fd: OwnedFd,
 }
 
@@ -71,7 +72,22 @@ impl Root {
         if !process.is_alive() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        Ok(Self { process, fd })
+        Ok(Self { process: Some(process), fd })
+    }
+
+    /// Opens a directory as a root in which nobody has a working directory: `/` is our own.
+    ///
+    /// # Errors
+    ///
+    /// When it is no directory, or closed to us.
+    pub fn at(directory: &Path) -> io::Result<Self> {
+        Ok(Self { process: None, fd: open_directory(directory)? })
+    }
+
+    /// Tells whether there is something at this path, or may be: what cannot be looked at is not absent.
+    pub fn may_hold(&self, path: &Path) -> bool {
+        let absent = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+        self.open(path, OFlags::PATH).map_or_else(|error| !absent.contains(&error.kind()), |_| true)
     }
 
     /// Opens a path as the process would, with links kept inside its root.
@@ -83,8 +99,9 @@ impl Root {
         if path.is_absolute() {
             return open_in(&self.fd, path, flags, ResolveFlags::IN_ROOT);
         }
-        let cwd = open_directory(&self.process.proc_path("cwd"))?;
-        match self.locate(&cwd)? {
+        let process = self.process.ok_or(io::ErrorKind::NotFound)?;
+        let cwd = open_directory(&process.proc_path("cwd"))?;
+        match self.locate(process, &cwd)? {
             Some(directory) => open_in(&self.fd, &directory.join(path), flags, ResolveFlags::IN_ROOT),
             // Its working directory has no path inside its root: follow nothing that leads out of that directory.
             None => open_in(&cwd, path, flags, ResolveFlags::BENEATH),
@@ -111,13 +128,20 @@ impl Root {
         Ok(Directory { fd, st_dev: stat.st_dev, inode: stat.st_ino })
     }
 
+    /// Returns a path that /proc tells as it is inside the root.
+    pub fn inside(&self, told: PathBuf) -> PathBuf {
+        let root = self.process.and_then(|process| std::fs::read_link(process.proc_path("root")).ok());
+        let inside = root.and_then(|root| Some(Path::new("/").join(told.strip_prefix(root).ok()?)));
+        inside.unwrap_or(told)
+    }
+
     /// Returns where the working directory is inside the root, if it is there.
     ///
     /// The links in /proc are texts relative to *our* root or to the mount namespace of the process, so they are
     /// candidates, and an inode settles which one is right.
-    fn locate(&self, cwd: &OwnedFd) -> io::Result<Option<PathBuf>> {
-        let root = std::fs::read_link(self.process.proc_path("root"))?;
-        let text = std::fs::read_link(self.process.proc_path("cwd"))?;
+    fn locate(&self, process: ProcessId, cwd: &OwnedFd) -> io::Result<Option<PathBuf>> {
+        let root = std::fs::read_link(process.proc_path("root"))?;
+        let text = std::fs::read_link(process.proc_path("cwd"))?;
         let wanted = rustix::fs::fstat(cwd)?;
         let inside = text.strip_prefix(&root).map(|rest| Path::new("/").join(rest));
         for candidate in inside.into_iter().chain([text.clone()]) {

@@ -38,6 +38,8 @@ pub struct ProcessId {
 /// What a process was started with.
 #[derive(Clone, Debug)]
 pub struct Launch {
+    /// The kernel's own name of the process.
+    pub comm: String,
     pub argv: Vec<String>,
     pub environment: HashMap<String, String>,
     /// Whether its network namespace is another than ours.
@@ -106,8 +108,14 @@ impl ProcessId {
     ///
     /// A process gets that name in the middle of exec(2), so ask when it has its arguments.
     pub fn comm_is_one_of(self, names: &[String]) -> bool {
+        let comm = self.comm();
+        names.iter().any(|name| comm_is(&comm, name))
+    }
+
+    /// Returns the kernel's own name of the process; empty if it is gone.
+    fn comm(self) -> String {
         let comm = fs::read_to_string(self.proc_path("comm")).unwrap_or_default();
-        names.iter().any(|name| comm_is(comm.trim_end_matches('\n'), name))
+        comm.trim_end_matches('\n').to_owned()
     }
 
     /// Returns a path below `/proc/PID`.
@@ -144,7 +152,7 @@ impl ProcessId {
         }
         let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
         let environment = environment.into_iter().map(|(key, value)| (text(key), text(value))).collect();
-        Ok(Some(Launch { argv, environment, foreign_network }))
+        Ok(Some(Launch { comm: self.comm(), argv, environment, foreign_network }))
     }
 }
 
@@ -190,7 +198,8 @@ impl Finder {
     }
 }
 
-fn comm_is(comm: &str, name: &str) -> bool {
+/// Tells whether a process is so called; the kernel has cut its name.
+pub fn comm_is(comm: &str, name: &str) -> bool {
     let name = name.as_bytes();
     comm.as_bytes() == &name[..name.len().min(COMM_BYTES)]
 }

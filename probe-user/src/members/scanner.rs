@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{
     endpoint::Overrides,
     identity::{self, Look, Member},
+    layout,
     process::{Finder, ProcessId, Unreadable, What},
 };
 
@@ -45,7 +46,8 @@ impl Scanner {
             self.members.clear();
         }
         let mut scan = Scan::default();
-        let found = match self.finder.find(names) {
+        let embedding = layout::EMBEDDING.map(str::to_owned);
+        let found = match self.finder.find(&[names, &embedding].concat()) {
             Ok(found) => found,
             Err(error) => {
                 let error = error.to_string();

@@ -22,8 +22,12 @@ pub struct Settings {
     pub wal_dir: Option<PathBuf>,
     pub listen_metrics_urls: Vec<String>,
     pub listen_client_urls: Vec<String>,
+    /// `--listen-client-http-urls` (3.5.8): where they are set, [`Settings::listen_client_urls`] speak gRPC only.
+    pub listen_client_http_urls: Vec<String>,
     pub advertise_client_urls: Vec<String>,
     pub client_tls: Tls,
+    /// What the member shows to its peers, if clients are checked against the same authority.
+    pub peer_pair: Option<Pair>,
     pub unsafe_no_fsync: bool,
     pub heartbeat_interval_ms: u64,
     pub election_timeout_ms: u64,
@@ -39,6 +43,13 @@ pub struct Tls {
     pub client_key_file: Option<PathBuf>,
     pub trusted_ca_file: Option<PathBuf>,
     pub client_cert_auth: bool,
+}
+
+/// A certificate and its key, by their paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Why settings could not be told from what etcd was given.
@@ -97,6 +108,7 @@ impl<'a> Source<'a> {
             wal_dir: path("wal-dir"),
             listen_metrics_urls: text("listen-metrics-urls"),
             listen_client_urls: text("listen-client-urls"),
+            listen_client_http_urls: text("listen-client-http-urls"),
             advertise_client_urls: text("advertise-client-urls"),
             unsafe_no_fsync: self.switch("unsafe-no-fsync"),
             heartbeat_interval: milliseconds("heartbeat-interval"),
@@ -108,6 +120,13 @@ impl<'a> Source<'a> {
                 client_key_file: path("client-key-file"),
                 trusted_ca_file: path("trusted-ca-file"),
                 client_cert_auth: self.switch("client-cert-auth"),
+                auto_tls: self.switch("auto-tls"),
+            }),
+            peer_transport_security: Some(GivenTls {
+                cert_file: path("peer-cert-file"),
+                key_file: path("peer-key-file"),
+                trusted_ca_file: path("peer-trusted-ca-file"),
+                ..GivenTls::default()
             }),
         })
     }
@@ -116,8 +135,12 @@ impl<'a> Source<'a> {
         if let Some(value) = self.flags.get(key) {
             return Some(*value).filter(|value| !value.is_empty());
         }
-        let variable = format!("ETCD_{}", key.replace('-', "_").to_uppercase());
-        self.environment.get(&variable).map(String::as_str).filter(|value| !value.is_empty())
+        self.variable(&format!("ETCD_{}", key.replace('-', "_").to_uppercase()))
+    }
+
+    /// Returns a variable of the environment that is set.
+    pub fn variable(&self, name: &str) -> Option<&'a str> {
+        self.environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     /// The spellings that Go's `strconv.ParseBool` takes for true.
@@ -156,11 +179,13 @@ struct Given {
     wal_dir: Option<PathBuf>,
     listen_metrics_urls: Option<String>,
     listen_client_urls: Option<String>,
+    listen_client_http_urls: Option<String>,
     advertise_client_urls: Option<String>,
     unsafe_no_fsync: Option<bool>,
     heartbeat_interval: Option<u64>,
     election_timeout: Option<u64>,
     client_transport_security: Option<GivenTls>,
+    peer_transport_security: Option<GivenTls>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -172,33 +197,56 @@ struct GivenTls {
     client_key_file: Option<PathBuf>,
     trusted_ca_file: Option<PathBuf>,
     client_cert_auth: Option<bool>,
+    auto_tls: Option<bool>,
 }
 
 impl From<Given> for Settings {
     fn from(given: Given) -> Self {
         let name = given.name.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned());
-        let set = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
-        let tls = given.client_transport_security.unwrap_or_default();
+        let data_dir = set(given.data_dir).unwrap_or_else(|| format!("{name}.etcd").into());
+        let client_tls = given.client_transport_security.unwrap_or_default().client(&data_dir);
+        let peer_tls = given.peer_transport_security.unwrap_or_default();
         Self {
-            data_dir: set(given.data_dir).unwrap_or_else(|| format!("{name}.etcd").into()),
             wal_dir: set(given.wal_dir),
             listen_metrics_urls: urls(given.listen_metrics_urls),
             listen_client_urls: urls(given.listen_client_urls),
+            listen_client_http_urls: urls(given.listen_client_http_urls),
             advertise_client_urls: urls(given.advertise_client_urls),
-            client_tls: Tls {
-                cert_file: set(tls.cert_file),
-                key_file: set(tls.key_file),
-                client_cert_file: set(tls.client_cert_file),
-                client_key_file: set(tls.client_key_file),
-                trusted_ca_file: set(tls.trusted_ca_file),
-                client_cert_auth: tls.client_cert_auth.unwrap_or(false),
-            },
+            peer_pair: peer_tls.pair_under(client_tls.trusted_ca_file.as_deref()),
+            client_tls,
             unsafe_no_fsync: given.unsafe_no_fsync.unwrap_or(false),
             heartbeat_interval_ms: given.heartbeat_interval.unwrap_or(100),
             election_timeout_ms: given.election_timeout.unwrap_or(1000),
+            data_dir,
             name,
         }
     }
+}
+
+impl GivenTls {
+    /// Without a certificate, and told to, etcd signs one itself (`transport.SelfCert`, 3.4 to 3.6).
+    fn client(self, data_dir: &Path) -> Tls {
+        let signs_itself = self.auto_tls.unwrap_or(false) && set(self.cert_file.clone()).is_none();
+        let own = |file: &str| signs_itself.then(|| data_dir.join("fixtures/client").join(file));
+        Tls {
+            cert_file: set(self.cert_file).or_else(|| own("cert.pem")),
+            key_file: set(self.key_file).or_else(|| own("key.pem")),
+            client_cert_file: set(self.client_cert_file),
+            client_key_file: set(self.client_key_file),
+            trusted_ca_file: set(self.trusted_ca_file),
+            client_cert_auth: self.client_cert_auth.unwrap_or(false),
+        }
+    }
+
+    fn pair_under(self, authority: Option<&Path>) -> Option<Pair> {
+        let same = set(self.trusted_ca_file).as_deref() == authority;
+        let pair = Pair { certificate: set(self.cert_file)?, key: set(self.key_file)? };
+        same.then_some(pair)
+    }
+}
+
+fn set(path: Option<PathBuf>) -> Option<PathBuf> {
+    path.filter(|path| !path.as_os_str().is_empty())
 }
 
 fn urls(list: Option<String>) -> Vec<String> {
@@ -207,114 +255,4 @@ fn urls(list: Option<String>) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Variables = &'static [(&'static str, &'static str)];
-
-    fn environment(pairs: Variables) -> HashMap<String, String> {
-        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
-    }
-
-    fn argv(line: &str) -> Vec<String> {
-        line.split(' ').map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn flags_win_over_the_environment_and_both_over_defaults() {
-        let cases: [(&str, Variables, &str, &str, &str); 9] = [
-            ("etcd", &[], "default", "default.etcd", "nothing given"),
-            ("etcd --name=a", &[], "a", "a.etcd", "the data directory follows the name"),
-            ("etcd -name a -data-dir /d", &[], "a", "/d", "one dash, values apart"),
-            ("etcd --name a", &[("ETCD_NAME", "b")], "a", "a.etcd", "a flag wins"),
-            ("etcd", &[("ETCD_NAME", "b"), ("ETCD_DATA_DIR", "/e")], "b", "/e", "variables count"),
-            ("etcd", &[("ETCD_NAME", "")], "default", "default.etcd", "an empty variable is not set"),
-            ("etcd --pre-vote --name a", &[], "a", "a.etcd", "a switch takes no value"),
-            ("etcd --debug-of-tomorrow --name a", &[], "a", "a.etcd", "nor does one we do not know"),
-            ("etcd --quota-of-tomorrow 5 --name a --name b", &[], "b", "b.etcd", "the last one wins"),
-        ];
-        for (line, variables, name, data_dir, why) in cases {
-            let (argv, environment) = (argv(line), environment(variables));
-            let settings = Source::new(&argv, &environment).settings();
-            assert_eq!(
-                (&*settings.name, settings.data_dir.to_str().unwrap()),
-                (name, data_dir),
-                "{line}: {why}"
-            );
-        }
-    }
-
-    #[test]
-    fn every_key_is_read_from_flags() {
-        let argv = argv(
-            "etcd --wal-dir=/w --listen-metrics-urls http://127.0.0.1:2381 \
-             --listen-client-urls=https://127.0.0.1:2379,https://10.0.0.1:2379 \
-             --advertise-client-urls=https://10.0.0.1:2379 --cert-file=/c --key-file=/k --trusted-ca-file=/a \
-             --client-cert-auth --unsafe-no-fsync=true --heartbeat-interval 250 --election-timeout=2500",
-        );
-        let settings = Source::new(&argv, &HashMap::new()).settings();
-        let expected = Settings {
-            name: "default".into(),
-            data_dir: "default.etcd".into(),
-            wal_dir: Some("/w".into()),
-            listen_metrics_urls: vec!["http://127.0.0.1:2381".into()],
-            listen_client_urls: vec!["https://127.0.0.1:2379".into(), "https://10.0.0.1:2379".into()],
-            advertise_client_urls: vec!["https://10.0.0.1:2379".into()],
-            client_tls: Tls {
-                cert_file: Some("/c".into()),
-                key_file: Some("/k".into()),
-                client_cert_file: None,
-                client_key_file: None,
-                trusted_ca_file: Some("/a".into()),
-                client_cert_auth: true,
-            },
-            unsafe_no_fsync: true,
-            heartbeat_interval_ms: 250,
-            election_timeout_ms: 2500,
-        };
-        assert_eq!(settings, expected);
-    }
-
-    #[test]
-    fn a_configuration_file_is_found_by_flag_or_variable() {
-        let cases: [(&str, Variables, Option<&str>, &str); 4] = [
-            ("etcd --config-file /f --name a", &[], Some("/f"), "by flag"),
-            ("etcd --name a", &[("ETCD_CONFIG_FILE", "/g")], Some("/g"), "by variable"),
-            ("etcd --config-file=/f", &[("ETCD_CONFIG_FILE", "/g")], Some("/f"), "the flag wins"),
-            ("etcd --config-file=", &[], None, "an empty one is none"),
-        ];
-        for (line, variables, expected, why) in cases {
-            let (argv, environment) = (argv(line), environment(variables));
-            let source = Source::new(&argv, &environment);
-            assert_eq!(source.config_file(), expected.map(Path::new), "{line}: {why}");
-        }
-    }
-
-    #[test]
-    fn a_configuration_file_has_the_same_keys() {
-        let yaml = "name: 'b'\ndata-dir: /d\nwal-dir: ''\nlisten-client-urls: https://1.2.3.4:2379, http://[::1]:1\n\
-             heartbeat-interval: 50\nelection-timeout: 500\nunsafe-no-fsync: true\nquota-backend-bytes: 0\n\
-             client-transport-security:\n  cert-file: c.pem\n  key-file: k.pem\n  client-cert-auth: true\n  \
-             trusted-ca-file: ca.pem\n  auto-tls: false\npeer-transport-security:\n  cert-file: p.pem\n";
-        let settings = Settings::from_config_file(yaml).unwrap();
-        assert_eq!(settings.name, "b");
-        assert_eq!(settings.wal_path(), Path::new("/d/member/wal"), "an empty wal-dir is none");
-        assert_eq!(settings.listen_client_urls, ["https://1.2.3.4:2379", "http://[::1]:1"]);
-        assert_eq!((settings.heartbeat_interval_ms, settings.election_timeout_ms), (50, 500));
-        assert!(settings.unsafe_no_fsync && settings.client_tls.client_cert_auth);
-        assert_eq!(settings.client_tls.trusted_ca_file, Some("ca.pem".into()));
-        assert_eq!(settings.client_tls.cert_file, Some("c.pem".into()), "the peers' certificate is another");
-    }
-
-    #[test]
-    fn an_odd_configuration_file_is_an_error_or_all_defaults() {
-        for (yaml, why) in [("", "empty"), ("# nothing\n", "only a comment"), ("name: ''\n", "an empty name")]
-        {
-            assert_eq!(Settings::from_config_file(yaml).unwrap().name, "default", "{why}");
-        }
-        for (yaml, why) in [("name: [", "no YAML"), ("heartbeat-interval: soon", "not a number")] {
-            let error = Settings::from_config_file(yaml).expect_err(why);
-            assert_eq!(error.to_string(), "cannot parse the configuration file");
-        }
-    }
-}
+mod tests;
