@@ -20,6 +20,7 @@ pub use snapshot::{Figure, MemberSnapshot, Operation, Snapshot};
 use crate::{
     causes::Cause,
     crosscheck::Invariant,
+    etcd::Reason,
     latency::{BOUNDS_NS, Latencies, seconds},
     monitor::Metric,
     verdict::Verdict,
@@ -260,13 +261,15 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "etcd_scrape_errors",
-            "Scrapes of etcd that failed.",
+            "Scrapes of etcd that failed, by reason; every reason is there from the start.",
             None,
             MetricType::Counter,
         )?;
         for member in &self.members {
-            for (reason, count) in &member.scrape_errors {
-                counter(&mut family, &[("member", member.name.as_str()), ("reason", reason)], *count)?;
+            // Those of 0, too: `rate()` sees the first failure only of a series that was there before it.
+            for reason in Reason::ALL.map(Reason::as_str) {
+                let count = member.scrape_errors.get(reason).copied().unwrap_or(0);
+                counter(&mut family, &[("member", member.name.as_str()), ("reason", reason)], count)?;
             }
         }
         let mut family =

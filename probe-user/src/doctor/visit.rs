@@ -110,7 +110,7 @@ async fn ask(mut client: Client, url: String, id: ProcessId) -> VisitedEndpoint 
             let sentence = "another process answers than the one that holds this WAL".to_owned();
             (None, failure("other_process", sentence))
         }
-        Err(error) => (None, failure(error.reason().as_str(), logging::chain(&error))),
+        Err(failed) => (None, failure(failed.reason().as_str(), logging::chain(&failed.error))),
     };
     VisitedEndpoint { url, version, error }
 }

@@ -34,6 +34,15 @@ pub fn presented(credentials: &Credentials) -> Option<&FileRef> {
     Some(&pair.certificate)
 }
 
+/// Returns when every certificate of a chain is valid; none if there is none that can be read.
+pub fn of_chain(chain: &[CertificateDer<'_>]) -> Option<Validity> {
+    let all = chain.iter().filter_map(|der| validity(der).ok());
+    all.reduce(|one, other| Validity {
+        not_before_s: one.not_before_s.max(other.not_before_s),
+        not_after_s: one.not_after_s.min(other.not_after_s),
+    })
+}
+
 fn validity(der: &CertificateDer<'_>) -> Result<Validity, nom::Err<X509Error>> {
     let (_, certificate) = X509Certificate::from_der(der)?;
     let validity = certificate.validity();

@@ -71,6 +71,7 @@ pub enum LastScrape {
     OtherProcess,
     Failed {
         reason: &'static str,
+        /// One sentence that names no file, for it is served over HTTP.
         error: String,
     },
 }
