@@ -22,7 +22,7 @@ use crate::{
     crosscheck::Invariant,
     etcd::Reason,
     latency::{BOUNDS_NS, Latencies, seconds},
-    monitor::Metric,
+    monitor::{Metric, certificates::Kind},
     verdict::Verdict,
 };
 
@@ -272,6 +272,20 @@ impl Snapshot {
                 counter(&mut family, &[("member", member.name.as_str()), ("reason", reason)], count)?;
             }
         }
+        let mut family = out.encode_descriptor(
+            "etcd_certificate_expiry_timestamp",
+            "When the certificates in use end, in seconds since 1970: of a chain the first link to end, of a bundle of \
+             authorities the next one.",
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        for member in &self.members {
+            for (kind, end_s) in Kind::ALL.into_iter().zip(member.certificate_ends_s) {
+                let Some(end_s) = end_s else { continue };
+                let labels = [("member", member.name.as_str()), ("certificate", kind.as_str())];
+                gauge(&mut family, &labels, end_s as f64)?;
+            }
+        }
         let mut family =
             out.encode_descriptor("member", "What is known of a member.", None, MetricType::Info)?;
         for member in &self.members {
@@ -409,6 +423,7 @@ mod tests {
                 verdict: Verdict::Healthy,
                 etcd_up: true,
                 scrape_errors: BTreeMap::from([("refused", 1)]),
+                certificate_ends_s: [Some(1_924_905_600), Some(1_796_000_000), None],
                 data_dir: "/var/lib/etcd".to_owned(),
                 device: "/dev/vda1".to_owned(),
                 filesystem: "ext4".to_owned(),

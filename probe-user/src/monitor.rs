@@ -3,6 +3,7 @@
 //! [`Monitor`] is the state; `scrape` asks etcds; `losses` is where the time went and `slow_log` the last slow operations;
 //! `window` remembers what the verdict looks back on.
 
+pub mod certificates;
 mod eyesight;
 pub mod losses;
 pub mod mount;
@@ -215,6 +216,7 @@ impl Monitor {
             let process = processes.iter().find(|process| is_same(process, member.id)).copied();
             self.track(member, process);
         }
+        self.members.values_mut().for_each(Tracked::look_at_certificates);
         self.tell_layers();
         self.host.refresh_cgroups();
         self.members.retain(|_, tracked| tracked.gone_for().is_none_or(|gone| gone < KEPT));

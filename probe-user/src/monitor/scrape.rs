@@ -64,6 +64,9 @@ async fn scrape(shared: Shared, key: MemberKey) {
     let super::Monitor { kernel, members, host, .. } = &mut *monitor;
     // The member may have been restarted meanwhile; then this tells nothing about the new one.
     let Some(tracked) = members.get_mut(&key).filter(|tracked| tracked.id() == Some(id)) else { return };
+    if result.is_ok() {
+        tracked.certificates.presented(client.presented());
+    }
     tracked.client = Some(client);
     let mut sentence = String::new();
     let last_scrape = match result {
