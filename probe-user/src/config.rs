@@ -4,7 +4,10 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::kernel::HookChoice;
+use crate::{
+    etcd::{AllowList, allow_list},
+    kernel::HookChoice,
+};
 
 /// Tells with numbers whether etcd's disk is slow: times every sync in the kernel and reconciles it with etcd's own
 /// metrics.
@@ -130,6 +133,18 @@ pub struct Options {
     /// How often etcd is scraped for the cross-check; at most every second in `check`.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_SCRAPE_INTERVAL", value_parser = duration, default_value = "5s")]
     pub scrape_interval: Duration,
+    /// Which of etcd's own metrics to pass on, with the label `member`: names of families, with * for any part. They replace
+    /// the default, or extend it if the first begins with a +, as in `+grpc_server_*`; `none` passes nothing on.
+    #[arg(
+        long,
+        global = true,
+        env = "ETCD_DISK_PROBE_ETCD_METRICS",
+        value_delimiter = ',',
+        default_values = allow_list::DEFAULT,
+        hide_default_value = true,
+        value_name = "PATTERN"
+    )]
+    pub etcd_metrics: Vec<String>,
     /// The time that a verdict looks back.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_WINDOW", value_parser = duration, default_value = "60s")]
     pub window: Duration,
@@ -208,6 +223,9 @@ impl TryFrom<Args> for Config {
         if options.command_timeout.is_zero() {
             wrong.push("--command-timeout: more than nothing".to_owned());
         }
+        if let Err(error) = AllowList::parse(&options.etcd_metrics) {
+            wrong.push(format!("--etcd-metrics: {error}"));
+        }
         let command = match args.command {
             Command::Run { listen } => Task::Run { listen },
             Command::Check { duration, output } => {
@@ -272,6 +290,7 @@ mod tests {
             ("run --cacert /nowhere/ca.pem", "/nowhere/ca.pem` of --cacert", "a file that is not there"),
             ("run --command-timeout soon", "10ms", "the way out is shown"),
             ("run --process-name a,b,c,d,e", "four at most", "the kernel holds four"),
+            ("run --etcd-metrics etcd-server", "`etcd-server` is no name of a metric such as", "no pattern"),
             ("run --max-members 0", "1..=1024", "nothing could be measured"),
         ];
         for (flags, part, why) in cases {

@@ -1,6 +1,6 @@
 //! One kept connection to one etcd.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::{
@@ -19,6 +19,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{
+    AllowList,
     connect::{self, Connected, Connecting},
     error::ScrapeError,
     text::Scrape,
@@ -39,6 +40,8 @@ pub struct Client {
     current: usize,
     timeout: Duration,
     entrance: Entrance,
+    /// What is passed on of the answer.
+    allowed: Arc<AllowList>,
     connection: Option<Connection>,
     /// A connection in the making that outlived its scrape; no second one is started beside it.
     connecting: Option<Connecting>,
@@ -74,6 +77,7 @@ impl Client {
             current: 0,
             timeout,
             entrance: Entrance::default(),
+            allowed: Arc::default(),
             connection: None,
             connecting: None,
         }
@@ -83,6 +87,13 @@ impl Client {
     #[must_use]
     pub fn through(mut self, entrance: Entrance) -> Self {
         self.entrance = entrance;
+        self
+    }
+
+    /// Has these families passed on, which by default are none.
+    #[must_use]
+    pub fn passing_on(mut self, allowed: Arc<AllowList>) -> Self {
+        self.allowed = allowed;
         self
     }
 
@@ -125,14 +136,14 @@ impl Client {
         let endpoint = self.endpoints.get(self.current).ok_or(ScrapeError::NoEndpoint)?.clone();
         if let Some(connection) = &mut self.connection {
             // etcd may have closed it meanwhile, which only shows when it is used.
-            match ask(connection, &endpoint).await {
+            match ask(connection, &endpoint, &self.allowed).await {
                 Err(ScrapeError::Broken(_)) => self.connection = None,
                 outcome => return outcome,
             }
         }
         let connection = self.connect(&endpoint).await?;
         let connection = self.connection.insert(connection);
-        match ask(connection, &endpoint).await {
+        match ask(connection, &endpoint, &self.allowed).await {
             Err(ScrapeError::Broken(error)) => {
                 Err(connection.why_broken().await.unwrap_or(ScrapeError::Broken(error)))
             }
@@ -164,7 +175,11 @@ async fn open(
     Ok(Connection { sender, driver: tokio::spawn(connection) })
 }
 
-async fn ask(connection: &mut Connection, endpoint: &Endpoint) -> Result<Scrape, ScrapeError> {
+async fn ask(
+    connection: &mut Connection,
+    endpoint: &Endpoint,
+    allowed: &AllowList,
+) -> Result<Scrape, ScrapeError> {
     connection.sender.ready().await.map_err(broken)?;
     let request = Request::get("/metrics")
         .header(HOST, endpoint.authority())
@@ -175,7 +190,7 @@ async fn ask(connection: &mut Connection, endpoint: &Endpoint) -> Result<Scrape,
     if status != StatusCode::OK {
         return Err(ScrapeError::Status(status.as_u16()));
     }
-    Scrape::parse(&read(response.into_body()).await?)
+    Scrape::parse(&read(response.into_body()).await?, allowed)
 }
 
 async fn read(body: Incoming) -> Result<Bytes, ScrapeError> {
