@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::kernel::HookChoice;
+use crate::{etcd::tls::is_server_name, kernel::HookChoice};
 
 /// Tells with numbers whether etcd's disk is slow: times every sync in the kernel and reconciles it with etcd's own
 /// metrics.
@@ -96,6 +96,9 @@ pub struct Options {
     /// Do not verify etcd's server certificate.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_INSECURE_SKIP_TLS_VERIFY")]
     pub insecure_skip_tls_verify: bool,
+    /// Name that etcd's server certificate must be valid for, in place of the endpoint's host.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_TLS_SERVER_NAME", value_name = "NAME")]
+    pub tls_server_name: Option<String>,
     /// How long one scrape of etcd may take in all.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_COMMAND_TIMEOUT", value_parser = duration, default_value = "5s")]
     pub command_timeout: Duration,
@@ -190,6 +193,11 @@ impl TryFrom<Args> for Config {
                 ));
             }
         }
+        if let Some(name) = options.tls_server_name.as_ref().filter(|name| !is_server_name(name)) {
+            wrong.push(format!(
+                "--tls-server-name {name}: give a DNS name or an address, without scheme and port"
+            ));
+        }
         if options.process_name.len() > probe_ebpf::layout::NAMES {
             wrong.push(format!("--process-name: {} names given, four at most", options.process_name.len()));
         }
@@ -272,6 +280,11 @@ mod tests {
             ("run --cacert /nowhere/ca.pem", "/nowhere/ca.pem` of --cacert", "a file that is not there"),
             ("run --command-timeout soon", "10ms", "the way out is shown"),
             ("run --process-name a,b,c,d,e", "four at most", "the kernel holds four"),
+            (
+                "run --tls-server-name https://etcd",
+                "--tls-server-name https://etcd: give a DNS name",
+                "a URL is no name",
+            ),
             ("run --max-members 0", "1..=1024", "nothing could be measured"),
         ];
         for (flags, part, why) in cases {

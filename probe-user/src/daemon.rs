@@ -182,6 +182,7 @@ fn overrides(options: &Options) -> anyhow::Result<Overrides> {
         cert: options.cert.clone(),
         key: options.key.clone(),
         insecure_skip_tls_verify: options.insecure_skip_tls_verify,
+        tls_server_name: options.tls_server_name.clone(),
     })
 }
 

@@ -6,10 +6,11 @@ pub mod certificate;
 pub mod client;
 mod connect;
 pub mod error;
+pub mod stamps;
 pub mod text;
 pub mod tls;
 
 pub use certificate::Validity;
 pub use client::Client;
-pub use error::{Reason, ScrapeError};
+pub use error::{Failure, Reason, ScrapeError};
 pub use text::{Histogram, Scrape};

@@ -20,8 +20,9 @@ pub use snapshot::{Figure, MemberSnapshot, Operation, Snapshot};
 use crate::{
     causes::Cause,
     crosscheck::Invariant,
+    etcd::Reason,
     latency::{BOUNDS_NS, Latencies, seconds},
-    monitor::Metric,
+    monitor::{Metric, certificates::Kind},
     verdict::Verdict,
 };
 
@@ -260,13 +261,29 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "etcd_scrape_errors",
-            "Scrapes of etcd that failed.",
+            "Scrapes of etcd that failed, by reason; every reason is there from the start.",
             None,
             MetricType::Counter,
         )?;
         for member in &self.members {
-            for (reason, count) in &member.scrape_errors {
-                counter(&mut family, &[("member", member.name.as_str()), ("reason", reason)], *count)?;
+            // Those of 0, too: `rate()` sees the first failure only of a series that was there before it.
+            for reason in Reason::ALL.map(Reason::as_str) {
+                let count = member.scrape_errors.get(reason).copied().unwrap_or(0);
+                counter(&mut family, &[("member", member.name.as_str()), ("reason", reason)], count)?;
+            }
+        }
+        let mut family = out.encode_descriptor(
+            "etcd_certificate_expiry_timestamp",
+            "When the certificates in use end, in seconds since 1970: of a chain the first link to end, of a bundle of \
+             authorities the next one.",
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        for member in &self.members {
+            for (kind, end_s) in Kind::ALL.into_iter().zip(member.certificate_ends_s) {
+                let Some(end_s) = end_s else { continue };
+                let labels = [("member", member.name.as_str()), ("certificate", kind.as_str())];
+                gauge(&mut family, &labels, end_s as f64)?;
             }
         }
         let mut family =
@@ -406,6 +423,7 @@ mod tests {
                 verdict: Verdict::Healthy,
                 etcd_up: true,
                 scrape_errors: BTreeMap::from([("refused", 1)]),
+                certificate_ends_s: [Some(1_924_905_600), Some(1_796_000_000), None],
                 data_dir: "/var/lib/etcd".to_owned(),
                 device: "/dev/vda1".to_owned(),
                 filesystem: "ext4".to_owned(),

@@ -3,6 +3,7 @@
 //! [`Monitor`] is the state; `scrape` asks etcds; `losses` is where the time went and `slow_log` the last slow operations;
 //! `window` remembers what the verdict looks back on.
 
+pub mod certificates;
 mod eyesight;
 mod gone;
 pub mod losses;
@@ -213,6 +214,7 @@ impl Monitor {
             let process = processes.iter().find(|process| is_same(process, member.id)).copied();
             self.track(member, process);
         }
+        self.members.values_mut().for_each(Tracked::look_at_certificates);
         self.tell_layers();
         self.host.refresh_cgroups();
         let gone = self.members.iter().filter_map(|(key, tracked)| Some((key.clone(), tracked.gone_for()?)));

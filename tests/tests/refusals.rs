@@ -73,7 +73,8 @@ fn assert_told(scratch: &Scratch, case: &Failing, members: &[&str]) {
             );
         });
         let reasons = metrics.all("etcd_disk_probe_etcd_scrape_errors_total", &named);
-        let others: Vec<_> = reasons.filter(|sample| sample.labels["reason"] != case.reason).collect();
+        let others: Vec<_> =
+            reasons.filter(|sample| sample.labels["reason"] != case.reason && sample.value > 0.0).collect();
         assert!(others.is_empty(), "{why}: {member} fails for one reason: {others:?}");
         assert_eq!(metrics.value("etcd_disk_probe_etcd_up", &named), Some(0.0), "{why}");
         assert!(verdict_is(&metrics, member, "blind"), "{why}: {member}");
@@ -120,8 +121,7 @@ fn certificates_that_do_not_work_are_told_apart() {
     let of_stranger = stranger.client("of-stranger", Validity::Current).unwrap();
     let late = authority.client("late", Validity::Expired).unwrap();
     let mixed = Pair { certificate: client.certificate.clone(), key: of_stranger.key.clone() };
-    let rejected =
-        "cannot log in to etcd: it rejected our client certificate, or the lack of one; see --cert and --key";
+    let rejected = "cannot log in to etcd: it rejected our client certificate `";
     let cases = [
         ("a stranger's client certificate", flags(&of_stranger), "tls_client_rejected", rejected),
         ("an expired client certificate", flags(&late), "tls_client_rejected", rejected),
@@ -162,7 +162,7 @@ fn servers_that_are_no_etcd_are_told_apart() {
     let late = "cannot get etcd's metrics in time: no answer within 1s";
     let cases = [
         ("nobody listens", None, "refused", "cannot connect to etcd: the connection was refused"),
-        ("no end", Some(Answer::Endless), "too_large", "the answer is larger than 16777216 bytes"),
+        ("no end", Some(Answer::Endless), "too_large", "the answer is larger than 4194304 bytes"),
         ("a drop at a time", Some(Answer::Dripping), "timeout", late),
         ("silence", Some(Answer::Nothing), "timeout", late),
         (

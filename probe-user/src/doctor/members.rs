@@ -1,18 +1,12 @@
 //! The lines about etcd: data, endpoints, certificates.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use super::{
     Finding, State,
     visit::{Directory, Role, Visited, VisitedCertificate, VisitedEndpoint, VisitedMember, advice},
 };
+use crate::monitor::certificates::{Urgency, date, days};
 
 const GROUP: &str = "members";
-
-const DAY_S: i64 = 24 * 3600;
-
-/// A certificate that ends sooner is worth a warning.
-const SOON_DAYS: i64 = 30;
 
 /// Returns the lines, at a time in seconds since 1970.
 pub fn findings(visited: &Visited, now_s: i64) -> Vec<Finding> {
@@ -93,7 +87,7 @@ fn of_certificate(group: &str, certificate: &VisitedCertificate, now_s: i64) -> 
         } else {
             format!("expired on {}, {} ago", date(*until_s), days(now_s - until_s))
         };
-        return finding(State::Failed, detail).advice("renew it, or correct this machine's clock");
+        return finding(State::Failed, detail).advice(Urgency::Expired.advice());
     }
     let until_s = valid.iter().map(|(_, until_s)| *until_s).min().unwrap_or(now_s);
     let left_s = until_s - now_s;
@@ -101,8 +95,8 @@ fn of_certificate(group: &str, certificate: &VisitedCertificate, now_s: i64) -> 
     if all.len() > 1 {
         detail = format!("holds {}, the next to end {detail}", all.len());
     }
-    if left_s < SOON_DAYS * DAY_S {
-        return finding(State::Warning, detail).advice("renew it soon");
+    if let Some(urgency) = Urgency::of(until_s, now_s) {
+        return finding(State::Warning, detail).advice(urgency.advice());
     }
     if !invalid.is_empty() {
         return finding(State::Note, format!("{detail}; {} expired", invalid.len()));
@@ -110,24 +104,11 @@ fn of_certificate(group: &str, certificate: &VisitedCertificate, now_s: i64) -> 
     finding(State::Ok, detail)
 }
 
-fn days(seconds: i64) -> String {
-    match seconds / DAY_S {
-        0 => "less than a day".to_owned(),
-        1 => "1 day".to_owned(),
-        days => format!("{days} days"),
-    }
-}
-
-/// Returns the day in UTC, such as `2026-11-24`.
-fn date(at_s: i64) -> String {
-    let at = UNIX_EPOCH + Duration::from_secs(at_s.max(0).cast_unsigned());
-    let text = humantime::format_rfc3339_seconds(at).to_string();
-    text.split('T').next().unwrap_or_default().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::monitor::certificates::DAY_S;
 
     const NOW_S: i64 = 1_795_500_000; // 2026-11-24
 

@@ -7,9 +7,12 @@ use tokio::task::JoinSet;
 
 use crate::{
     config::Options,
-    etcd::{Client, Reason, Validity, certificate},
+    etcd::{
+        Client, Reason, Validity,
+        certificate::{self, Files},
+    },
     logging,
-    members::{FileRef, Member, Overrides, Pending, ProcessId, Scanner, Scheme, Unreadable, paths::Root},
+    members::{FileRef, Member, Overrides, Pending, ProcessId, Scanner, Unreadable, paths::Root},
     monitor::{is_from, mount},
     privileges::Entrance,
 };
@@ -110,7 +113,7 @@ async fn ask(mut client: Client, url: String, id: ProcessId) -> VisitedEndpoint 
             let sentence = "another process answers than the one that holds this WAL".to_owned();
             (None, failure("other_process", sentence))
         }
-        Err(error) => (None, failure(error.reason().as_str(), logging::chain(&error))),
+        Err(failed) => (None, failure(failed.reason().as_str(), logging::chain(&failed.error))),
     };
     VisitedEndpoint { url, version, error }
 }
@@ -132,16 +135,11 @@ fn directory(member: &Member, path: &Path, st_dev: Option<u64>) -> Directory {
     Directory { path: path.display().to_string(), device: mount.device, filesystem: mount.filesystem }
 }
 
-/// Reads the certificates of a member that serves TLS: whom we trust, what it serves, what we show.
+/// Reads the certificates of a member that has TLS: whom we trust, what it serves, what we show.
 fn certificates(member: &Member) -> Vec<VisitedCertificate> {
-    let Some(endpoint) = member.endpoints.iter().find(|endpoint| endpoint.scheme == Scheme::Https) else {
-        return Vec::new();
-    };
-    let server = member.settings.client_tls.cert_file.clone();
-    let server = server.map(|path| FileRef { path, seen_by: Some(member.id) });
-    let client = certificate::presented(&endpoint.credentials);
-    let authorities = endpoint.credentials.authorities.iter().map(|file| (Role::Authority, file));
-    let own = match (&server, client) {
+    let files = Files::of(member);
+    let authorities = files.authorities.iter().map(|file| (Role::Authority, file));
+    let own = match (&files.server, files.shown()) {
         (Some(server), Some(client)) if server == client => [Some((Role::ServerAndClient, server)), None],
         (server, client) => {
             [server.as_ref().map(|file| (Role::Server, file)), client.map(|file| (Role::Client, file))]

@@ -8,7 +8,7 @@ use x509_parser::{
 };
 
 use super::{ScrapeError, tls};
-use crate::members::{Credentials, FileRef};
+use crate::members::{FileRef, KeyPair, Member, Scheme};
 
 /// When one certificate is valid, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +28,53 @@ pub fn validities(file: &FileRef) -> Result<Vec<Validity>, ScrapeError> {
     certificates.iter().map(|der| validity(der).map_err(|error| tls::unusable(WHAT, file, error))).collect()
 }
 
-/// Returns the certificate that would be presented to etcd as ours; `None` if there is none that may be.
-pub fn presented(credentials: &Credentials) -> Option<&FileRef> {
-    let (pair, _) = tls::client_certificate(&credentials.client).ok().flatten()?;
-    Some(&pair.certificate)
+/// The certificate files of one member, whether it is asked over TLS or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// Whom we trust.
+    pub authorities: Vec<FileRef>,
+    /// What etcd serves.
+    pub server: Option<FileRef>,
+    /// What we may show to it, the best one first.
+    pub client: Vec<KeyPair>,
+}
+
+impl Files {
+    /// Returns the files of a member's client port; none if it has no TLS at all.
+    pub fn of(member: &Member) -> Self {
+        let secure = member.endpoints.iter().find(|endpoint| endpoint.scheme == Scheme::Https);
+        let server = member.settings.client_tls.cert_file.clone();
+        if secure.is_none() && server.is_none() {
+            return Self::default();
+        }
+        // Where all endpoints are plain, each has the credentials of the client port all the same.
+        let credentials = secure.or(member.endpoints.first()).map(|endpoint| &endpoint.credentials);
+        Self {
+            authorities: credentials.map(|all| all.authorities.clone()).unwrap_or_default(),
+            server: server.map(|path| FileRef { path, seen_by: Some(member.id) }),
+            client: credentials.map(|all| all.client.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Returns all files with certificates; no keys.
+    pub fn all(&self) -> impl Iterator<Item = &FileRef> {
+        self.authorities.iter().chain(&self.server).chain(self.client.iter().map(|pair| &pair.certificate))
+    }
+
+    /// Returns the certificate that would be shown to etcd as ours; none if there is none that may be. Reads them.
+    pub fn shown(&self) -> Option<&FileRef> {
+        let (pair, _) = tls::client_certificate(&self.client).ok().flatten()?;
+        Some(&pair.certificate)
+    }
+}
+
+/// Returns when every certificate of a chain is valid; none if there is none that can be read.
+pub fn of_chain(chain: &[CertificateDer<'_>]) -> Option<Validity> {
+    let all = chain.iter().filter_map(|der| validity(der).ok());
+    all.reduce(|one, other| Validity {
+        not_before_s: one.not_before_s.max(other.not_before_s),
+        not_after_s: one.not_after_s.min(other.not_after_s),
+    })
 }
 
 fn validity(der: &CertificateDer<'_>) -> Result<Validity, nom::Err<X509Error>> {

@@ -1,37 +1,39 @@
-//! One kept connection to one etcd.
+//! One kept connection to one etcd, and a new one before the old one has to go.
+
+mod body;
+mod kept;
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper::{
-    Request, StatusCode,
-    body::{Bytes, Incoming},
-    client::conn::http1::{self, SendRequest},
-    header::HOST,
-};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    task::JoinHandle,
+    sync::oneshot,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::TlsConnector;
+use tracing::{info, warn};
+
+pub(super) use kept::MAX_HEAD_BYTES;
+use kept::{Connection, Secured};
 
 use super::{
+    certificate::{self, Validity},
     connect::{self, Connected, Connecting},
-    error::ScrapeError,
+    error::{Failure, Reason, ScrapeError, Stage},
+    stamps::Stamps,
     text::Scrape,
 };
 use crate::{members::Endpoint, privileges::Entrance};
 
-/// A hundred times what etcd serves.
-const MAX_BODY_BYTES: usize = 16 << 20;
+/// A connection over TLS is made anew after this time: a certificate of a server whose files we do not see is renewed, too.
+const RENEWED_EVERY: Duration = Duration::from_hours(1);
 
-/// How long the task of a broken connection may take to say why it broke.
-const DRIVER_ENDS_WITHIN: Duration = Duration::from_millis(100);
+/// How long a look at the files may take until the kept connection is used as it is.
+const LOOK_LIMIT: Duration = Duration::from_millis(500);
 
 /// Asks one etcd for its metrics, over a connection that is kept.
+///
+/// Files are looked at before each scrape over TLS. When one has changed, a new connection is made with the new ones; the
+/// old one stays until the new one has yielded a scrape, so that a rotation that is only half done loses none.
 #[derive(Debug)]
 pub struct Client {
     endpoints: Vec<Endpoint>,
@@ -42,28 +44,10 @@ pub struct Client {
     connection: Option<Connection>,
     /// A connection in the making that outlived its scrape; no second one is started beside it.
     connecting: Option<Connecting>,
-}
-
-#[derive(Debug)]
-struct Connection {
-    sender: SendRequest<Empty<Bytes>>,
-    driver: JoinHandle<hyper::Result<()>>,
-}
-
-impl Connection {
-    /// Returns what ended the connection, which a request that came too late does not know.
-    async fn why_broken(&mut self) -> Option<ScrapeError> {
-        match timeout(DRIVER_ENDS_WITHIN, &mut self.driver).await {
-            Ok(Ok(Err(error))) => Some(broken(error)),
-            _ => None,
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
+    /// A look at the files that outlived its scrape; likewise.
+    looking: Option<oneshot::Receiver<Stamps>>,
+    /// Why the kept connection could not be replaced, if so; told once.
+    not_renewed: Option<Reason>,
 }
 
 impl Client {
@@ -76,6 +60,8 @@ impl Client {
             entrance: Entrance::default(),
             connection: None,
             connecting: None,
+            looking: None,
+            not_renewed: None,
         }
     }
 
@@ -91,16 +77,21 @@ impl Client {
         self.endpoints.get(self.current)
     }
 
+    /// Returns the validity of the chain that the server presented on the connection that is kept; none without TLS.
+    pub fn presented(&self) -> Option<Validity> {
+        self.connection.as_ref()?.secured.as_ref()?.presented
+    }
+
     /// Asks for etcd's metrics once: the endpoints in turn, until one answers or time is up.
     ///
     /// # Errors
     ///
     /// Why the endpoint asked first gave no metrics.
-    pub async fn scrape(&mut self) -> Result<Scrape, ScrapeError> {
+    pub async fn scrape(&mut self) -> Result<Scrape, Failure> {
         let deadline = Instant::now() + self.timeout;
         let mut failure = None;
         for _ in 0..self.endpoints.len() {
-            let outcome = timeout_at(deadline, self.try_scrape()).await;
+            let outcome = timeout_at(deadline, self.try_scrape(deadline)).await;
             let error = match outcome {
                 Ok(Ok(scrape)) => return Ok(scrape),
                 Ok(Err(error)) => error,
@@ -109,7 +100,8 @@ impl Client {
             // Also cuts a request that is still under way: its late answer must not be taken for the next one's.
             self.connection = None;
             let late = matches!(error, ScrapeError::Timeout(_));
-            failure = failure.or(Some(error));
+            let endpoint = self.endpoint().map(ToString::to_string);
+            failure = failure.or(Some(Failure { endpoint, error }));
             // A connection in the making belongs to this endpoint, so it stays this one's turn.
             if self.connecting.is_none() {
                 self.current = (self.current + 1) % self.endpoints.len();
@@ -118,25 +110,76 @@ impl Client {
                 break;
             }
         }
-        Err(failure.unwrap_or(ScrapeError::NoEndpoint))
+        Err(failure.unwrap_or(Failure { endpoint: None, error: ScrapeError::NoEndpoint }))
     }
 
-    async fn try_scrape(&mut self) -> Result<Scrape, ScrapeError> {
-        let endpoint = self.endpoints.get(self.current).ok_or(ScrapeError::NoEndpoint)?.clone();
+    async fn try_scrape(&mut self, deadline: Instant) -> Result<Scrape, ScrapeError> {
+        let endpoint = self.endpoint().ok_or(ScrapeError::NoEndpoint)?.clone();
+        if self.is_due(&endpoint).await
+            && let Some(scrape) = self.try_renew(&endpoint, deadline).await
+        {
+            return Ok(scrape);
+        }
         if let Some(connection) = &mut self.connection {
             // etcd may have closed it meanwhile, which only shows when it is used.
-            match ask(connection, &endpoint).await {
-                Err(ScrapeError::Broken(_)) => self.connection = None,
+            match connection.get(&endpoint).await.and_then(|body| understand(&body)) {
+                Err(error) if error.is_no_answer() => self.connection = None,
                 outcome => return outcome,
             }
         }
-        let connection = self.connect(&endpoint).await?;
-        let connection = self.connection.insert(connection);
-        match ask(connection, &endpoint).await {
-            Err(ScrapeError::Broken(error)) => {
-                Err(connection.why_broken().await.unwrap_or(ScrapeError::Broken(error)))
+        self.try_afresh(&endpoint).await
+    }
+
+    /// Returns whether the connection that is kept should be replaced.
+    async fn is_due(&mut self, endpoint: &Endpoint) -> bool {
+        let Some(secured) = self.connection.as_ref().and_then(|kept| kept.secured.as_ref()) else {
+            return false;
+        };
+        if secured.since.elapsed() > RENEWED_EVERY {
+            return true;
+        }
+        let looking = match &mut self.looking {
+            Some(looking) => looking,
+            none => match Stamps::start(&endpoint.credentials) {
+                Ok(looking) => none.insert(looking),
+                // Without a thread there is no new connection either.
+                Err(_) => return false,
+            },
+        };
+        let Ok(outcome) = timeout(LOOK_LIMIT, looking).await else { return false };
+        self.looking = None;
+        outcome.is_ok_and(|stamps| stamps != secured.stamps)
+    }
+
+    /// Scrapes over a new connection, in half of the time that is left; the other half is the old one's.
+    async fn try_renew(&mut self, endpoint: &Endpoint, deadline: Instant) -> Option<Scrape> {
+        let half = deadline.saturating_duration_since(Instant::now()) / 2;
+        let error = match timeout(half, self.try_afresh(endpoint)).await {
+            Ok(Ok(scrape)) => {
+                self.not_renewed = None;
+                info!(%endpoint, "certificate files changed: connected anew");
+                return Some(scrape);
             }
-            outcome => outcome,
+            Ok(Err(error)) => error,
+            Err(_) => ScrapeError::Timeout(half),
+        };
+        let reason = error.reason();
+        if self.not_renewed.replace(reason) != Some(reason) {
+            let error = crate::logging::chain(&error);
+            warn!(%endpoint, reason = reason.as_str(), "the new certificates do not work (yet), the old connection serves on: {error}");
+        }
+        None
+    }
+
+    /// Scrapes over a new connection, which is kept if it works.
+    async fn try_afresh(&mut self, endpoint: &Endpoint) -> Result<Scrape, ScrapeError> {
+        let mut connection = self.connect(endpoint).await?;
+        match connection.get(endpoint).await.and_then(|body| understand(&body)) {
+            Ok(scrape) => {
+                self.connection = Some(connection);
+                Ok(scrape)
+            }
+            Err(error) => Err(connection.why(error).await),
         }
     }
 
@@ -149,45 +192,22 @@ impl Client {
         self.connecting = None;
         let Connected { stream, tls } = outcome.map_err(|error| ScrapeError::Broken(error.into()))??;
         let stream = tokio::net::TcpStream::from_std(stream).map_err(ScrapeError::Connect)?;
-        let Some(tls) = tls else { return open(stream).await };
-        let name = ServerName::try_from(endpoint.host.clone())
-            .map_err(|error| ScrapeError::Dns(std::io::Error::other(error)))?;
-        let stream = TlsConnector::from(tls).connect(name, stream).await;
-        open(stream.map_err(|error| ScrapeError::from_connection(error.into()))?).await
+        let encoding = kept::accepted_encoding(&stream);
+        let Some((setup, stamps)) = tls else { return Connection::open(stream, encoding, None).await };
+        let stream = TlsConnector::from(setup.config.clone()).connect(setup.name.clone(), stream).await;
+        let stream = stream.map_err(|error| {
+            let stage = Stage::Handshake { asked: setup.asked() };
+            ScrapeError::from_connection(error.into(), stage).showing(setup.shown())
+        })?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let presented = certificate::of_chain(chain);
+        let secured = Secured { setup, stamps, presented, since: Instant::now() };
+        Connection::open(stream, encoding, Some(secured)).await
     }
 }
 
-async fn open(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> Result<Connection, ScrapeError> {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    Ok(Connection { sender, driver: tokio::spawn(connection) })
-}
-
-async fn ask(connection: &mut Connection, endpoint: &Endpoint) -> Result<Scrape, ScrapeError> {
-    connection.sender.ready().await.map_err(broken)?;
-    let request = Request::get("/metrics")
-        .header(HOST, endpoint.authority())
-        .body(Empty::new())
-        .map_err(|error| ScrapeError::Broken(error.into()))?;
-    let response = connection.sender.send_request(request).await.map_err(broken)?;
-    let status = response.status();
-    if status != StatusCode::OK {
-        return Err(ScrapeError::Status(status.as_u16()));
-    }
-    Scrape::parse(&read(response.into_body()).await?)
-}
-
-async fn read(body: Incoming) -> Result<Bytes, ScrapeError> {
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ScrapeError::TooLarge(MAX_BODY_BYTES)),
-        Err(error) => Err(ScrapeError::from_connection(error)),
-    }
-}
-
-fn broken(error: hyper::Error) -> ScrapeError {
-    ScrapeError::from_connection(error.into())
+fn understand(body: &[u8]) -> Result<Scrape, ScrapeError> {
+    Scrape::parse(body)
 }
 
 #[cfg(test)]

@@ -7,16 +7,14 @@ use std::{
     fs::File,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use rustls::ClientConfig;
 use std::os::fd::AsFd;
 use tokio::sync::oneshot;
 
-use super::{error::ScrapeError, tls};
+use super::{error::ScrapeError, stamps::Stamps, tls::Setup};
 use crate::{
     members::{Endpoint, ProcessId, Scheme},
     privileges::Entrance,
@@ -26,7 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Connected {
     pub stream: TcpStream,
-    pub tls: Option<Arc<ClientConfig>>,
+    /// With what the files were like just before they were read.
+    pub tls: Option<(Setup, Stamps)>,
 }
 
 pub(super) type Connecting = oneshot::Receiver<Result<Connected, ScrapeError>>;
@@ -54,11 +53,18 @@ fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Connected, ScrapeEr
     let deadline = Instant::now() + timeout;
     let tls = match endpoint.scheme {
         Scheme::Http => None,
-        Scheme::Https => Some(Arc::new(tls::client_config(&endpoint.credentials)?)),
+        Scheme::Https => {
+            // Looked at before they are read: a change in between shows at the next look.
+            let stamps = Stamps::of_credentials(&endpoint.credentials);
+            Some((Setup::read(endpoint)?, stamps))
+        }
     };
     let addresses = resolve(endpoint)?;
     if let Some(process) = endpoint.network_of {
-        enter(process).map_err(ScrapeError::Namespace)?;
+        enter(process).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ScrapeError::Ended,
+            _ => ScrapeError::Namespace(error),
+        })?;
     }
     let mut failure = None;
     for address in addresses {
@@ -74,11 +80,7 @@ fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Connected, ScrapeEr
         }
     }
     let failure = failure.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into());
-    Err(match failure.kind() {
-        io::ErrorKind::ConnectionRefused => ScrapeError::Refused,
-        io::ErrorKind::TimedOut => ScrapeError::Timeout(timeout),
-        _ => ScrapeError::Connect(failure),
-    })
+    Err(ScrapeError::from_connect(failure, timeout))
 }
 
 /// `localhost` is etcd's default, and an image without /etc/hosts cannot resolve it.

@@ -2,45 +2,118 @@
 //!
 //! The files are read each time, so that a rotated certificate counts from the next connection on.
 
-use std::sync::Arc;
+mod verify;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
+    ClientConfig, SignatureScheme,
+    client::ResolvesClientCert,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    sign::CertifiedKey,
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::error::ScrapeError;
-use crate::members::{Credentials, FileRef, KeyPair};
+use super::error::{Asked, ScrapeError};
+use crate::members::{Endpoint, FileRef, KeyPair};
 
 /// A bundle of all public authorities has some 250 KiB.
 const MAX_PEM_BYTES: u64 = 4 << 20;
 
-/// Reads the files and returns what a connection needs.
-///
-/// # Errors
-///
-/// When a file cannot be used, or there is nobody to trust.
-pub fn client_config(credentials: &Credentials) -> Result<ClientConfig, ScrapeError> {
-    let provider = Arc::new(ring::default_provider());
-    let verifier = verifier(credentials, &provider)?;
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(ScrapeError::Tls)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier));
-    let Some((pair, chain)) = client_certificate(&credentials.client)? else {
-        return Ok(builder.with_no_client_auth());
+/// What TLS on one connection takes.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub config: Arc<ClientConfig>,
+    /// The name that is sent, and that the certificate has to be valid for.
+    pub name: ServerName<'static>,
+    presenter: Arc<Presenter>,
+}
+
+/// Shows our certificate to whoever asks, and remembers that somebody did.
+#[derive(Debug)]
+struct Presenter {
+    key: Option<Arc<CertifiedKey>>,
+    path: Option<PathBuf>,
+    asked: AtomicBool,
+}
+
+impl ResolvesClientCert for Presenter {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        self.key.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.key.is_some()
+    }
+}
+
+impl Setup {
+    /// Reads the files and returns what a connection needs.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be used, or there is nobody to trust.
+    pub fn read(endpoint: &Endpoint) -> Result<Self, ScrapeError> {
+        let credentials = &endpoint.credentials;
+        let provider = Arc::new(ring::default_provider());
+        let name = credentials.server_name.as_ref().unwrap_or(&endpoint.host);
+        let name = ServerName::try_from(name.clone())
+            .map_err(|error| ScrapeError::Dns(std::io::Error::other(error)))?;
+        let verifier = verify::verifier(credentials, &provider)?;
+        let presenter = Arc::new(presenter(&credentials.client, &provider)?);
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(ScrapeError::Tls)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(presenter.clone());
+        // No ALPN: etcd offers h2 alone (`NextProtos`, client/pkg/transport/listener.go), and speaks HTTP/1.1 to whoever asks
+        // for nothing.
+        Ok(Self { config: Arc::new(config), name, presenter })
+    }
+
+    /// Returns whether the server has asked for a client certificate so far.
+    pub(super) fn asked(&self) -> Asked {
+        match (self.presenter.asked.load(Ordering::Relaxed), &self.presenter.key) {
+            (false, _) => Asked::No,
+            (true, None) => Asked::InVain,
+            (true, Some(_)) => Asked::AndShown,
+        }
+    }
+
+    /// Returns the file of the certificate that we show.
+    pub(super) fn shown(&self) -> Option<&PathBuf> {
+        self.presenter.path.as_ref()
+    }
+}
+
+/// Returns whether a text can be the name of a server: a DNS name or an address.
+pub fn is_server_name(text: &str) -> bool {
+    ServerName::try_from(text).is_ok()
+}
+
+fn presenter(pairs: &[KeyPair], provider: &CryptoProvider) -> Result<Presenter, ScrapeError> {
+    const WHAT: &str = "the key file";
+    let Some((pair, chain)) = client_certificate(pairs)? else {
+        return Ok(Presenter { key: None, path: None, asked: AtomicBool::new(false) });
     };
-    let bytes = read("the key file", &pair.key)?;
+    let bytes = read(WHAT, &pair.key)?;
+    let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| unusable(WHAT, &pair.key, error))?;
     let key =
-        PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| unusable("the key file", &pair.key, error))?;
-    builder.with_client_auth_cert(chain, key).map_err(|error| unusable("the key file", &pair.key, error))
+        CertifiedKey::from_der(chain, key, provider).map_err(|error| unusable(WHAT, &pair.key, error))?;
+    Ok(Presenter {
+        key: Some(Arc::new(key)),
+        path: Some(pair.certificate.path.clone()),
+        asked: AtomicBool::new(false),
+    })
 }
 
 /// Picks the first pair whose certificate a client may present, which a server's need not be.
@@ -71,35 +144,6 @@ fn is_for_clients(certificate: &CertificateDer<'_>) -> bool {
     }
 }
 
-fn verifier(credentials: &Credentials, provider: &Arc<CryptoProvider>) -> Result<Verifier, ScrapeError> {
-    let mut verifier = Verifier {
-        provider: provider.clone(),
-        insecure: credentials.insecure_skip_verify,
-        inner: None,
-        own: None,
-    };
-    if verifier.insecure {
-        return Ok(verifier);
-    }
-    let mut roots = RootCertStore::empty();
-    for file in &credentials.authorities {
-        for certificate in certificates("the CA file", file)? {
-            roots.add(certificate).map_err(|error| unusable("the CA file", file, error))?;
-        }
-    }
-    if let Some(file) = &credentials.server_certificate {
-        verifier.own = certificates("etcd's certificate file", file)?.into_iter().next();
-    }
-    if !roots.is_empty() {
-        let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-        verifier.inner = Some(built.map_err(|error| ScrapeError::Tls(TlsError::General(error.to_string())))?);
-    }
-    if verifier.inner.is_none() && verifier.own.is_none() {
-        return Err(ScrapeError::NoAuthority);
-    }
-    Ok(verifier)
-}
-
 pub(super) fn certificates(
     what: &'static str,
     file: &FileRef,
@@ -114,7 +158,11 @@ pub(super) fn certificates(
 }
 
 fn read(what: &'static str, file: &FileRef) -> Result<Vec<u8>, ScrapeError> {
-    file.read(MAX_PEM_BYTES).map_err(|error| unusable(what, file, error))
+    file.read(MAX_PEM_BYTES).map_err(|error| match file.seen_by {
+        // Its files went with it.
+        Some(process) if !process.is_alive() => ScrapeError::Ended,
+        _ => unusable(what, file, error),
+    })
 }
 
 pub(super) fn unusable(
@@ -123,79 +171,4 @@ pub(super) fn unusable(
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> ScrapeError {
     ScrapeError::Credentials { what, path: file.path.clone(), source: source.into() }
-}
-
-/// Trusts what an authority vouches for, and the very certificate that etcd was told to serve.
-///
-/// The latter is often self-signed, marked as an authority, or made for names other than the loopback address. We
-/// read it from the file of the process we look at, so whoever proves to hold its key is that etcd.
-#[derive(Debug)]
-struct Verifier {
-    provider: Arc<CryptoProvider>,
-    insecure: bool,
-    inner: Option<Arc<WebPkiServerVerifier>>,
-    own: Option<CertificateDer<'static>>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        if self.insecure {
-            return Ok(ServerCertVerified::assertion());
-        }
-        if self.own.as_ref() == Some(end_entity) {
-            check_validity(end_entity, now)?;
-            return Ok(ServerCertVerified::assertion());
-        }
-        match &self.inner {
-            Some(inner) => {
-                inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-            }
-            None => Err(CertificateError::UnknownIssuer.into()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn check_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), TlsError> {
-    let (_, certificate) =
-        X509Certificate::from_der(certificate).map_err(|_| TlsError::from(CertificateError::BadEncoding))?;
-    let now = now.as_secs().cast_signed();
-    let validity = certificate.validity();
-    if now > validity.not_after.timestamp() {
-        return Err(CertificateError::Expired.into());
-    }
-    if now < validity.not_before.timestamp() {
-        return Err(CertificateError::NotValidYet.into());
-    }
-    Ok(())
 }

@@ -42,6 +42,8 @@ pub struct Credentials {
     /// Which pairs may be presented as ours, the best one first.
     pub client: Vec<KeyPair>,
     pub insecure_skip_verify: bool,
+    /// The name that the server's certificate must be valid for, in place of the endpoint's host.
+    pub server_name: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,7 @@ pub struct Overrides {
     pub cert: Option<PathBuf>,
     pub key: Option<PathBuf>,
     pub insecure_skip_tls_verify: bool,
+    pub tls_server_name: Option<String>,
 }
 
 /// Why a text is no endpoint.
@@ -204,6 +207,7 @@ fn credentials(tls: &Tls, client: Vec<KeyPair>, process: ProcessId, overrides: &
         server_certificate: tls.cert_file.as_ref().filter(|_| overrides.cacert.is_none()).map(theirs),
         client,
         insecure_skip_verify: overrides.insecure_skip_tls_verify,
+        server_name: overrides.tls_server_name.clone(),
     }
 }
 
@@ -272,12 +276,14 @@ mod tests {
             cert: Some("/x".into()),
             key: Some("/x".into()),
             insecure_skip_tls_verify: true,
+            tls_server_name: Some("etcd.example".to_owned()),
         };
         let found = endpoints(&settings, pairs, PROCESS, true, &overrides);
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].to_string().as_str(), found[0].network_of), ("https://h:1", None));
         let credentials = &found[0].credentials;
         assert_eq!((&credentials.authorities[..], &credentials.client[0].key), (&[own.clone()][..], &own));
+        assert_eq!(credentials.server_name.as_deref(), Some("etcd.example"));
         assert!(credentials.insecure_skip_verify && credentials.server_certificate.is_none());
     }
 

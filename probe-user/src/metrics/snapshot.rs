@@ -37,6 +37,8 @@ pub struct MemberSnapshot {
     pub verdict: Verdict,
     pub etcd_up: bool,
     pub scrape_errors: BTreeMap<&'static str, u64>,
+    /// When each certificate ends, in seconds since 1970, by [`crate::monitor::certificates::Kind`].
+    pub certificate_ends_s: [Option<i64>; 3],
     pub data_dir: String,
     pub device: String,
     pub filesystem: String,
@@ -122,6 +124,7 @@ impl MemberSnapshot {
             verdict: report::judgement(monitor, tracked, options, skipped_runs).verdict,
             etcd_up: matches!(tracked.last_scrape, LastScrape::Done(_)),
             scrape_errors: tracked.scrape_errors.clone(),
+            certificate_ends_s: tracked.certificate_ends_s(),
             data_dir: member.data_dir.display().to_string(),
             device: tracked.mount().device.clone(),
             filesystem: tracked.mount().filesystem.clone(),

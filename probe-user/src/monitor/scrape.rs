@@ -64,19 +64,24 @@ async fn scrape(shared: Shared, key: MemberKey) {
     let super::Monitor { kernel, members, host, .. } = &mut *monitor;
     // The member may have been restarted meanwhile; then this tells nothing about the new one.
     let Some(tracked) = members.get_mut(&key).filter(|tracked| tracked.id() == Some(id)) else { return };
+    if result.is_ok() {
+        tracked.certificates.presented(client.presented());
+    }
     tracked.client = Some(client);
+    let mut sentence = String::new();
     let last_scrape = match result {
         Ok(scrape) if is_from(&scrape, id) && has_spent(&scrape, spent_s) => {
             LastScrape::Done(Box::new(scrape))
         }
         Ok(_) => LastScrape::OtherProcess,
-        Err(error) => {
-            let reason = error.reason().as_str();
+        Err(failure) => {
+            let reason = failure.reason().as_str();
             *tracked.scrape_errors.entry(reason).or_default() += 1;
-            LastScrape::Failed { reason, error: crate::logging::chain(&error) }
+            sentence = failure.sentence();
+            LastScrape::Failed { reason, error: failure.public_sentence() }
         }
     };
-    log_change(tracked, &last_scrape);
+    log_change(tracked, &last_scrape, &sentence);
     tracked.last_scrape = last_scrape;
     take_in(tracked, kernel, host, before);
 }
@@ -128,13 +133,13 @@ fn take_in(tracked: &mut Tracked, kernel: &Kernel, host: &Host, before: [KernelR
     tracked.window.push(Point { at_ns: monotonic_ns(), samples, losses });
 }
 
-/// A lasting failure is told when it starts and when it ends.
-fn log_change(tracked: &Tracked, now: &LastScrape) {
+/// A lasting failure is told when it starts and when it ends; in a sentence that may name files.
+fn log_change(tracked: &Tracked, now: &LastScrape, sentence: &str) {
     let member = tracked.label();
     match (&tracked.last_scrape, now) {
         (LastScrape::Failed { reason: before, .. }, LastScrape::Failed { reason, .. })
             if before == reason => {}
-        (_, LastScrape::Failed { reason, error }) => warn!(member, reason, "cannot scrape etcd: {error}"),
+        (_, LastScrape::Failed { reason, .. }) => warn!(member, reason, "cannot scrape etcd: {sentence}"),
         (LastScrape::OtherProcess, LastScrape::OtherProcess) => {}
         (_, LastScrape::OtherProcess) => {
             warn!(member, "the endpoint belongs to another process than the one traced");

@@ -9,7 +9,10 @@ use probe_ebpf::series::{BACKEND_COMMIT, META_COMMIT, OPERATIONS, SERIES, WAL_FS
 
 use tracing::warn;
 
-use super::{Settings, losses::SlowTotals, mount::Mount, surroundings::Surroundings, window::Window};
+use super::{
+    Settings, certificates::Certificates, losses::SlowTotals, mount::Mount, surroundings::Surroundings,
+    window::Window,
+};
 use crate::{
     crosscheck::{BOUNDS, Birth, KernelReading, Ledger, Observations},
     etcd::{Client, Scrape},
@@ -71,6 +74,7 @@ pub enum LastScrape {
     OtherProcess,
     Failed {
         reason: &'static str,
+        /// One sentence that names no file, for it is served over HTTP.
         error: String,
     },
 }
@@ -92,6 +96,7 @@ pub struct Tracked {
     pub last_scrape: LastScrape,
     /// By reason.
     pub scrape_errors: BTreeMap<&'static str, u64>,
+    pub(super) certificates: Certificates,
     /// Not here while a scrape is under way.
     pub(super) client: Option<Client>,
 }
@@ -115,6 +120,7 @@ impl Tracked {
             window: Window::new(window),
             last_scrape: LastScrape::NotYet,
             scrape_errors: BTreeMap::new(),
+            certificates: Certificates::default(),
             client: None,
         }
     }
@@ -134,6 +140,7 @@ impl Tracked {
         self.held = None;
         self.last_scrape = LastScrape::NotYet;
         self.surroundings = surroundings;
+        self.certificates.begin();
         self.client = Some(
             Client::new(member.endpoints.clone(), settings.command_timeout)
                 .through(settings.entrance.clone()),
@@ -189,6 +196,18 @@ impl Tracked {
         }
         self.client = None;
         self.ended = Some(Instant::now());
+    }
+
+    /// Looks at its certificates, while it lives.
+    pub(super) fn look_at_certificates(&mut self) {
+        if self.ended.is_none() {
+            self.certificates.tick(&self.member);
+        }
+    }
+
+    /// Returns until when its certificates hold, by [`super::certificates::Kind`]; nothing once it has ended.
+    pub fn certificate_ends_s(&self) -> [Option<i64>; 3] {
+        if self.ended.is_none() { self.certificates.ends_s() } else { [None; 3] }
     }
 
     /// Returns the process, while it lives.

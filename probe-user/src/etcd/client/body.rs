@@ -1,0 +1,147 @@
+//! Reads the body of an answer, and inflates it, within bounds.
+
+use std::io::{self, Write};
+
+use flate2::write::MultiGzDecoder;
+use http_body_util::BodyExt;
+use hyper::{Response, body::Incoming, header::CONTENT_ENCODING};
+
+use crate::etcd::error::{ScrapeError, Stage};
+
+/// Ten times what etcd serves, 0.1 to 0.3 MB; of what is sent as of what it inflates to.
+pub(super) const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// What the bytes that arrive go through. Inflated as they arrive, so that a bomb goes off at the bound, and never whole in
+/// memory.
+enum Sink {
+    Plain(Bounded),
+    Gzip(Box<MultiGzDecoder<Bounded>>),
+}
+
+/// Takes so many bytes and no more.
+#[derive(Default)]
+struct Bounded(Vec<u8>);
+
+/// More bytes than fit.
+#[derive(Debug, thiserror::Error)]
+#[error("more than {MAX_BODY_BYTES} bytes")]
+struct Full;
+
+impl Write for Bounded {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        if self.0.len() + part.len() > MAX_BODY_BYTES {
+            return Err(io::Error::other(Full));
+        }
+        self.0.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Sink {
+    fn new(response: &Response<Incoming>) -> Result<Self, ScrapeError> {
+        let mut encodings = response.headers().get_all(CONTENT_ENCODING).iter();
+        let encoding = match (encodings.next(), encodings.next()) {
+            (None, _) => return Ok(Self::Plain(Bounded::default())),
+            (Some(only), None) => only.to_str().unwrap_or_default().trim().to_ascii_lowercase(),
+            _ => "more than one".to_owned(),
+        };
+        match &*encoding {
+            "identity" => Ok(Self::Plain(Bounded::default())),
+            // Whether we asked for it or not.
+            "gzip" | "x-gzip" => Ok(Self::Gzip(Box::new(MultiGzDecoder::new(Bounded::default())))),
+            other => {
+                let other: String = other.chars().take(40).collect();
+                Err(ScrapeError::NotMetrics(format!("its encoding is `{other}`, which nobody asked for")))
+            }
+        }
+    }
+
+    fn take(&mut self, part: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(bytes) => bytes.write_all(part),
+            Self::Gzip(inflating) => inflating.write_all(part),
+        }
+    }
+
+    fn end(self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Plain(bytes) => Ok(bytes.0),
+            Self::Gzip(inflating) => inflating.finish().map(|bytes| bytes.0),
+        }
+    }
+}
+
+/// Returns the whole body.
+///
+/// # Errors
+///
+/// When it is too large, breaks off, or is in an encoding other than gzip.
+pub(super) async fn read(response: Response<Incoming>) -> Result<Vec<u8>, ScrapeError> {
+    let mut sink = Sink::new(&response)?;
+    let mut body = response.into_body();
+    let mut received = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ScrapeError::from_connection(error.into(), Stage::Body))?;
+        // What is no data is a trailer.
+        let Ok(part) = frame.into_data() else { continue };
+        received += part.len();
+        // An encoding may also inflate to nothing, for ever.
+        if received > MAX_BODY_BYTES {
+            return Err(ScrapeError::TooLarge(MAX_BODY_BYTES));
+        }
+        sink.take(&part).map_err(|error| unreadable(&error))?;
+    }
+    sink.end().map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &io::Error) -> ScrapeError {
+    if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Full>) {
+        return ScrapeError::TooLarge(MAX_BODY_BYTES);
+    }
+    ScrapeError::NotMetrics(format!("its gzip encoding is broken: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn inflate(bytes: &[u8]) -> Result<Vec<u8>, ScrapeError> {
+        let mut sink = Sink::Gzip(Box::new(MultiGzDecoder::new(Bounded::default())));
+        bytes
+            .chunks(1000)
+            .try_for_each(|part| sink.take(part))
+            .and_then(|()| sink.end())
+            .map_err(|error| unreadable(&error))
+    }
+
+    #[test]
+    fn what_is_sent_as_gzip_is_inflated_within_bounds() {
+        let zeros = |count: usize| vec![b'0'; count];
+        assert_eq!(inflate(&gzip(b"up 1\n")).unwrap(), b"up 1\n");
+        assert_eq!(inflate(&gzip(&zeros(MAX_BODY_BYTES))).unwrap().len(), MAX_BODY_BYTES);
+        let bomb = gzip(&zeros(20 * MAX_BODY_BYTES));
+        assert!(bomb.len() < MAX_BODY_BYTES / 8, "twenty times the bound in {} bytes", bomb.len());
+        assert!(matches!(inflate(&bomb), Err(ScrapeError::TooLarge(_))));
+        let whole = gzip(b"up 1\n");
+        for (broken, why) in [
+            (&whole[..whole.len() - 4], "cut short"),
+            (&b"up 1\n"[..], "not gzip at all"),
+            (&[][..], "nothing"),
+        ] {
+            let error = inflate(broken).expect_err(why);
+            assert!(matches!(error, ScrapeError::NotMetrics(_)), "{why}: {error}");
+        }
+    }
+}

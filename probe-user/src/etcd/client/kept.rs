@@ -1,0 +1,123 @@
+//! One connection: asks, and knows why it ended.
+
+use std::time::Duration;
+
+use http_body_util::Empty;
+use hyper::{
+    Request, StatusCode,
+    body::Bytes,
+    client::conn::http1::{self, SendRequest},
+    header::{ACCEPT_ENCODING, HOST},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+use super::body;
+use crate::{
+    etcd::{
+        certificate::Validity,
+        error::{Asked, ScrapeError, Stage},
+        stamps::Stamps,
+        tls::Setup,
+    },
+    members::Endpoint,
+};
+
+/// etcd's heads have some 200 bytes.
+pub(in crate::etcd) const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// How long the task of a broken connection may take to say why it broke.
+const DRIVER_ENDS_WITHIN: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    sender: SendRequest<Empty<Bytes>>,
+    driver: JoinHandle<hyper::Result<()>>,
+    /// The value of `accept-encoding`.
+    encoding: &'static str,
+    pub secured: Option<Secured>,
+}
+
+/// What is known of a connection over TLS.
+#[derive(Debug)]
+pub(super) struct Secured {
+    pub setup: Setup,
+    /// What the files were like with which it was made.
+    pub stamps: Stamps,
+    /// Of the chain that the server presented.
+    pub presented: Option<Validity>,
+    pub since: Instant,
+}
+
+impl Connection {
+    /// Starts to speak HTTP on a stream.
+    pub async fn open(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        encoding: &'static str,
+        secured: Option<Secured>,
+    ) -> Result<Self, ScrapeError> {
+        let mut builder = http1::Builder::new();
+        let handshake = builder.max_buf_size(MAX_HEAD_BYTES).handshake(TokioIo::new(stream)).await;
+        let asked = secured.as_ref().map_or(Asked::No, |secured| secured.setup.asked());
+        let (sender, connection) =
+            handshake.map_err(|error| ScrapeError::from_connection(error.into(), Stage::Answer { asked }))?;
+        Ok(Self { sender, driver: tokio::spawn(connection), encoding, secured })
+    }
+
+    /// Asks for the metrics and returns the body of a 200, inflated and within bounds. Redirects are not followed.
+    pub async fn get(&mut self, endpoint: &Endpoint) -> Result<Vec<u8>, ScrapeError> {
+        let stage = self.stage();
+        let broken = |error: hyper::Error| ScrapeError::from_connection(error.into(), stage);
+        self.sender.ready().await.map_err(broken)?;
+        let request = Request::get("/metrics")
+            .header(HOST, endpoint.authority())
+            .header(ACCEPT_ENCODING, self.encoding)
+            .body(Empty::new())
+            .map_err(|error| ScrapeError::Broken(error.into()))?;
+        let response = self.sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            return Err(ScrapeError::Status(status.as_u16()));
+        }
+        body::read(response).await
+    }
+
+    /// Returns the cause of an error: of what ended the connection, a request that came too late knows nothing.
+    pub async fn why(&mut self, error: ScrapeError) -> ScrapeError {
+        let error = match (error.is_no_answer(), timeout(DRIVER_ENDS_WITHIN, &mut self.driver)) {
+            (true, driver) => match driver.await {
+                Ok(Ok(Err(cause))) => ScrapeError::from_connection(cause.into(), self.stage()),
+                _ => error,
+            },
+            (false, _) => error,
+        };
+        error.showing(self.secured.as_ref().and_then(|secured| secured.setup.shown()))
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::Answer { asked: self.secured.as_ref().map_or(Asked::No, |secured| secured.setup.asked()) }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Returns the encoding to ask for: none from an etcd on this machine, which would pay with its processor for bytes that never
+/// see a wire.
+///
+/// What it would pay, measured with etcd 3.5.16: see docs/fetching.md.
+pub(super) fn accepted_encoding(stream: &TcpStream) -> &'static str {
+    match (stream.local_addr(), stream.peer_addr()) {
+        // Whatever address of its own a machine connects to, it does so from that address.
+        (Ok(own), Ok(peer)) if !peer.ip().is_loopback() && own.ip() != peer.ip() => "gzip",
+        _ => "identity",
+    }
+}
