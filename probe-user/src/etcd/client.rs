@@ -6,6 +6,8 @@ mod kept;
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
     sync::oneshot,
     time::{Instant, timeout, timeout_at},
 };
@@ -18,10 +20,11 @@ use kept::{Connection, Secured};
 use super::{
     AllowList,
     certificate::{self, Validity},
-    connect::{self, Connected, Connecting},
+    connect::{self, Connected, Connecting, Stream},
     error::{Failure, Reason, ScrapeError, Stage},
     stamps::Stamps,
     text::Scrape,
+    tls::Setup,
 };
 use crate::{members::Endpoint, privileges::Entrance};
 
@@ -202,19 +205,36 @@ impl Client {
         let outcome = connecting.await;
         self.connecting = None;
         let Connected { stream, tls } = outcome.map_err(|error| ScrapeError::Broken(error.into()))??;
-        let stream = tokio::net::TcpStream::from_std(stream).map_err(ScrapeError::Connect)?;
-        let encoding = kept::accepted_encoding(&stream);
-        let Some((setup, stamps)) = tls else { return Connection::open(stream, encoding, None).await };
-        let stream = TlsConnector::from(setup.config.clone()).connect(setup.name.clone(), stream).await;
-        let stream = stream.map_err(|error| {
-            let stage = Stage::Handshake { asked: setup.asked() };
-            ScrapeError::from_connection(error.into(), stage).showing(setup.shown())
-        })?;
-        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let presented = certificate::of_chain(chain);
-        let secured = Secured { setup, stamps, presented, since: Instant::now() };
-        Connection::open(stream, encoding, Some(secured)).await
+        match stream {
+            Stream::Tcp(stream) => {
+                let stream = TcpStream::from_std(stream).map_err(ScrapeError::Connect)?;
+                let encoding = kept::accepted_encoding(&stream);
+                secure(stream, encoding, tls).await
+            }
+            Stream::Unix(stream) => {
+                let stream = UnixStream::from_std(stream).map_err(ScrapeError::Connect)?;
+                secure(stream, kept::UNENCODED, tls).await
+            }
+        }
     }
+}
+
+/// Agrees on TLS, if there is to be any, and starts to speak HTTP.
+async fn secure(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    encoding: &'static str,
+    tls: Option<(Setup, Stamps)>,
+) -> Result<Connection, ScrapeError> {
+    let Some((setup, stamps)) = tls else { return Connection::open(stream, encoding, None).await };
+    let stream = TlsConnector::from(setup.config.clone()).connect(setup.name.clone(), stream).await;
+    let stream = stream.map_err(|error| {
+        let stage = Stage::Handshake { asked: setup.asked() };
+        ScrapeError::from_connection(error.into(), stage).showing(setup.shown())
+    })?;
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let presented = certificate::of_chain(chain);
+    let secured = Secured { setup, stamps, presented, since: Instant::now() };
+    Connection::open(stream, encoding, Some(secured)).await
 }
 
 #[cfg(test)]

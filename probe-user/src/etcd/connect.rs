@@ -7,25 +7,42 @@ use std::{
     fs::File,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixStream,
+    },
     time::{Duration, Instant},
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use std::os::fd::AsFd;
+use rustix::{
+    fs::OFlags,
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_to, socket_with,
+        sockopt::{Timeout, set_socket_timeout},
+    },
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 use tokio::sync::oneshot;
 
 use super::{error::ScrapeError, stamps::Stamps, tls::Setup};
 use crate::{
-    members::{Endpoint, ProcessId, Scheme},
+    members::{Endpoint, FileRef, ProcessId, Scheme},
     privileges::Entrance,
 };
 
 /// A connection, and what TLS on it takes.
 #[derive(Debug)]
 pub(super) struct Connected {
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// With what the files were like just before they were read.
     pub tls: Option<(Setup, Stamps)>,
+}
+
+/// A stream that does not block.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
 pub(super) type Connecting = oneshot::Receiver<Result<Connected, ScrapeError>>;
@@ -59,6 +76,15 @@ fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Connected, ScrapeEr
             Some((Setup::read(endpoint)?, stamps))
         }
     };
+    if let Some(socket) = &endpoint.socket {
+        let stream = connect_to_socket(socket, timeout).map_err(|error| match error.kind() {
+            // etcd makes the file when it listens, and removes it when it ends.
+            io::ErrorKind::NotFound => ScrapeError::Refused,
+            io::ErrorKind::WouldBlock => ScrapeError::Timeout(timeout),
+            _ => ScrapeError::from_connect(error, timeout),
+        })?;
+        return Ok(Connected { stream: Stream::Unix(stream), tls });
+    }
     let addresses = resolve(endpoint)?;
     if let Some(process) = endpoint.network_of {
         enter(process).map_err(|error| match error.kind() {
@@ -73,7 +99,7 @@ fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Connected, ScrapeEr
         match TcpStream::connect_timeout(&address, left) {
             Ok(stream) => {
                 stream.set_nonblocking(true).map_err(ScrapeError::Connect)?;
-                return Ok(Connected { stream, tls });
+                return Ok(Connected { stream: Stream::Tcp(stream), tls });
             }
             // Where `localhost` is refused, that there is no IPv6 either is not the news.
             Err(error) => failure = failure.or(Some(error)),
@@ -81,6 +107,20 @@ fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Connected, ScrapeEr
     }
     let failure = failure.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into());
     Err(ScrapeError::from_connect(failure, timeout))
+}
+
+/// Connects to a socket where etcd sees it, which takes the right to write to it: its owner has it.
+///
+/// Neither a link of the container's nor the length of the path (108 bytes at most) is in the way, for the address is a
+/// descriptor of ours. The limit of time counts while etcd's queue is full.
+fn connect_to_socket(file: &FileRef, limit: Duration) -> io::Result<UnixStream> {
+    let found = file.open(OFlags::PATH)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
+    connect_to(&socket, &SocketAddrUnix::new(format!("/proc/self/fd/{}", found.as_raw_fd()))?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 /// `localhost` is etcd's default, and an image without /etc/hosts cannot resolve it.
@@ -104,3 +144,6 @@ pub(super) fn enter(process: ProcessId) -> io::Result<()> {
     }
     Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
+
+#[cfg(test)]
+mod tests;

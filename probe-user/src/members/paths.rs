@@ -30,16 +30,19 @@ impl FileRef {
     ///
     /// When it cannot be opened or read, or is not such a file.
     pub fn read(&self, limit: u64) -> io::Result<Vec<u8>> {
-        let file = match self.seen_by {
-            Some(process) => Root::of(process)?.open(&self.path, OFlags::RDONLY | OFlags::NONBLOCK)?,
-            None => rustix::fs::openat(
-                CWD,
-                &self.path,
-                OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?,
-        };
-        read_regular(file, limit)
+        read_regular(self.open(OFlags::RDONLY | OFlags::NONBLOCK)?, limit)
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file where it belongs, or it is closed to us.
+    pub fn open(&self, flags: OFlags) -> io::Result<OwnedFd> {
+        match self.seen_by {
+            Some(process) => Root::of(process)?.open(&self.path, flags),
+            None => Ok(rustix::fs::openat(CWD, &self.path, flags | OFlags::CLOEXEC, Mode::empty())?),
+        }
     }
 }
 

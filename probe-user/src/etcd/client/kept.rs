@@ -31,6 +31,9 @@ use crate::{
 /// etcd's heads have some 200 bytes.
 pub(in crate::etcd) const MAX_HEAD_BYTES: usize = 64 << 10;
 
+/// The value of `accept-encoding` for an etcd on this machine.
+pub(super) const UNENCODED: &str = "identity";
+
 /// How long the task of a broken connection may take to say why it broke.
 const DRIVER_ENDS_WITHIN: Duration = Duration::from_millis(100);
 
@@ -118,6 +121,6 @@ pub(super) fn accepted_encoding(stream: &TcpStream) -> &'static str {
     match (stream.local_addr(), stream.peer_addr()) {
         // Whatever address of its own a machine connects to, it does so from that address.
         (Ok(own), Ok(peer)) if !peer.ip().is_loopback() && own.ip() != peer.ip() => "gzip",
-        _ => "identity",
+        _ => UNENCODED,
     }
 }
