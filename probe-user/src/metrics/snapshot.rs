@@ -19,6 +19,8 @@ use crate::{
 pub struct Snapshot {
     pub hook: &'static str,
     pub self_test_passed: bool,
+    /// None without a web configuration. The server knows, so it is the one to say.
+    pub web_config_reloaded: Option<bool>,
     /// By reason.
     pub misses: Vec<(&'static str, u64)>,
     pub members: Vec<MemberSnapshot>,
@@ -84,6 +86,7 @@ impl Snapshot {
         Self {
             hook: monitor.kernel().hook().as_str(),
             self_test_passed: monitor.blindness().is_none(),
+            web_config_reloaded: None,
             misses: kernel.chain(daemon).chain(sampler).collect(),
             members: monitor
                 .members()
