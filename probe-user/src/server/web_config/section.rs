@@ -69,7 +69,7 @@ impl Section {
     }
 
     /// Ends the section: a key that nobody asked for is none that we know.
-    pub fn end(self) -> Result<(), Wrong> {
+    pub fn end(&self) -> Result<(), Wrong> {
         match self.keys.keys().next() {
             None => Ok(()),
             Some(key) => Err(Wrong::new(format!("unknown key `{}{}`", self.path, printable(key)))),

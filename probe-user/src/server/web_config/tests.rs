@@ -83,6 +83,11 @@ fn what_cannot_be_honoured_is_refused_with_one_sentence() {
             "which one counts?",
         ),
         ("tls_config: {}".to_owned(), "unknown key `tls_config`", "a misspelt section"),
+        (
+            tls("").replace("cert_file", "certificate_file"),
+            "unknown key `tls_server_config.certificate_file`",
+            "a misspelt key that is needed",
+        ),
         (tls("ca_file: x"), "unknown key `tls_server_config.ca_file`", "a misspelt key"),
         ("http_server_config: {http3: true}".to_owned(), "`http_server_config.http3`", "what nobody knows"),
         ("http_server_config: {http2: maybe}".to_owned(), "true or false", "no truth value"),

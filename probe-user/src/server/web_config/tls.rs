@@ -94,6 +94,8 @@ pub(super) fn parse(mut section: Section, directory: &Path) -> Result<Option<Tls
     let cipher_suites = cipher_suites(&mut section)?;
     let curves = curves(&mut section)?;
     let prefer_server_cipher_suites = section.flag("prefer_server_cipher_suites")?.unwrap_or(true);
+    // Before what is missing is named: it may be there, misspelt.
+    section.end()?;
     if client_auth.verifies() && client_ca.is_none() {
         return Err(
             section.wrong("client_ca_file", &format!("is missing: {} needs it", client_auth.as_str()))
@@ -121,7 +123,6 @@ pub(super) fn parse(mut section: Section, directory: &Path) -> Result<Option<Tls
     let certificate =
         certificate.ok_or_else(|| section.wrong("cert_file", "is missing, and so is `cert`"))?;
     let key = key.ok_or_else(|| section.wrong("key_file", "is missing, and so is `key`"))?;
-    section.end()?;
     Ok(Some(TlsConfig {
         certificate,
         key,
