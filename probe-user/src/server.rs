@@ -25,6 +25,7 @@ use axum::{
 };
 use tokio::net::TcpListener;
 
+pub(crate) use self::passwords::credentials;
 use self::{
     door::Door,
     limits::Limits,

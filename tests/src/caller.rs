@@ -62,6 +62,21 @@ impl Caller {
         Ok(Self { address, tls: Some(Arc::new(config)) })
     }
 
+    /// Returns which of the protocols that it offers is taken, if any.
+    pub fn protocol(&self, offered: &[&[u8]]) -> anyhow::Result<Option<Vec<u8>>> {
+        let mut config =
+            ClientConfig::clone(self.tls.as_ref().context("plain connections agree on nothing")?);
+        config.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
+        let mut tls =
+            ClientConnection::new(Arc::new(config), ServerName::IpAddress(self.address.ip().into()))?;
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream).context("cannot agree on TLS")?;
+        }
+        Ok(tls.alpn_protocol().map(<[u8]>::to_vec))
+    }
+
     /// Opens a connection; over TLS the handshake comes with the first byte that is sent.
     pub fn connect(&self) -> anyhow::Result<Box<dyn Line>> {
         let stream = TcpStream::connect(self.address)?;

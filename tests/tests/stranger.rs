@@ -282,6 +282,10 @@ fn what_changes_under_the_daemon_counts_and_what_is_broken_does_not() {
         });
         assert_eq!(told(&probe.log().unwrap()), 1, "{sentence}: told once");
     }
+    let http2 = || after.protocol(&[b"h2", b"http/1.1"]).unwrap();
+    assert_eq!(http2().as_deref(), Some(&b"h2"[..]));
+    fs::write(&file, format!("{whole}http_server_config: {{http2: false}}\n")).unwrap();
+    within(SEEN, "without HTTP/2", || Ok((http2().as_deref() == Some(b"http/1.1")).then_some(())));
     // Another password counts at once, and the one that was remembered does not.
     fs::write(&file, format!("{tls}{}", users("alice", "through the looking-glass"))).unwrap();
     wait_until_served(&after, &basic("alice:through the looking-glass"));

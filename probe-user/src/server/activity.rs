@@ -34,7 +34,7 @@ struct State {
     next: u64,
     /// Requests that are being answered, by number, with their begin; the first is the oldest.
     open: BTreeMap<u64, Instant>,
-    /// The answer that is finished and not sent, with what it holds.
+    /// The answer that is finished and not sent, with what it holds; of requests in turn only.
     unsent: Option<(Instant, Option<OwnedSemaphorePermit>)>,
 }
 
@@ -134,10 +134,12 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.activity.state();
-        if let Some(begun) = state.open.remove(&self.number) {
-            // Of several at once, others may go on: the permit is free, and a limit of the connection holds what is unsent.
-            let permit = self.permit.take().filter(|_| state.in_turn);
-            state.unsent = Some((begun, permit));
+        let Some(begun) = state.open.remove(&self.number) else { return };
+        if state.in_turn {
+            state.unsent = Some((begun, self.permit.take()));
+        } else if state.open.is_empty() {
+            // Of several at once, each is handed on in pieces as the client takes them, so the last piece is sent by now.
+            (state.phase, state.since) = (Phase::Idle, Instant::now());
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
@@ -49,7 +49,7 @@ impl Door {
         for (name, value) in &in_force.headers {
             response.headers_mut().insert(name, value.clone());
         }
-        response.map(|body| Body::new(Kept { body, _turn: turn }))
+        response.map(|body| Body::new(Kept { body, rest: Bytes::new(), _turn: turn }))
     }
 
     async fn judge(&self, in_force: &InForce, request: Request<Incoming>, turn: &mut Turn) -> Response {
@@ -88,9 +88,15 @@ fn refusal(status: StatusCode) -> Response {
     (status, format!("{}\n", status.canonical_reason().unwrap_or_default())).into_response()
 }
 
-/// The body of an answer, with the turn that lasts as long.
+/// How much of an answer is handed on at once. Over HTTP/2 hyper hands on a piece as soon as the client takes one byte more, and
+/// what is handed on is no longer waited for.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// The body of an answer in pieces, with the turn that lasts as long.
 struct Kept {
     body: Body,
+    /// What is left of the frame that is being handed on.
+    rest: Bytes,
     _turn: Turn,
 }
 
@@ -102,14 +108,31 @@ impl HttpBody for Kept {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(context))
+                .map(|frame| frame.map(Frame::into_data))
+            {
+                Some(Ok(Ok(data))) => self.rest = data,
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let length = self.rest.len().min(PIECE_BYTES);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let mut hint = self.body.size_hint();
+        let rest = self.rest.len() as u64;
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
     }
 }

@@ -159,7 +159,7 @@ fn check_one_by_one(jobs: &Receiver<Job>) {
 }
 
 /// Reads `Basic base64(user:password)` (RFC 7617).
-fn credentials(header: &[u8]) -> Option<(String, Vec<u8>)> {
+pub fn credentials(header: &[u8]) -> Option<(String, Vec<u8>)> {
     let (scheme, encoded) = std::str::from_utf8(header).ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;

@@ -4,16 +4,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, routing::get};
+use axum::{Router, body::Bytes, routing::get};
+use http_body_util::{BodyExt, Empty};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
     sync::oneshot,
 };
 
 use super::*;
 use crate::server::{secrets::Secrets, web::Web};
 
-/// More than the kernel takes for a client that does not read.
+/// More than the kernel takes to send, and for a client of ours that does not read.
 const LARGE: usize = 32 << 20;
 
 const SOON: Duration = Duration::from_millis(200);
@@ -30,15 +32,25 @@ struct Served {
     task: tokio::task::JoinHandle<()>,
 }
 
-async fn serving(limits: Limits) -> Served {
-    let routes = Router::new()
+fn routes() -> Router {
+    Router::new()
         .route("/", get(|| async { "small" }))
         .route("/large", get(|| async { "x".repeat(LARGE) }))
         .route("/slow", get(|| async { tokio::time::sleep(SOON).await }))
-        .route("/key", get(|| async { "it is /pki/a.key" }));
-    let web = Web::load(None).expect("there is no file");
+        .route("/key", get(|| async { "it is /pki/a.key" }))
+}
+
+fn door_of(web: &Web, limits: Limits) -> Door {
     let secrets = Secrets::new(|| BTreeSet::from(["/pki/a.key".to_owned()]));
-    let door = Door::new(routes, web.subscribe(), secrets, limits);
+    Door::new(routes(), web.subscribe(), secrets, limits)
+}
+
+async fn serving(limits: Limits) -> Served {
+    serving_with(limits, Web::load(None).expect("there is no file")).await
+}
+
+async fn serving_with(limits: Limits, web: Web) -> Served {
+    let door = door_of(&web, limits);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
     let (stop, stopped) = oneshot::channel();
@@ -51,7 +63,10 @@ async fn serving(limits: Limits) -> Served {
 
 impl Served {
     async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.address).await.expect("somebody listens")
+        let socket = TcpSocket::new_v4().expect("there are sockets");
+        // Or the kernel takes up to 32 MiB for a client that does not read.
+        socket.set_recv_buffer_size(64 << 10).expect("less is always allowed");
+        socket.connect(self.address).await.expect("somebody listens")
     }
 
     /// Sends this and returns all that comes until the server closes the connection.
@@ -195,7 +210,7 @@ async fn idle_connections_make_room_and_busy_ones_do_not() {
 
 #[tokio::test]
 async fn answers_at_once_are_bounded() {
-    let served = serving(Limits { answers: 2, request: SOON * 5, ..limits() }).await;
+    let served = serving(Limits { answers: 2, request: SOON * 15, ..limits() }).await;
     let mut slow = Vec::new();
     for _ in 0..2 {
         let mut stream = served.connect().await;
@@ -205,7 +220,7 @@ async fn answers_at_once_are_bounded() {
     }
     let answer = served.say(&get_of("/")).await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"), "{answer}");
-    tokio::time::sleep(SOON * 6).await;
+    tokio::time::sleep(SOON * 16).await;
     assert!(served.say(&get_of("/")).await.ends_with("small"), "slow readers are cut off, which makes room");
 }
 
@@ -222,4 +237,81 @@ async fn what_is_asked_before_the_end_is_answered() {
     served.task.await.expect("it does not panic");
     assert!(started.elapsed() < SOON * 3, "after {:?}", started.elapsed());
     assert!(TcpStream::connect(served.address).await.is_err(), "nobody listens");
+}
+
+#[tokio::test]
+async fn the_web_configuration_holds_for_every_request() {
+    let directory = std::env::temp_dir().join(format!("probe-web-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("there is room for a directory");
+    let file = directory.join("web.yml");
+    let text =
+        "http_server_config: {headers: {X-Frame-Options: deny}}\nrate_limit: {interval: 1h, burst: 2}\n";
+    std::fs::write(&file, text).expect("there is room for a file");
+    let web = Web::load(Some(&file)).expect("it can be honoured");
+    std::fs::remove_dir_all(&directory).expect("it is ours");
+    let served = serving_with(limits(), web).await;
+    for (status, why) in [("200", "the first"), ("404", "the second"), ("429", "one too many")] {
+        let answer = served.say(&get_of(if status == "404" { "/nowhere" } else { "/" })).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{why}: {answer}");
+        assert!(answer.contains("x-frame-options: deny"), "{why}: {answer}");
+    }
+}
+
+/// Serves one connection as if HTTP/2 had been agreed on, and returns a client on it.
+async fn http2(limits: Limits) -> hyper::client::conn::http2::SendRequest<Empty<Bytes>> {
+    let web = Web::load(None).expect("there is no file");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    let client = TcpStream::connect(address).await.expect("it listens");
+    let (stream, _) = listener.accept().await.expect("there is a client");
+    let stopping = watch::Sender::new(false);
+    let connection = Connection {
+        door: door_of(&web, limits),
+        activity: Activity::new(limits),
+        web: web.subscribe(),
+        stopping: stopping.subscribe(),
+        limits,
+    };
+    connection.activity.established(false);
+    tokio::spawn(async move {
+        let _kept = (web, stopping); // Or both would seem to say that it is over.
+        connection.serve(stream, true).await;
+    });
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(client));
+    let (sender, driver) = handshake.await.expect("the server speaks HTTP/2");
+    tokio::spawn(driver);
+    sender
+}
+
+fn request(method: &str, path: &str) -> Request<Empty<Bytes>> {
+    let request = Request::builder().method(method).uri(format!("http://probe{path}"));
+    request.body(Empty::new()).expect("it is a request")
+}
+
+#[tokio::test]
+async fn http2_is_answered_and_bounded_alike() {
+    let mut sender = http2(Limits { request: SOON * 10, idle: SOON * 5, ..limits() }).await;
+    let cases =
+        [("GET", "/", 200, "small"), ("GET", "/key", 200, "it is (a path withheld)"), ("POST", "/", 405, "")];
+    for (method, path, status, body) in cases {
+        let answer = sender.send_request(request(method, path)).await.expect("it is open");
+        assert_eq!(answer.status(), status, "{method} {path}");
+        assert_eq!(
+            answer.into_body().collect().await.expect("it is whole").to_bytes(),
+            body,
+            "{method} {path}"
+        );
+    }
+    // Twice as many as may be answered on one connection at once: the rest waits, and all are answered.
+    let many = (0..16).map(|_| sender.send_request(request("GET", "/slow")));
+    for answer in many.collect::<Vec<_>>() {
+        assert_eq!(answer.await.expect("it is open").status(), 200);
+    }
+    tokio::time::sleep(SOON * 8).await;
+    assert!(sender.send_request(request("GET", "/")).await.is_err(), "it was idle for too long");
+
+    let mut sender = http2(Limits { request: SOON, ..limits() }).await;
+    let slow = sender.send_request(request("GET", "/large")).await.expect("it is open");
+    tokio::time::sleep(SOON * 3).await;
+    assert!(slow.into_body().collect().await.is_err(), "an answer that is not taken is cut off");
 }
