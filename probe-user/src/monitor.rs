@@ -240,7 +240,9 @@ impl Monitor {
             // the other way round.
             let started_ns =
                 process.map_or(member.id.start_ticks * NS_PER_TICK, |process| process.started_ns);
-            let birth = if self.kernel.saw_birth_of(started_ns) { Birth::Seen } else { Birth::Missed };
+            // Who goes by another name is watched only from here on.
+            let seen = member.comm_matches && self.kernel.saw_birth_of(started_ns);
+            let birth = if seen { Birth::Seen } else { Birth::Missed };
             info!(
                 member = member.name, pid = member.id.pid, data_dir = %member.data_dir.display(),
                 from_birth = birth == Birth::Seen, "member found"

@@ -51,6 +51,17 @@ pub struct Authority {
     certificate: PathBuf,
 }
 
+impl Pair {
+    /// Copies both files to `<stem>.crt` and `<stem>.key`, as most distributions name them.
+    pub fn copy_to(&self, stem: &Path) -> anyhow::Result<Self> {
+        let copy = Self { certificate: stem.with_extension("crt"), key: stem.with_extension("key") };
+        for (from, to) in [(&self.certificate, &copy.certificate), (&self.key, &copy.key)] {
+            std::fs::copy(from, to).with_context(|| format!("cannot write {}", to.display()))?;
+        }
+        Ok(copy)
+    }
+}
+
 impl Authority {
     /// Makes an authority and writes `<name>.pem` to `directory`. Its key is never written.
     pub fn create(directory: &Path, name: &str) -> anyhow::Result<Self> {
@@ -76,6 +87,12 @@ impl Authority {
         let names = [&["127.0.0.1", "localhost"], extra].concat();
         let purposes = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(name, &names, &purposes, validity)
+    }
+
+    /// Signs for a server that may not show this to another one, as kubeadm signs etcd's.
+    pub fn server_only(&self, name: &str) -> anyhow::Result<Pair> {
+        let purposes = [ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(name, &["127.0.0.1", "localhost"], &purposes, Validity::Current)
     }
 
     pub fn client(&self, name: &str, validity: Validity) -> anyhow::Result<Pair> {

@@ -270,6 +270,23 @@ pub struct Observations {
     pub backend_commit: u64,
 }
 
+impl Observations {
+    /// Asks an etcd.
+    pub fn of(etcd: &Endpoint) -> anyhow::Result<Self> {
+        let metrics = Metrics::parse(&etcd.get("/metrics")?.text()?)?;
+        let count = |name: &str| {
+            let value = metrics.value(name, &[]).with_context(|| format!("cannot find {name}"))?;
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of events")]
+            let count = value as u64;
+            anyhow::Ok(count)
+        };
+        Ok(Self {
+            wal_fsync: count("etcd_disk_wal_fsync_duration_seconds_count")?,
+            backend_commit: count("etcd_disk_backend_commit_duration_seconds_count")?,
+        })
+    }
+}
+
 impl Etcd {
     pub fn name(&self) -> &str {
         &self.member.name
@@ -300,17 +317,12 @@ impl Etcd {
     }
 
     pub fn observations(&self) -> anyhow::Result<Observations> {
-        let metrics = self.metrics()?;
-        let count = |name: &str| {
-            let value = metrics.value(name, &[]).with_context(|| format!("cannot find {name}"))?;
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of events")]
-            let count = value as u64;
-            anyhow::Ok(count)
-        };
-        Ok(Observations {
-            wal_fsync: count("etcd_disk_wal_fsync_duration_seconds_count")?,
-            backend_commit: count("etcd_disk_backend_commit_duration_seconds_count")?,
-        })
+        Observations::of(&self.endpoint())
+    }
+
+    /// Returns its settings as the text of a configuration file.
+    pub fn settings_file(&self) -> String {
+        self.member.settings.file()
     }
 
     /// Rewrites the database without its holes, in `db.tmp.*`.

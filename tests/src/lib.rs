@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod settings;
 
 pub mod etcd;
+pub mod container;
 
 pub mod load;
 
@@ -33,6 +34,7 @@ pub mod programs;
 pub mod server;
 
 pub mod crosscheck;
+pub mod agreement;
 
 pub mod blinding;
 

@@ -7,11 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use probe_tests::agreement::{assert_exact, is, put_some};
 use probe_tests::certs::Mutual;
 use probe_tests::command;
 use probe_tests::crosscheck;
-use probe_tests::etcd::{self, Etcd, Member, Namespaces};
-use probe_tests::load::{Amount, Load};
+use probe_tests::etcd::{self, Member, Namespaces};
+use probe_tests::load::Load;
 use probe_tests::metrics::Metrics;
 use probe_tests::needs::{self, Need};
 use probe_tests::neighbours::{self, Neighbours};
@@ -20,9 +21,6 @@ use probe_tests::scratch::{Format, LoopFs, Overlay, Scratch, Tmpfs};
 use probe_tests::stop::Stop;
 
 const OFTEN: Duration = Duration::from_millis(200);
-
-/// Puts of a load that is only to give the probe something to count.
-const SOME_PUTS: u64 = 500;
 
 const SYNCS_OF_NAMESAKE: u32 = 400;
 
@@ -33,34 +31,6 @@ fn run_probe(scratch: &Scratch) -> Probe {
 
 fn member(version: &str, name: &str, directory: &Path) -> Member {
     Member::new(&etcd::find(version).unwrap(), name, directory)
-}
-
-fn put_some(etcd: &Etcd) {
-    let load = Load { amount: Amount::Puts(SOME_PUTS), connections: 2, value_bytes: 512, ..Load::default() };
-    load.start(etcd.endpoint()).wait().unwrap();
-}
-
-/// Returns whether a sample is this count.
-fn is(sample: f64, count: u64) -> bool {
-    (sample - count as f64).abs() < 0.5
-}
-
-/// Waits until the probe has counted every event of an etcd that rests, as etcd itself tells us, and agrees with it.
-fn assert_exact(probe: &Probe, etcd: &Etcd, label: &str) {
-    let mut last = None;
-    // The last commit comes a moment after the last put, and the scrape that tells of it after that.
-    let exact = Stop::default().wait_for(Duration::from_secs(10), || {
-        let figures = crosscheck::settle(probe, label)?;
-        let own = etcd.observations()?;
-        let same = is(figures[0].kernel, own.wal_fsync) && is(figures[1].kernel, own.backend_commit);
-        last = Some((figures, own));
-        Ok(same.then_some(own))
-    });
-    let own = exact.unwrap().unwrap_or_else(|| panic!("{label}: the counts differ: {last:?}"));
-    println!("{label}: both sides hold {own:?}");
-    assert!(own.wal_fsync > 100, "{label}: the load shows");
-    let metrics = probe.metrics().unwrap();
-    assert_eq!(metrics.value("etcd_disk_probe_etcd_up", &[("member", label)]), Some(1.0), "{label}");
 }
 
 fn is_below(path: Option<&PathBuf>, directory: &Path) -> bool {
@@ -96,10 +66,12 @@ fn a_wal_is_measured_on_whatever_file_system_it_is() {
     });
     // Others in the same system calls, on the same disk.
     let neighbours = Neighbours::start(scratch.path()).unwrap();
-    etcds.iter().for_each(put_some);
+    for etcd in &etcds {
+        put_some(&etcd.endpoint());
+    }
     println!("{} neighbours made {} syncs", neighbours::COUNT, neighbours.stop().unwrap());
     for (etcd, (_, name, wal_dir, filesystem)) in etcds.iter().zip(&cases) {
-        assert_exact(&probe, etcd, name);
+        assert_exact(&probe, &etcd.endpoint(), name);
         let metrics = probe.metrics().unwrap();
         let labels = [("member", *name)];
         let found: Vec<_> = metrics.all("etcd_disk_probe_member_info", &labels).collect();
@@ -126,8 +98,8 @@ fn an_etcd_in_namespaces_of_its_own_is_found_and_scraped() {
         let member = member(version, name, scratch.path()).tls(&tls);
         let etcd = member.inside(Namespaces::over(scratch.path())).start().unwrap();
         assert!(!Path::new("/mnt/etcd").exists(), "{name}: its paths mean nothing out here");
-        put_some(&etcd);
-        assert_exact(&probe, &etcd, name);
+        put_some(&etcd.endpoint());
+        assert_exact(&probe, &etcd.endpoint(), name);
         let metrics = probe.metrics().unwrap();
         let data_dir = format!("/mnt/etcd/{name}.etcd");
         let labels = [("member", name), ("data_dir", data_dir.as_str())];
@@ -154,7 +126,7 @@ fn an_etcd_that_wakes_up_is_matched_from_its_first_sync() {
         let before = before.unwrap().expect("it comes to rest");
         let probe = run_probe(&scratch);
         assert_eq!(etcd.observations().unwrap(), before, "{name}: the probe has not seen it sync yet");
-        put_some(&etcd);
+        put_some(&etcd.endpoint());
         let figures = crosscheck::settle(&probe, name).unwrap();
         let own = etcd.observations().unwrap();
         assert!(
@@ -200,13 +172,13 @@ fn who_merely_calls_itself_etcd_changes_no_counts() {
     let scratch = Scratch::on_disk("namesake").unwrap();
     let probe = run_probe(&scratch);
     let etcd = member("3.5.16", "the-real-one", scratch.path()).start().unwrap();
-    put_some(&etcd);
+    put_some(&etcd.endpoint());
     let before = unclaimed(&probe);
     let namesake = Namesake::start(&scratch);
     assert_eq!(probe_tests::process::comm(namesake.0.id()).as_deref(), Some("etcd"));
-    put_some(&etcd);
+    put_some(&etcd.endpoint());
     thread::sleep(Duration::from_secs(3)); // Three scans.
-    assert_exact(&probe, &etcd, "the-real-one");
+    assert_exact(&probe, &etcd.endpoint(), "the-real-one");
     let pid = namesake.0.id();
     let report = probe.get("/api/v1/report").unwrap().text().unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
@@ -222,8 +194,8 @@ fn who_merely_calls_itself_etcd_changes_no_counts() {
         Ok((unclaimed(&probe) >= before + f64::from(SYNCS_OF_NAMESAKE)).then_some(()))
     });
     assert!(told.unwrap().is_some(), "its syncs are not forgotten: {before} before, {}", unclaimed(&probe));
-    put_some(&etcd);
-    assert_exact(&probe, &etcd, "the-real-one");
+    put_some(&etcd.endpoint());
+    assert_exact(&probe, &etcd.endpoint(), "the-real-one");
 }
 
 #[test]
@@ -235,13 +207,13 @@ fn members_that_share_a_name_are_told_apart() {
         let directory = scratch.path().join(version);
         fs::create_dir(&directory).unwrap();
         let etcd = member(version, "twin", &directory).start().unwrap();
-        put_some(&etcd);
+        put_some(&etcd.endpoint());
         etcd
     });
-    put_some(&etcds[0]);
+    put_some(&etcds[0].endpoint());
     let labels = etcds.each_ref().map(|etcd| format!("twin@{}", etcd.data_dir().display()));
     for (etcd, label) in etcds.iter().zip(&labels) {
-        assert_exact(&probe, etcd, label);
+        assert_exact(&probe, &etcd.endpoint(), label);
     }
     let metrics = probe.metrics().unwrap();
     assert_eq!(
@@ -305,6 +277,6 @@ fn a_sync_that_hangs_shows_while_it_hangs() {
         assert!(thawed.unwrap().is_some(), "{name}: what has returned hangs no longer");
         println!("{name}: {rising} of {} readings rose, to {:.1} s", moments.len(), last.in_flight_s);
         load.stop().unwrap();
-        assert_exact(&probe, &etcd, name);
+        assert_exact(&probe, &etcd.endpoint(), name);
     }
 }

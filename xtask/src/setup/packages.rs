@@ -24,14 +24,16 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("git", "git"),
 ];
 
-/// The same for machines that boot kernels, and for the other architecture.
-const OF_MACHINES: [(&str, &str); 6] = [
+/// The same for what only the tests need: machines that boot kernels, the other architecture, containers.
+const OF_TESTS: [(&str, &str); 8] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-system-aarch64", "qemu-system-arm"),
     (AARCH64_LINKER, "gcc-aarch64-linux-gnu"),
     ("dmsetup", "dmsetup"),
     ("readelf", "binutils"),
     ("xz", "xz-utils"),
+    ("podman", "podman"),
+    ("runc", "runc"),
 ];
 
 /// Compiles and links for aarch64.
@@ -40,8 +42,8 @@ pub const AARCH64_LINKER: &str = "aarch64-linux-gnu-gcc";
 /// Installs what is missing, `more` included, with one call of apt-get.
 pub fn setup(more: &[String], scope: Scope) -> Result<()> {
     let mut missing: Vec<String> = more.to_vec();
-    let machines: &[_] = if scope == Scope::Everything { &OF_MACHINES } else { &[] };
-    let programs = PROGRAMS.iter().chain(machines);
+    let of_tests: &[_] = if scope == Scope::Everything { &OF_TESTS } else { &[] };
+    let programs = PROGRAMS.iter().chain(of_tests);
     missing.extend(programs.filter(|(program, _)| find(program).is_none()).map(|(_, name)| (*name).into()));
     if scope == Scope::Everything && !has_static_libc(AARCH64_LINKER) {
         missing.push("libc6-dev-arm64-cross".to_owned());
