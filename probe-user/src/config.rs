@@ -4,7 +4,10 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{etcd::tls::is_server_name, kernel::HookChoice};
+use crate::{
+    etcd::{AllowList, allow_list, tls::is_server_name},
+    kernel::HookChoice,
+};
 
 /// Tells with numbers whether etcd's disk is slow: times every sync in the kernel and reconciles it with etcd's own
 /// metrics.
@@ -133,6 +136,18 @@ pub struct Options {
     /// How often etcd is scraped for the cross-check; at most every second in `check`.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_SCRAPE_INTERVAL", value_parser = duration, default_value = "5s")]
     pub scrape_interval: Duration,
+    /// Which of etcd's own metrics to pass on, with the label `member`: names of families, with * for any part. They replace
+    /// the default, or extend it if the first begins with a +, as in `+grpc_server_*`; `none` passes nothing on.
+    #[arg(
+        long,
+        global = true,
+        env = "ETCD_DISK_PROBE_ETCD_METRICS",
+        value_delimiter = ',',
+        default_values = allow_list::DEFAULT,
+        hide_default_value = true,
+        value_name = "PATTERN"
+    )]
+    pub etcd_metrics: Vec<String>,
     /// The time that a verdict looks back.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_WINDOW", value_parser = duration, default_value = "60s")]
     pub window: Duration,
@@ -216,6 +231,9 @@ impl TryFrom<Args> for Config {
         if options.command_timeout.is_zero() {
             wrong.push("--command-timeout: more than nothing".to_owned());
         }
+        if let Err(error) = AllowList::parse(&options.etcd_metrics) {
+            wrong.push(format!("--etcd-metrics: {error}"));
+        }
         let command = match args.command {
             Command::Run { listen } => Task::Run { listen },
             Command::Check { duration, output } => {
@@ -285,6 +303,7 @@ mod tests {
                 "--tls-server-name https://etcd: give a DNS name",
                 "a URL is no name",
             ),
+            ("run --etcd-metrics etcd-server", "`etcd-server` is no name of a metric such as", "no pattern"),
             ("run --max-members 0", "1..=1024", "nothing could be measured"),
         ];
         for (flags, part, why) in cases {

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::{
     config::{Causes, Config, Options, Output, Task},
     doctor,
+    etcd::AllowList,
     kernel::{self, Fault, KernelConfig},
     members::{Endpoint, Overrides},
     monitor::{Monitor, Settings, Shared, lock, scrape_all},
@@ -166,6 +167,7 @@ fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::R
             command_timeout: options.command_timeout,
             entrance,
             window,
+            allowed: Arc::new(AllowList::parse(&options.etcd_metrics).map_err(anyhow::Error::msg)?),
         },
     );
     monitor.scan();

@@ -1,8 +1,9 @@
-//! The probe's own metrics: the one place that names them.
+//! The probe's own metrics: the one place that names them; and etcd's own, which are passed on.
 //!
 //! [`Snapshot`] is what they are made of; [`encode`] is pure, so that a test can hold its text against a file.
 
 mod format;
+mod passed_on;
 mod snapshot;
 
 use std::fmt;
@@ -35,14 +36,20 @@ type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 /// # Errors
 /// None in practice: writing to a string cannot fail.
 pub fn encode(snapshot: Snapshot, format: Format) -> Result<String, fmt::Error> {
+    let copies: Vec<_> = snapshot
+        .members
+        .iter()
+        .filter_map(|member| Some((member.name.clone(), member.passed_on.clone()?)))
+        .collect();
     let mut registry = Registry::with_prefix(PREFIX);
     registry.register_collector(Box::new(snapshot));
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
-    Ok(match format {
-        Format::OpenMetrics => out,
-        Format::Prometheus => format::to_prometheus(&out),
-    })
+    if format == Format::Prometheus {
+        out = format::to_prometheus(&out);
+    }
+    passed_on::append(&mut out, &copies, format);
+    Ok(out)
 }
 
 impl Collector for Snapshot {
@@ -252,12 +259,23 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "etcd_up",
-            "Whether the last scrape of etcd succeeded.",
+            "Whether etcd lives and its last scrape succeeded.",
             None,
             MetricType::Gauge,
         )?;
         for member in &self.members {
             gauge(&mut family, &[("member", member.name.as_str())], f64::from(u8::from(member.etcd_up)))?;
+        }
+        let mut family = out.encode_descriptor(
+            "etcd_scrape_age",
+            "Age of the last copy of etcd's own metrics; they are passed on only while it is no older than 5 s and etcd is up.",
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        for member in &self.members {
+            if let Some(age_s) = member.scrape_age_s {
+                gauge(&mut family, &[("member", member.name.as_str())], age_s)?;
+            }
         }
         let mut family = out.encode_descriptor(
             "etcd_scrape_errors",
@@ -371,12 +389,15 @@ fn gauge(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, value: f64) -
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, sync::Arc};
 
     use probe_ebpf::series::OPERATIONS;
 
     use super::*;
-    use crate::latency::TimeSpent;
+    use crate::{
+        etcd::{AllowList, PassedOn, Scrape, allow_list::DEFAULT},
+        latency::TimeSpent,
+    };
 
     fn latencies(latencies_ns: &[u64]) -> Latencies {
         let mut all = Latencies::default();
@@ -385,6 +406,12 @@ mod tests {
         }
         all.bytes = 4096;
         all
+    }
+
+    fn passed_on() -> PassedOn {
+        let etcds = include_bytes!("../testdata/etcd-3.4.23-metrics.txt");
+        let allowed = AllowList::parse(&DEFAULT.map(str::to_owned)).expect("a list");
+        Scrape::parse(etcds, &allowed).expect("an etcd's").passed_on
     }
 
     fn snapshot() -> Snapshot {
@@ -422,6 +449,8 @@ mod tests {
                 in_flight_s: vec![("wal", 1.5)],
                 verdict: Verdict::Healthy,
                 etcd_up: true,
+                scrape_age_s: Some(0.5),
+                passed_on: Some(Arc::new(passed_on())),
                 scrape_errors: BTreeMap::from([("refused", 1)]),
                 certificate_ends_s: [Some(1_924_905_600), Some(1_796_000_000), None],
                 data_dir: "/var/lib/etcd".to_owned(),

@@ -1,10 +1,11 @@
 //! Brings the kernel's counts, the members and etcd's own metrics together, over restarts of each.
 //!
-//! [`Monitor`] is the state; `scrape` asks etcds; `losses` is where the time went and `slow_log` the last slow operations;
+//! [`Monitor`] is the state; `scrape` asks etcds, `freshness` when somebody wants to know now; `losses` is where the time went and `slow_log` the last slow operations;
 //! `window` remembers what the verdict looks back on.
 
 pub mod certificates;
 mod eyesight;
+pub mod freshness;
 mod gone;
 pub mod losses;
 pub mod mount;
@@ -22,6 +23,7 @@ use std::{
 };
 
 use probe_ebpf::series::{BACKEND_COMMIT, WAL_FSYNC};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use eyesight::Eyesight;
@@ -33,6 +35,7 @@ pub use window::Window;
 
 use crate::{
     crosscheck::Birth,
+    etcd::{AllowList, passed_on::LeftOut},
     kernel::{Kernel, NS_PER_TICK, Process},
     members::{Member, Overrides, ProcessId, Scanner},
     privileges::Entrance,
@@ -56,6 +59,8 @@ pub struct Settings {
     pub command_timeout: Duration,
     pub entrance: Entrance,
     pub window: Duration,
+    /// Which of etcd's own families are passed on.
+    pub allowed: Arc<AllowList>,
 }
 
 /// All that is known.
@@ -73,6 +78,10 @@ pub struct Monitor {
     unreadable_total: u64,
     unclaimed: u64,
     threads_looked_at: Instant,
+    /// What of etcd's own text could not be passed on, over all scrapes.
+    left_out: LeftOut,
+    /// Told of every scrape that ends.
+    scrape_ended: watch::Sender<()>,
 }
 
 /// The monitor as the tasks of the daemon share it.
@@ -99,6 +108,8 @@ impl Monitor {
             unreadable_total: 0,
             unclaimed: 0,
             threads_looked_at: Instant::now(),
+            left_out: LeftOut::default(),
+            scrape_ended: watch::Sender::new(()),
         }
     }
 
@@ -123,6 +134,11 @@ impl Monitor {
     /// Returns how many processes of etcd's name could not be examined so far.
     pub fn unreadable_total(&self) -> u64 {
         self.unreadable_total
+    }
+
+    /// Returns what of etcd's own text could not be passed on so far.
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
     }
 
     /// Tests whether the programs see what happens, if the last test is older than this.

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use crate::{
     config::Options,
     metrics::{self, Format, Snapshot},
-    monitor::{Shared, TESTED_EVERY, lock},
+    monitor::{Shared, TESTED_EVERY, freshness, lock},
     report::{
         self, Report,
         slow::{self, OperationReport},
@@ -60,6 +60,8 @@ async fn landing_page() -> Html<&'static str> {
 async fn serve_metrics(State(served): State<Served>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let format = Format::accepted(accept);
+    let timeout = headers.get("x-prometheus-scrape-timeout-seconds").and_then(|value| value.to_str().ok());
+    freshness::refresh(&served.monitor, freshness::patience(timeout)).await;
     let snapshot = Snapshot::of(&lock(&served.monitor), &served.options);
     match metrics::encode(snapshot, format) {
         Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),

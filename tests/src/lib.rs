@@ -31,7 +31,15 @@ pub mod probe;
 
 pub mod programs;
 
+pub mod prometheus;
+
 pub mod server;
+
+pub mod cluster;
+
+pub mod exposition;
+
+pub mod hostile;
 
 pub mod crosscheck;
 pub mod agreement;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::cgroup::Hierarchy;
-use crate::{command, etcd};
+use crate::{command, etcd, prometheus};
 
 /// One thing that a test cannot do without.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub enum Need {
     Tool(&'static str, &'static str),
     /// An etcd whose version starts so.
     Etcd(&'static str),
+    /// Prometheus and promtool.
+    Prometheus,
 }
 
 pub const LOOP_XFS: [Need; 4] = [
@@ -72,6 +74,10 @@ fn lacks(need: Need) -> Option<String> {
             format!("cannot find `{tool}`; `cargo xtask setup` or `apt-get install {package}` gets it")
         }),
         Need::Etcd(version) => etcd::find(version).err().map(|error| format!("{error:#}")),
+        Need::Prometheus => ["prometheus", "promtool"]
+            .into_iter()
+            .find_map(|program| prometheus::find(program).err())
+            .map(|error| format!("{error:#}")),
     }
 }
 

@@ -7,6 +7,7 @@ mod etcd;
 mod kernels;
 mod modules;
 mod packages;
+mod prometheus;
 mod sources;
 mod toolchain;
 
@@ -61,6 +62,7 @@ pub fn run(scope: Scope) -> Result<Setup> {
     let toolchain = wanted.finish(&cache)?;
     if scope == Scope::Everything {
         kernels::setup(&cache)?;
+        prometheus::setup(&cache)?;
     }
     println!("setup: eBPF toolchain: {}", toolchain.description);
     Ok(Setup { toolchain, cache })

@@ -3,7 +3,7 @@
 mod body;
 mod kept;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -18,6 +18,7 @@ pub(super) use kept::MAX_HEAD_BYTES;
 use kept::{Connection, Secured};
 
 use super::{
+    AllowList,
     certificate::{self, Validity},
     connect::{self, Connected, Connecting, Stream},
     error::{Failure, Reason, ScrapeError, Stage},
@@ -44,6 +45,8 @@ pub struct Client {
     current: usize,
     timeout: Duration,
     entrance: Entrance,
+    /// What is passed on of the answer.
+    allowed: Arc<AllowList>,
     connection: Option<Connection>,
     /// A connection in the making that outlived its scrape; no second one is started beside it.
     connecting: Option<Connecting>,
@@ -61,6 +64,7 @@ impl Client {
             current: 0,
             timeout,
             entrance: Entrance::default(),
+            allowed: Arc::default(),
             connection: None,
             connecting: None,
             looking: None,
@@ -72,6 +76,13 @@ impl Client {
     #[must_use]
     pub fn through(mut self, entrance: Entrance) -> Self {
         self.entrance = entrance;
+        self
+    }
+
+    /// Has these families passed on, which by default are none.
+    #[must_use]
+    pub fn passing_on(mut self, allowed: Arc<AllowList>) -> Self {
+        self.allowed = allowed;
         self
     }
 
@@ -125,7 +136,7 @@ impl Client {
         }
         if let Some(connection) = &mut self.connection {
             // etcd may have closed it meanwhile, which only shows when it is used.
-            match connection.get(&endpoint).await.and_then(|body| understand(&body)) {
+            match connection.get(&endpoint).await.and_then(|body| Scrape::parse(&body, &self.allowed)) {
                 Err(error) if error.is_no_answer() => self.connection = None,
                 outcome => return outcome,
             }
@@ -177,7 +188,7 @@ impl Client {
     /// Scrapes over a new connection, which is kept if it works.
     async fn try_afresh(&mut self, endpoint: &Endpoint) -> Result<Scrape, ScrapeError> {
         let mut connection = self.connect(endpoint).await?;
-        match connection.get(endpoint).await.and_then(|body| understand(&body)) {
+        match connection.get(endpoint).await.and_then(|body| Scrape::parse(&body, &self.allowed)) {
             Ok(scrape) => {
                 self.connection = Some(connection);
                 Ok(scrape)
@@ -224,10 +235,6 @@ async fn secure(
     let presented = certificate::of_chain(chain);
     let secured = Secured { setup, stamps, presented, since: Instant::now() };
     Connection::open(stream, encoding, Some(secured)).await
-}
-
-fn understand(body: &[u8]) -> Result<Scrape, ScrapeError> {
-    Scrape::parse(body)
 }
 
 #[cfg(test)]

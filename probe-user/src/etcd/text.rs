@@ -1,11 +1,13 @@
-//! Reads etcd's metrics out of the text it serves.
+//! Reads etcd's metrics out of the text it serves: what the cross-check needs, and what is passed on.
 //!
-//! prometheus-parse drops the lines it cannot read, keeps duplicates and believes any number. Here these are errors:
-//! the cross-check compares events one by one, and a histogram with a hole would look like lost events.
+//! The former strictly, for the cross-check compares events one by one, and a histogram with a hole would look like lost events.
 
-use prometheus_parse::{LineInfo, Sample, Value};
-
-use super::error::ScrapeError;
+use super::{
+    AllowList,
+    error::ScrapeError,
+    exposition::{self, Kind, Line, Sample, number},
+    passed_on::{Collector, PassedOn},
+};
 
 const WAL_FSYNC: &str = "etcd_disk_wal_fsync_duration_seconds";
 const BACKEND_COMMIT: &str = "etcd_disk_backend_commit_duration_seconds";
@@ -16,8 +18,11 @@ const IS_LEADER: &str = "etcd_server_is_leader";
 const HAS_LEADER: &str = "etcd_server_has_leader";
 const LEADER_CHANGES: &str = "etcd_server_leader_changes_seen_total";
 
-const FAMILIES: [&str; 7] =
-    [WAL_FSYNC, BACKEND_COMMIT, PROCESS_START, VERSION, IS_LEADER, HAS_LEADER, LEADER_CHANGES];
+const FAMILIES: [&str; 8] =
+    [WAL_FSYNC, BACKEND_COMMIT, PROCESS_START, PROCESS_CPU, VERSION, IS_LEADER, HAS_LEADER, LEADER_CHANGES];
+
+/// As many samples of [`FAMILIES`] are looked at; etcd has 40.
+const MAX_SAMPLES: usize = 200;
 
 /// Integers above this are not exact in the floating point that carries them.
 const EXACT: f64 = 9_007_199_254_740_992.0;
@@ -39,6 +44,8 @@ pub struct Scrape {
     pub is_leader: Option<bool>,
     pub has_leader: Option<bool>,
     pub leader_changes: Option<u64>,
+    /// Its families of the allow-list.
+    pub passed_on: PassedOn,
 }
 
 /// One of etcd's histograms.
@@ -51,100 +58,132 @@ pub struct Histogram {
 }
 
 impl Scrape {
-    /// Parses the body of `/metrics`.
+    /// Parses the body of `/metrics`, and gathers the families to pass on.
     ///
     /// # Errors
     ///
     /// When it is not metrics, or not those of an etcd.
-    pub fn parse(body: &[u8]) -> Result<Self, ScrapeError> {
+    pub fn parse(body: &[u8], allowed: &AllowList) -> Result<Self, ScrapeError> {
         let text = std::str::from_utf8(body).map_err(|_| not_metrics("it is not text"))?;
-        let samples = samples(text)?;
-        let gauge = |family: &str| value(&samples, family);
+        let mut collector = Collector::new(allowed);
+        let ours = Ours::read(text, &mut collector)?;
         Ok(Self {
-            wal_fsync: histogram(&samples, WAL_FSYNC)?,
-            backend_commit: histogram(&samples, BACKEND_COMMIT)?,
-            process_start_time_s: gauge(PROCESS_START).filter(|start| start.is_finite()),
-            process_cpu_s: gauge(PROCESS_CPU).filter(|spent| spent.is_finite()),
-            version: samples
-                .iter()
-                .find(|sample| sample.metric == VERSION)
-                .and_then(|sample| sample.labels.get("server_version"))
+            wal_fsync: ours.histogram(WAL_FSYNC)?,
+            backend_commit: ours.histogram(BACKEND_COMMIT)?,
+            process_start_time_s: ours.value(PROCESS_START).filter(|start| start.is_finite()),
+            process_cpu_s: ours.value(PROCESS_CPU).filter(|spent| spent.is_finite()),
+            version: ours
+                .of(VERSION)
+                .next()
+                .and_then(|sample| sample.label("server_version"))
                 .map(str::to_owned),
-            is_leader: gauge(IS_LEADER).map(|value| value > 0.0),
-            has_leader: gauge(HAS_LEADER).map(|value| value > 0.0),
-            leader_changes: gauge(LEADER_CHANGES).and_then(whole),
+            is_leader: ours.value(IS_LEADER).map(|value| value > 0.0),
+            has_leader: ours.value(HAS_LEADER).map(|value| value > 0.0),
+            leader_changes: ours.value(LEADER_CHANGES).and_then(whole),
+            passed_on: collector.finish(),
         })
     }
 }
 
-/// Parses the lines of our families; the other thousand only have to look like metrics.
-fn samples(text: &str) -> Result<Vec<Sample>, ScrapeError> {
-    let first = text.lines().find(|line| !line.trim().is_empty() && !line.starts_with('#'));
-    if !first.is_some_and(is_sample) {
-        return Err(not_metrics("its first line is no metric"));
-    }
-    let mut ours = Vec::new();
-    for line in text.lines() {
-        let name = line.strip_prefix("# TYPE ").unwrap_or(line);
-        if !FAMILIES.iter().any(|family| name.starts_with(family)) {
-            continue;
+/// The lines of our families; of the other thousand only those that are passed on have to be metrics.
+#[derive(Default)]
+struct Ours<'a> {
+    samples: Vec<Sample<'a>>,
+    /// Declared to be histograms.
+    histograms: Vec<&'a str>,
+}
+
+impl<'a> Ours<'a> {
+    fn read(text: &'a str, collector: &mut Collector<'a>) -> Result<Self, ScrapeError> {
+        // Not at `\r\n`, which Prometheus does not take for the end of a line either.
+        let lines = || text.split('\n');
+        let first = lines().find(|line| !line.trim().is_empty() && !line.starts_with('#'));
+        if !first.is_some_and(|line| matches!(exposition::read(line), Ok(Line::Sample(_)))) {
+            return Err(not_metrics("its first line is no metric"));
         }
-        if !line.starts_with('#') && !is_sample(line) {
-            return Err(not_metrics(&format!(
-                "`{}` is no metric",
-                line.chars().take(120).collect::<String>()
-            )));
+        let mut ours = Self::default();
+        for line in lines() {
+            let name = exposition::name_of(line).unwrap_or_default();
+            let is_comment = line.starts_with('#');
+            let is_ours = FAMILIES.iter().any(|family| name.starts_with(family));
+            let is_wanted = !name.is_empty() && collector.wants(name, is_comment);
+            if !is_ours && !is_wanted && (is_comment || !name.is_empty()) {
+                continue;
+            }
+            match exposition::read(line) {
+                Ok(line) => {
+                    if is_wanted {
+                        collector.take(&line);
+                    }
+                    if is_ours {
+                        ours.take(line)?;
+                    }
+                }
+                Err(_) if is_ours && !is_comment => {
+                    let begin: String = line.chars().take(120).collect();
+                    return Err(not_metrics(&format!("`{begin}` is no metric")));
+                }
+                Err(_) => collector.malformed(),
+            }
         }
-        ours.push(Ok(line.to_owned()));
+        Ok(ours)
     }
-    let scrape = prometheus_parse::Scrape::parse(ours.into_iter());
-    Ok(scrape.map_err(|error| not_metrics(&error.to_string()))?.samples)
-}
 
-fn is_sample(line: &str) -> bool {
-    match LineInfo::parse(line) {
-        LineInfo::Sample { value, .. } => value.to_lowercase().parse::<f64>().is_ok(),
-        _ => false,
+    fn take(&mut self, line: Line<'a>) -> Result<(), ScrapeError> {
+        match line {
+            Line::Sample(sample) => self.samples.push(sample),
+            Line::Type { family, kind: Kind::Histogram } => self.histograms.push(family),
+            _ => {}
+        }
+        if self.samples.len() + self.histograms.len() > MAX_SAMPLES {
+            return Err(ScrapeError::NotEtcd(format!("it has more than {MAX_SAMPLES} of etcd's own series")));
+        }
+        Ok(())
     }
-}
 
-fn value(samples: &[Sample], name: &str) -> Option<f64> {
-    let mut found = samples.iter().filter(|sample| sample.metric == name);
-    match (found.next()?.value.clone(), found.next()) {
-        (Value::Counter(value) | Value::Gauge(value) | Value::Untyped(value), None) => Some(value),
-        _ => None,
+    fn of<'b>(&'b self, name: &'b str) -> impl Iterator<Item = &'b Sample<'a>> {
+        self.samples.iter().filter(move |sample| sample.name == name)
     }
-}
 
-fn histogram(samples: &[Sample], name: &str) -> Result<Histogram, ScrapeError> {
-    let wrong = |what: &str| ScrapeError::NotEtcd(format!("{name} {what}"));
-    let mut found = samples.iter().filter(|sample| sample.metric == name);
-    let buckets = match (found.next().map(|sample| (&sample.value, &sample.labels)), found.next()) {
-        (Some((Value::Histogram(buckets), labels)), None) if labels.is_empty() => buckets,
-        (None, None) => return Err(wrong("is missing")),
-        _ => return Err(wrong("is not one histogram without labels")),
-    };
-    let bounds = BOUNDS_S.into_iter().chain([f64::INFINITY]);
-    // Both sides are the nearest doubles to the same decimal texts, so equality is exact.
-    if !buckets.iter().map(|bucket| bucket.less_than).eq(bounds) {
-        return Err(wrong("has bounds other than etcd's"));
+    /// Returns the only value of this name.
+    fn value(&self, name: &str) -> Option<f64> {
+        let mut found = self.of(name);
+        let first = found.next()?;
+        found.next().is_none().then_some(first.number)
     }
-    let counts: Option<Vec<u64>> = buckets.iter().map(|bucket| whole(bucket.count)).collect();
-    let counts = counts.ok_or_else(|| wrong("has a count that is no count"))?;
-    if !counts.is_sorted() {
-        return Err(wrong("has buckets that fall"));
+
+    fn histogram(&self, name: &str) -> Result<Histogram, ScrapeError> {
+        let wrong = |what: &str| ScrapeError::NotEtcd(format!("{name} {what}"));
+        let bucket = format!("{name}_bucket");
+        let buckets: Vec<&Sample<'_>> = self.of(&bucket).collect();
+        if buckets.is_empty() || !self.histograms.contains(&name) {
+            return Err(wrong("is missing"));
+        }
+        if buckets.iter().any(|sample| sample.labels.len() != 1 || sample.labels[0].0 != "le") {
+            return Err(wrong("is not one histogram without labels"));
+        }
+        let bounds = BOUNDS_S.into_iter().chain([f64::INFINITY]).map(Some);
+        // Both sides are the nearest doubles to the same decimal texts, so equality is exact.
+        if !buckets.iter().map(|sample| number(sample.labels[0].1)).eq(bounds) {
+            return Err(wrong("has bounds other than etcd's"));
+        }
+        let counts: Option<Vec<u64>> = buckets.iter().map(|sample| whole(sample.number)).collect();
+        let counts = counts.ok_or_else(|| wrong("has a count that is no count"))?;
+        if !counts.is_sorted() {
+            return Err(wrong("has buckets that fall"));
+        }
+        let count = self.value(&format!("{name}_count")).and_then(whole);
+        let sum_s = self.value(&format!("{name}_sum")).filter(|sum| sum.is_finite() && *sum >= 0.0);
+        let (Some(count), Some(sum_s)) = (count, sum_s) else {
+            return Err(wrong("lacks its count or its sum"));
+        };
+        if counts.last() != Some(&count) {
+            return Err(wrong("has a count that differs from its last bucket"));
+        }
+        let mut at_most = [0; BOUNDS_S.len()];
+        at_most.copy_from_slice(&counts[..BOUNDS_S.len()]);
+        Ok(Histogram { count, sum_s, at_most })
     }
-    let count = value(samples, &format!("{name}_count")).and_then(whole);
-    let sum_s = value(samples, &format!("{name}_sum")).filter(|sum| sum.is_finite() && *sum >= 0.0);
-    let (Some(count), Some(sum_s)) = (count, sum_s) else {
-        return Err(wrong("lacks its count or its sum"));
-    };
-    if counts.last() != Some(&count) {
-        return Err(wrong("has a count that differs from its last bucket"));
-    }
-    let mut at_most = [0; BOUNDS_S.len()];
-    at_most.copy_from_slice(&counts[..BOUNDS_S.len()]);
-    Ok(Histogram { count, sum_s, at_most })
 }
 
 fn whole(value: f64) -> Option<u64> {
@@ -164,11 +203,15 @@ fn not_metrics(why: &str) -> ScrapeError {
 mod tests {
     use super::*;
 
+    fn parse(body: &[u8]) -> Result<Scrape, ScrapeError> {
+        Scrape::parse(body, &AllowList::nothing())
+    }
+
     const ETCD_3_4_23: &str = include_str!("../../testdata/etcd-3.4.23-metrics.txt");
 
     #[test]
     fn a_real_etcd_is_read_in_full() {
-        let scrape = Scrape::parse(ETCD_3_4_23.as_bytes()).unwrap();
+        let scrape = parse(ETCD_3_4_23.as_bytes()).unwrap();
         let expected = Scrape {
             wal_fsync: Histogram {
                 count: 5,
@@ -187,6 +230,7 @@ mod tests {
             is_leader: Some(true),
             has_leader: Some(true),
             leader_changes: Some(1),
+            passed_on: PassedOn::default(),
         };
         assert_eq!(scrape, expected);
     }
@@ -256,7 +300,7 @@ mod tests {
         ];
         for (from, to, expected, why) in cases {
             assert!(ETCD_3_4_23.contains(&from), "the fixture lacks {from}");
-            let error = Scrape::parse(ETCD_3_4_23.replace(&from, &to).as_bytes()).expect_err(why);
+            let error = parse(ETCD_3_4_23.replace(&from, &to).as_bytes()).expect_err(why);
             assert!(matches!(error, ScrapeError::NotEtcd(_)), "{why}: {error:?}");
             assert!(error.to_string().contains(expected), "{why}: {error}");
         }
@@ -273,10 +317,10 @@ mod tests {
             (broken.as_bytes(), "a line of ours that cannot be read"),
         ];
         for (body, why) in cases {
-            let error = Scrape::parse(body).expect_err(why);
+            let error = parse(body).expect_err(why);
             assert!(matches!(error, ScrapeError::NotMetrics(_)), "{why}: {error:?}");
         }
-        let other = Scrape::parse(b"# TYPE up gauge\nup 1\n").expect_err("somebody else's metrics");
+        let other = parse(b"# TYPE up gauge\nup 1\n").expect_err("somebody else's metrics");
         assert!(matches!(other, ScrapeError::NotEtcd(_)), "{other:?}");
     }
 }

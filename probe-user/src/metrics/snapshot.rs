@@ -1,12 +1,13 @@
 //! What the metrics are made of, taken from the monitor at the moment of a scrape.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use probe_ebpf::series::{OPERATIONS, Op, Role, WAL_ROTATION};
 
 use crate::{
     config::Options,
     crosscheck::Invariant,
+    etcd::PassedOn,
     latency::{Latencies, TimeSpent},
     monitor::{LastScrape, Metric, Monitor, Tracked},
     report,
@@ -36,6 +37,10 @@ pub struct MemberSnapshot {
     pub in_flight_s: Vec<(&'static str, f64)>,
     pub verdict: Verdict,
     pub etcd_up: bool,
+    /// Age of the last copy of etcd's own metrics; none if there is none.
+    pub scrape_age_s: Option<f64>,
+    /// What is passed on of them; none if that is not fresh.
+    pub passed_on: Option<Arc<PassedOn>>,
     pub scrape_errors: BTreeMap<&'static str, u64>,
     /// When each certificate ends, in seconds since 1970, by [`crate::monitor::certificates::Kind`].
     pub certificate_ends_s: [Option<i64>; 3],
@@ -86,7 +91,7 @@ impl Snapshot {
         Self {
             hook: monitor.kernel().hook().as_str(),
             self_test_passed: monitor.blindness().is_none(),
-            misses: kernel.chain(daemon).chain(sampler).collect(),
+            misses: kernel.chain(daemon).chain(sampler).chain(monitor.left_out().by_reason()).collect(),
             members: monitor
                 .members()
                 .map(|tracked| MemberSnapshot::of(monitor, tracked, options, skipped_runs))
@@ -122,7 +127,9 @@ impl MemberSnapshot {
             operations: operations.collect(),
             in_flight_s: by_role(&tracked.in_flight_s(kernel)),
             verdict: report::judgement(monitor, tracked, options, skipped_runs).verdict,
-            etcd_up: matches!(tracked.last_scrape, LastScrape::Done(_)),
+            etcd_up: tracked.is_up(),
+            scrape_age_s: tracked.copy_age().map(|age| age.as_secs_f64()),
+            passed_on: tracked.passed_on().cloned(),
             scrape_errors: tracked.scrape_errors.clone(),
             certificate_ends_s: tracked.certificate_ends_s(),
             data_dir: member.data_dir.display().to_string(),

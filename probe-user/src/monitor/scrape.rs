@@ -1,6 +1,11 @@
 //! One round of the cross-check: the kernel, etcd, the kernel again.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use procfs::process::Process;
 use tokio::task::JoinSet;
@@ -10,12 +15,12 @@ use super::{
     MemberKey, Shared, lock,
     losses::{Losses, Lost},
     surroundings::{Host, activity},
-    tracked::{LastScrape, Metric, Tracked},
+    tracked::{Copy, LastScrape, Metric, Tracked},
     window::{Point, Sample},
 };
 use crate::{
     crosscheck::{KernelReading, Observations, Round},
-    etcd::{Histogram, Scrape},
+    etcd::{Histogram, Scrape, passed_on::merge},
     kernel::{Kernel, monotonic_ns},
     members::ProcessId,
 };
@@ -45,7 +50,8 @@ pub async fn scrape_all(shared: &Shared) {
     }
 }
 
-async fn scrape(shared: Shared, key: MemberKey) {
+/// Scrapes one member, unless it is being scraped.
+pub(super) async fn scrape(shared: Shared, key: MemberKey) {
     let (mut client, id, before) = {
         let mut monitor = lock(&shared);
         let super::Monitor { kernel, members, .. } = &mut *monitor;
@@ -57,20 +63,26 @@ async fn scrape(shared: Shared, key: MemberKey) {
         (client, id, before.map(|reading| KernelReading { at_ns: monotonic_ns(), ..reading }))
     };
     let spent_before_s = cpu_s(id.pid);
+    let asked = Instant::now();
     let result = client.scrape().await;
     let spent_s = spent_before_s.zip(cpu_s(id.pid));
     let mut monitor = lock(&shared);
     monitor.absorb();
-    let super::Monitor { kernel, members, host, .. } = &mut *monitor;
+    let super::Monitor { kernel, members, host, left_out, scrape_ended, .. } = &mut *monitor;
+    scrape_ended.send_replace(());
     // The member may have been restarted meanwhile; then this tells nothing about the new one.
     let Some(tracked) = members.get_mut(&key).filter(|tracked| tracked.id() == Some(id)) else { return };
     if result.is_ok() {
         tracked.certificates.presented(client.presented());
     }
     tracked.client = Some(client);
+    tracked.answered = Some(Instant::now());
     let mut sentence = String::new();
     let last_scrape = match result {
-        Ok(scrape) if is_from(&scrape, id) && has_spent(&scrape, spent_s) => {
+        Ok(mut scrape) if is_from(&scrape, id) && has_spent(&scrape, spent_s) => {
+            let passed_on = Arc::new(mem::take(&mut scrape.passed_on));
+            left_out.add(&passed_on.left_out);
+            tracked.copy = Some(Copy { asked, passed_on });
             LastScrape::Done(Box::new(scrape))
         }
         Ok(_) => LastScrape::OtherProcess,
@@ -84,6 +96,14 @@ async fn scrape(shared: Shared, key: MemberKey) {
     log_change(tracked, &last_scrape, &sentence);
     tracked.last_scrape = last_scrape;
     take_in(tracked, kernel, host, before);
+    left_out.conflicting += conflicting(members, &key);
+}
+
+/// Returns how many samples of a member cannot be passed on beside those of the others.
+fn conflicting(members: &BTreeMap<MemberKey, Tracked>, of: &MemberKey) -> u64 {
+    let copies = members.values().filter_map(|tracked| Some((tracked.label(), &**tracked.passed_on()?)));
+    let Some(tracked) = members.get(of) else { return 0 };
+    merge(copies).1.get(tracked.label()).copied().unwrap_or_default()
 }
 
 /// Adds what a scrape told to the ledgers and the window.
@@ -179,11 +199,12 @@ fn observations(histogram: &Histogram) -> Observations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::etcd::Scrape;
+    use crate::etcd::{AllowList, Scrape};
 
     #[test]
     fn the_time_that_a_process_spent_tells_it_from_another() {
-        let scrape = |spent_s| Scrape { process_cpu_s: spent_s, ..Scrape::parse(ETCD).expect("an etcd's") };
+        let etcds = Scrape::parse(ETCD, &AllowList::nothing()).expect("an etcd's");
+        let scrape = |spent_s| Scrape { process_cpu_s: spent_s, ..etcds.clone() };
         let cases = [
             (Some(5.01), Some((5.0, 5.02)), true, "between both readings"),
             (Some(5.04), Some((5.0, 5.02)), true, "two ticks off"),

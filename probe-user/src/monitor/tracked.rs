@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,12 +11,12 @@ use probe_ebpf::series::{BACKEND_COMMIT, META_COMMIT, OPERATIONS, SERIES, WAL_FS
 use tracing::warn;
 
 use super::{
-    Settings, certificates::Certificates, losses::SlowTotals, mount::Mount, surroundings::Surroundings,
-    window::Window,
+    Settings, certificates::Certificates, freshness::SERVED_FOR, losses::SlowTotals, mount::Mount,
+    surroundings::Surroundings, window::Window,
 };
 use crate::{
     crosscheck::{BOUNDS, Birth, KernelReading, Ledger, Observations},
-    etcd::{Client, Scrape},
+    etcd::{Client, PassedOn, Scrape},
     kernel::{Kernel, Process, monotonic_ns},
     latency::{Latencies, TimeSpent, seconds},
     members::{Member, ProcessId},
@@ -79,6 +80,14 @@ pub enum LastScrape {
     },
 }
 
+/// What is passed on of a member's own text.
+#[derive(Clone, Debug)]
+pub(super) struct Copy {
+    /// Before etcd was asked, so that the copy is younger than it seems.
+    pub asked: Instant,
+    pub passed_on: Arc<PassedOn>,
+}
+
 /// One member.
 pub struct Tracked {
     member: Member,
@@ -97,6 +106,10 @@ pub struct Tracked {
     /// By reason.
     pub scrape_errors: BTreeMap<&'static str, u64>,
     pub(super) certificates: Certificates,
+    /// Of the last scrape that was [`LastScrape::Done`] in this life.
+    pub(super) copy: Option<Copy>,
+    /// When the last scrape of this life ended, however it did.
+    pub(super) answered: Option<Instant>,
     /// Not here while a scrape is under way.
     pub(super) client: Option<Client>,
 }
@@ -121,6 +134,8 @@ impl Tracked {
             last_scrape: LastScrape::NotYet,
             scrape_errors: BTreeMap::new(),
             certificates: Certificates::default(),
+            copy: None,
+            answered: None,
             client: None,
         }
     }
@@ -139,11 +154,14 @@ impl Tracked {
         self.window.clear();
         self.held = None;
         self.last_scrape = LastScrape::NotYet;
+        self.copy = None;
+        self.answered = None;
         self.surroundings = surroundings;
         self.certificates.begin();
         self.client = Some(
             Client::new(member.endpoints.clone(), settings.command_timeout)
-                .through(settings.entrance.clone()),
+                .through(settings.entrance.clone())
+                .passing_on(settings.allowed.clone()),
         );
     }
 
@@ -235,6 +253,22 @@ impl Tracked {
 
     pub fn surroundings(&self) -> &Surroundings {
         &self.surroundings
+    }
+
+    /// Returns whether the last scrape succeeded, and whom it asked still lives.
+    pub fn is_up(&self) -> bool {
+        self.id().is_some() && matches!(self.last_scrape, LastScrape::Done(_))
+    }
+
+    /// Returns how old the last copy of etcd's own text is, however old; none if there was none in this life.
+    pub fn copy_age(&self) -> Option<Duration> {
+        Some(self.copy.as_ref()?.asked.elapsed())
+    }
+
+    /// Returns what etcd says of itself, unless it is dead, did not answer the last time, or the copy is too old.
+    pub fn passed_on(&self) -> Option<&Arc<PassedOn>> {
+        let copy = self.copy.as_ref().filter(|copy| self.is_up() && copy.asked.elapsed() <= SERVED_FOR);
+        copy.map(|copy| &copy.passed_on)
     }
 
     pub fn gone_for(&self) -> Option<Duration> {

@@ -1,0 +1,147 @@
+//! Which of etcd's families are passed on.
+
+use wildmatch::WildMatch;
+
+use super::exposition::is_name_byte;
+
+/// What operators watch: leadership, proposals, the disk, snapshots, the database's size, the way to the peers, slow applies and
+/// reads, versions. The names are the same from etcd 3.4 to 3.6; of `etcd_disk_wal_write_*` the bytes came with 3.4.23 at the latest,
+/// the duration with 3.5.14. 3.4 has the database's size under its older name, too, but never without the newer one.
+pub const DEFAULT: [&str; 20] = [
+    "etcd_server_has_leader",
+    "etcd_server_is_leader",
+    "etcd_server_leader_changes_seen_total",
+    "etcd_server_proposals_*",
+    "etcd_disk_wal_fsync_duration_seconds",
+    "etcd_disk_wal_write_*",
+    "etcd_disk_backend_commit_duration_seconds",
+    "etcd_disk_backend_snapshot_duration_seconds",
+    "etcd_disk_backend_defrag_duration_seconds",
+    "etcd_snap_*",
+    "etcd_mvcc_db_total_size_in_bytes",
+    "etcd_mvcc_db_total_size_in_use_in_bytes",
+    "etcd_server_quota_backend_bytes",
+    "etcd_network_peer_round_trip_time_seconds",
+    "etcd_server_slow_apply_total",
+    "etcd_server_slow_read_indexes_total",
+    "etcd_server_read_indexes_failed_total",
+    "etcd_server_version",
+    "etcd_cluster_version",
+    "process_start_time_seconds",
+];
+
+/// What the probe's own metrics are called; an etcd that serves such names is not believed.
+const RESERVED: &str = "etcd_disk_probe_";
+
+/// Patterns of names, of which a family has to match one.
+#[derive(Clone, Debug, Default)]
+pub struct AllowList {
+    patterns: Vec<WildMatch>,
+}
+
+impl AllowList {
+    /// Returns the list that passes nothing on.
+    pub fn nothing() -> Self {
+        Self::default()
+    }
+
+    /// Reads what `--etcd-metrics` was given: patterns that replace [`DEFAULT`], or extend it if the first begins with a `+`;
+    /// `none`, or nothing at all, passes nothing on.
+    ///
+    /// # Errors
+    /// One sentence that names the pattern and the way out.
+    pub fn parse(patterns: &[String]) -> Result<Self, String> {
+        let given: Vec<&str> = patterns.iter().map(|pattern| pattern.trim()).collect();
+        if matches!(given.as_slice(), [] | ["" | "none"]) {
+            return Ok(Self::nothing());
+        }
+        let extends = given[0].starts_with('+');
+        let mut all = if extends { DEFAULT.to_vec() } else { Vec::new() };
+        for pattern in given {
+            let name = match pattern.strip_prefix('+') {
+                Some(_) if !extends => {
+                    return Err(format!(
+                        "`{pattern}` follows patterns without a +; give the + first, to extend the default"
+                    ));
+                }
+                Some(name) => name,
+                None => pattern,
+            };
+            if name == "none" {
+                return Err("`none` stands alone".to_owned());
+            }
+            let is_pattern = name.bytes().all(|byte| is_name_byte(byte) || byte == b'*');
+            if name.is_empty() || !is_pattern || name.as_bytes()[0].is_ascii_digit() {
+                return Err(format!(
+                    "`{pattern}` is no name of a metric such as etcd_server_has_leader, with * for any part of it"
+                ));
+            }
+            all.push(name);
+        }
+        Ok(Self { patterns: all.into_iter().map(WildMatch::new).collect() })
+    }
+
+    /// Returns whether a family is passed on.
+    pub fn allows(&self, family: &str) -> bool {
+        !family.starts_with(RESERVED) && self.patterns.iter().any(|pattern| pattern.matches(family))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.patterns.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(given: &[&str]) -> Result<AllowList, String> {
+        AllowList::parse(&given.iter().map(|&pattern| pattern.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn patterns_extend_replace_or_switch_off() {
+        let cases: [(&[&str], &str, bool, &str); 14] = [
+            (&DEFAULT, "etcd_server_has_leader", true, "a name"),
+            (&DEFAULT, "etcd_server_has_leader_2", false, "a name is the whole of it"),
+            (&DEFAULT, "etcd_server_proposals_failed_total", true, "a pattern"),
+            (
+                &DEFAULT,
+                "etcd_debugging_mvcc_db_total_size_in_bytes",
+                false,
+                "the older name beside the newer",
+            ),
+            (&DEFAULT, "go_goroutines", false, "not etcd's own"),
+            (&["+grpc_*"], "grpc_server_handled_total", true, "what is added"),
+            (&["+grpc_*"], "etcd_server_has_leader", true, "to the default"),
+            (&["+grpc_*", "go_*"], "go_goroutines", true, "all of them"),
+            (&["go_*"], "etcd_server_has_leader", false, "in place of the default"),
+            (&["*"], "anything", true, "everything"),
+            (&["*"], "etcd_disk_probe_verdict", false, "but not in the probe's name"),
+            (&["*_seconds"], "etcd_disk_wal_fsync_duration_seconds", true, "an ending"),
+            (&["none"], "etcd_server_has_leader", false, "nothing"),
+            (&[""], "etcd_server_has_leader", false, "nothing, too"),
+        ];
+        for (given, family, expected, why) in cases {
+            assert_eq!(list(given).expect(why).allows(family), expected, "{given:?}, {family}: {why}");
+        }
+        assert!(list(&[]).expect("nothing").is_empty());
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_named() {
+        let cases: [(&[&str], &str); 7] = [
+            (&["etcd-server"], "`etcd-server` is no name of a metric"),
+            (&["etcd_?"], "`etcd_?` is no name"),
+            (&["9lives"], "`9lives` is no name"),
+            (&["+"], "`+` is no name"),
+            (&["a", "", "b"], "`` is no name"),
+            (&["a", "+b"], "give the + first"),
+            (&["a", "none"], "stands alone"),
+        ];
+        for (given, expected) in cases {
+            let error = list(given).expect_err(expected);
+            assert!(error.contains(expected), "{given:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Gathers the allowed families out of one body, line by line, within bounds.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::{Family, LeftOut, MAX_BYTES, MAX_SAMPLES, Names, PassedOn};
+use crate::etcd::{
+    AllowList,
+    exposition::{Kind, Line, Sample, number},
+};
+
+/// As many families are gathered of one etcd; one of 3.5 has 190.
+const MAX_FAMILIES: usize = 1_000;
+
+/// What has been gathered so far.
+#[derive(Debug)]
+pub struct Collector<'a> {
+    allowed: &'a AllowList,
+    names: Names<'a>,
+    families: BTreeMap<&'a str, Gathered<'a>>,
+    /// The last name that is of no allowed family: samples of one family follow each other.
+    refused: &'a str,
+    samples: usize,
+    bytes: usize,
+    left_out: LeftOut,
+}
+
+#[derive(Debug, Default)]
+struct Gathered<'a> {
+    kind: Option<Kind>,
+    help: Option<&'a str>,
+    text: String,
+    /// Names with labels in order, to tell duplicates.
+    series: HashSet<String>,
+    /// Too large, or contradictory: all its samples are left out.
+    closed: Option<Closed>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Closed {
+    TooLarge,
+    Conflicting,
+}
+
+impl<'a> Collector<'a> {
+    pub fn new(allowed: &'a AllowList) -> Self {
+        Self {
+            allowed,
+            names: Names::default(),
+            families: BTreeMap::new(),
+            refused: "",
+            samples: 0,
+            bytes: 0,
+            left_out: LeftOut::default(),
+        }
+    }
+
+    /// Returns whether lines of this name are to be read for [`Collector::take`].
+    ///
+    /// One of a family that is left out as a whole is counted here, unread: there may be millions.
+    pub fn wants(&mut self, name: &'a str, is_comment: bool) -> bool {
+        if name == self.refused || self.allowed.is_empty() {
+            return false;
+        }
+        let family = if is_comment { name } else { self.family_of(name) };
+        if let Some(gathered) = self.families.get(family) {
+            match gathered.closed {
+                Some(_) if is_comment => return false,
+                Some(Closed::TooLarge) => self.left_out.beyond_limit += 1,
+                Some(Closed::Conflicting) => self.left_out.conflicting += 1,
+                None => return true,
+            }
+            return false;
+        }
+        if !self.allowed.allows(family) {
+            self.refused = name;
+            return false;
+        }
+        let fits = self.families.len() < MAX_FAMILIES;
+        self.left_out.beyond_limit += u64::from(!fits && !is_comment);
+        fits
+    }
+
+    /// Notes a line that was wanted, or that begins with no name, and cannot be read.
+    pub fn malformed(&mut self) {
+        self.left_out.malformed += u64::from(!self.allowed.is_empty());
+    }
+
+    /// Takes in a line that is wanted.
+    pub fn take(&mut self, line: &Line<'a>) {
+        match line {
+            Line::Type { family, kind } => self.declare(family, *kind),
+            Line::Help { family, text } => {
+                let gathered = self.families.entry(family).or_default();
+                // Format: one help for each family, before its first sample.
+                if gathered.help.is_some() || !gathered.text.is_empty() {
+                    self.left_out.malformed += 1;
+                } else if self.bytes + text.len() > MAX_BYTES {
+                    self.left_out.beyond_limit += 1;
+                } else {
+                    self.bytes += text.len();
+                    gathered.help = Some(text);
+                }
+            }
+            Line::Sample(sample) => self.add(sample),
+            Line::Nothing => {}
+        }
+    }
+
+    /// Returns what is passed on.
+    pub fn finish(self) -> PassedOn {
+        let families = self.families.iter().filter(|(_, gathered)| !gathered.text.is_empty());
+        let families = families.map(|(name, gathered)| Family {
+            name,
+            kind: gathered.kind.unwrap_or(Kind::Untyped),
+            help: gathered.help,
+            samples: &gathered.text,
+        });
+        PassedOn::pack(families, self.left_out)
+    }
+
+    /// Returns the family that a sample belongs to by its name: its own, unless a histogram's or summary's is known.
+    fn family_of(&self, name: &'a str) -> &'a str {
+        if self.families.contains_key(name) {
+            return name;
+        }
+        let whole = ["_bucket", "_sum", "_count"].into_iter().find_map(|suffix| {
+            let whole = name.strip_suffix(suffix)?;
+            let kind = self.families.get(whole)?.kind?;
+            kind.suffixes().contains(&suffix).then_some(whole)
+        });
+        whole.unwrap_or(name)
+    }
+
+    fn declare(&mut self, family: &'a str, kind: Kind) {
+        self.refused = ""; // What was no family's may be part of this one.
+        let gathered = self.families.entry(family).or_default();
+        // Format: one type for each family, before its first sample.
+        if gathered.kind.is_some() {
+            self.left_out.malformed += 1;
+        } else if self.names.admit(family, kind) {
+            gathered.kind = Some(kind);
+        } else {
+            gathered.kind = Some(kind);
+            gathered.closed = Some(Closed::Conflicting);
+        }
+    }
+
+    fn add(&mut self, sample: &Sample<'a>) {
+        let name = self.family_of(sample.name);
+        let gathered = self.families.entry(name).or_default();
+        if gathered.kind.is_none() {
+            gathered.kind = Some(Kind::Untyped);
+            if !self.names.admit(name, Kind::Untyped) {
+                gathered.closed = Some(Closed::Conflicting);
+                self.left_out.conflicting += 1;
+                return;
+            }
+        }
+        let kind = gathered.kind.unwrap_or(Kind::Untyped);
+        if !is_possible(sample, name, kind) {
+            self.left_out.malformed += 1;
+            return;
+        }
+        if !gathered.series.insert(identity(sample)) {
+            self.left_out.duplicate += 1;
+            return;
+        }
+        let line = render(sample);
+        let first = if gathered.text.is_empty() { name.len() } else { 0 };
+        if self.samples == MAX_SAMPLES || self.bytes + first + line.len() > MAX_BYTES {
+            // Half a family would be a wrong sum, so all of it is left out, and others have its room.
+            let lost = gathered.text.lines().count();
+            let help = gathered.help.map_or(0, str::len);
+            self.samples -= lost;
+            self.bytes -= gathered.text.len() + help + if lost > 0 { name.len() } else { 0 };
+            self.left_out.beyond_limit += lost as u64 + 1;
+            let closed = Some(Closed::TooLarge);
+            *gathered = Gathered { kind: Some(kind), closed, ..Gathered::default() };
+            return;
+        }
+        self.samples += 1;
+        self.bytes += first + line.len();
+        gathered.text.push_str(&line);
+    }
+}
+
+/// Returns whether a family of this type can have such a sample.
+fn is_possible(sample: &Sample<'_>, family: &str, kind: Kind) -> bool {
+    let bound = |label| sample.label(label).and_then(number).is_some();
+    let is_count = sample.number >= 0.0; // Which NaN is not.
+    match (kind, sample.name.strip_prefix(family).unwrap_or_default()) {
+        (Kind::Counter, _) | (Kind::Histogram | Kind::Summary, "_count") => is_count,
+        (Kind::Histogram, "_bucket") => is_count && bound("le"),
+        (Kind::Histogram | Kind::Summary, suffix) => {
+            suffix == "_sum" || kind == Kind::Summary && bound("quantile")
+        }
+        (Kind::Gauge | Kind::Untyped, _) => true,
+    }
+}
+
+/// Returns what tells a series from others: the order of labels does not, nor do labels without a value.
+fn identity(sample: &Sample<'_>) -> String {
+    let mut labels: Vec<_> = sample.labels.iter().filter(|(_, value)| !value.is_empty()).collect();
+    labels.sort_unstable();
+    let mut identity = sample.name.to_owned();
+    for (name, value) in labels {
+        identity.extend([",", name, "=\"", value, "\""]);
+    }
+    identity
+}
+
+/// Writes a sample as it was; a label `member` of its own makes room for the probe's, as Prometheus does for its labels.
+fn render(sample: &Sample<'_>) -> String {
+    let mut line = sample.name.to_owned();
+    let mut before = "{";
+    for (name, value) in &sample.labels {
+        line.push_str(before);
+        if *name == "member" {
+            let mut renamed = "exported_member".to_owned();
+            while sample.label(&renamed).is_some() {
+                renamed.insert_str(0, "exported_");
+            }
+            line.push_str(renamed.trim_end_matches("member"));
+        }
+        line.extend([name, "=\"", value, "\""]);
+        before = ",";
+    }
+    line.push_str(if before == "," { "} " } else { " " });
+    line.push_str(sample.value);
+    line.push('\n');
+    line
+}

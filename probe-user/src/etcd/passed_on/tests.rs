@@ -1,0 +1,261 @@
+use std::fmt::Write;
+
+use super::*;
+use crate::etcd::{
+    AllowList, Scrape,
+    allow_list::DEFAULT,
+    exposition::{self, Line},
+};
+
+const ETCD: &str = include_str!("../../../testdata/etcd-3.5.30-metrics.txt");
+
+fn list(patterns: &[&str]) -> AllowList {
+    AllowList::parse(&patterns.iter().map(|&pattern| pattern.to_owned()).collect::<Vec<_>>())
+        .expect("patterns")
+}
+
+/// Gathers from a text that stands before a real etcd's.
+fn gather(text: &str, patterns: &[&str]) -> PassedOn {
+    Scrape::parse(format!("{text}{ETCD}").as_bytes(), &list(patterns)).expect("an etcd's").passed_on
+}
+
+fn samples(passed_on: &PassedOn) -> Vec<&str> {
+    passed_on.families().flat_map(|family| family.samples.lines()).collect()
+}
+
+#[test]
+fn real_families_are_passed_on_to_the_byte_and_no_others() {
+    let passed_on = gather("", &DEFAULT);
+    assert_eq!(passed_on.left_out, LeftOut::default());
+    let allowed = list(&DEFAULT);
+    let mut expected: Vec<&str> = ETCD
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter(|line| {
+            let name = line.split(['{', ' ']).next().unwrap();
+            let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+            allowed.allows(name) || of_histogram.is_some_and(|family| allowed.allows(family))
+        })
+        .collect();
+    let mut found = samples(&passed_on);
+    expected.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    assert_eq!(found.len(), 189, "all that the default names, of a member with two peers");
+    for family in passed_on.families() {
+        let help = format!("# HELP {} {}\n", family.name, family.help.expect("etcd describes its metrics"));
+        assert!(ETCD.contains(&help), "{help}");
+        let kind = format!("# TYPE {} {}\n", family.name, format!("{:?}", family.kind).to_lowercase());
+        assert!(ETCD.contains(&kind), "{kind}");
+    }
+}
+
+#[test]
+fn one_line_of_etcds_becomes_one_of_ours() {
+    let cases = [
+        ("x 1", "x 1", "as it is"),
+        ("x{} 1 1395066363000", "x 1", "no timestamp"),
+        ("x { a = \"1\" , } NaN", "x{a=\"1\"} NaN", "blanks between the parts"),
+        ("x{a=\"\\\\\\\"\\n,}{=🦀\"} 1", "x{a=\"\\\\\\\"\\n,}{=🦀\"} 1", "escapes"),
+        ("x{member=\"a\"} 1", "x{exported_member=\"a\"} 1", "a label that is ours"),
+        (
+            "x{member=\"a\",exported_member=\"b\"} 1",
+            "x{exported_exported_member=\"a\",exported_member=\"b\"} 1",
+            "and one that would be",
+        ),
+    ];
+    for (from, to, why) in cases {
+        let passed_on = gather(&format!("{from}\n"), &["x"]);
+        assert_eq!(samples(&passed_on), [to], "{why}");
+        assert_eq!(passed_on.left_out, LeftOut::default(), "{why}");
+    }
+}
+
+#[test]
+fn what_is_not_valid_is_left_out_and_counted() {
+    let (malformed, duplicate, conflicting) = (
+        LeftOut { malformed: 1, ..LeftOut::default() },
+        LeftOut { duplicate: 1, ..LeftOut::default() },
+        LeftOut { conflicting: 1, ..LeftOut::default() },
+    );
+    let histogram = "# TYPE x histogram\n";
+    let cases = [
+        ("x{a=\"1\" 1\n", malformed, &[][..], "a line that cannot be read"),
+        ("x 1\nx 2\n", duplicate, &["x 1"], "the second of two"),
+        (
+            "x{a=\"1\",b=\"2\"} 1\nx{b=\"2\",a=\"1\"} 1\n",
+            duplicate,
+            &["x{a=\"1\",b=\"2\"} 1"],
+            "in another order",
+        ),
+        ("x{a=\"\"} 1\nx 1\n", duplicate, &["x{a=\"\"} 1"], "a label without a value is none"),
+        ("# TYPE x counter\nx -1\n", malformed, &[], "a negative counter"),
+        ("# TYPE x counter\nx NaN\n", malformed, &[], "a counter that is no number"),
+        ("# TYPE x gauge\nx NaN\n", LeftOut::default(), &["x NaN"], "a gauge may be"),
+        (&format!("{histogram}x 1\n"), malformed, &[], "a histogram has no value of its own"),
+        (&format!("{histogram}x_bucket 1\n"), malformed, &[], "a bucket without a bound"),
+        (&format!("{histogram}x_bucket{{le=\"one\"}} 1\n"), malformed, &[], "a bound that is no number"),
+        (&format!("{histogram}x_bucket{{le=\"1\"}} -1\n"), malformed, &[], "less than nothing in a bucket"),
+        (&format!("{histogram}x_sum -1\n"), LeftOut::default(), &["x_sum -1"], "a sum may be negative"),
+        (
+            "# TYPE x summary\nx{quantile=\"0.5\"} 1\n",
+            LeftOut::default(),
+            &["x{quantile=\"0.5\"} 1"],
+            "a quantile",
+        ),
+        ("# TYPE x summary\nx 1\n", malformed, &[], "a summary has no value without one"),
+        ("x 1\n# TYPE x gauge\n", malformed, &["x 1"], "a type that comes too late"),
+        ("# TYPE x gauge\n# TYPE x counter\nx -1\n", malformed, &["x -1"], "a second type"),
+        ("# HELP x a\n# HELP x b\nx 1\n", malformed, &["x 1"], "a second help"),
+        ("# TYPE x blob\nx 1\n", malformed, &["x 1"], "no such type"),
+        (
+            &format!("{histogram}x_sum 1\n# TYPE x_count gauge\nx_count 1\n"),
+            conflicting,
+            &["x_sum 1"],
+            "a name taken",
+        ),
+        (
+            "# TYPE x_count gauge\nx_count 1\n# TYPE x histogram\nx_sum 1\n",
+            conflicting,
+            &["x_count 1"],
+            "and before",
+        ),
+        ("<html>\n", malformed, &[], "no metric at all"),
+        ("etcd_disk_probe_up 1\n", LeftOut::default(), &[], "the probe's own name"),
+    ];
+    for (text, left_out, expected, why) in cases {
+        // The first line of a body has to be a metric.
+        let passed_on = gather(&format!("first 1\n{text}"), &["x*", "etcd_disk_probe_*"]);
+        assert_eq!(
+            (samples(&passed_on).as_slice(), passed_on.left_out),
+            (expected, left_out),
+            "{text}: {why}"
+        );
+    }
+}
+
+#[test]
+fn a_flood_drowns_its_own_family_only() {
+    let flood = |count: usize, width: usize| {
+        let mut text = String::from("before 1\n# TYPE flood gauge\n");
+        for n in 0..count {
+            writeln!(text, "flood{{n=\"{n:0width$}\"}} 1").unwrap();
+        }
+        text + "flood_not 1\n"
+    };
+    let cases = [
+        (1_990, 1, 0, "as many as there may be"),
+        (2_000, 1, 2_000, "too many, with those of others"),
+        (50_000, 1, 50_000, "far too many"),
+        (100, 6_000, 100, "few that are too long together"),
+        (10, 20_000, 0, "lines that are too long by themselves"),
+    ];
+    for (count, width, expected, why) in cases {
+        let passed_on = gather(&flood(count, width), &["flood*", "before", "etcd_server_has_leader"]);
+        assert_eq!(passed_on.left_out.beyond_limit, expected, "{why}");
+        let found = samples(&passed_on);
+        for other in ["before 1", "flood_not 1", "etcd_server_has_leader 1"] {
+            assert!(found.contains(&other), "{why}: {other}");
+        }
+        assert!(found.len() <= MAX_SAMPLES && passed_on.text.len() <= MAX_BYTES, "{why}");
+    }
+    let many: String = (0..5_000).fold(String::new(), |text, n| text + &format!("# HELP x{n} h\nx{n} 1\n"));
+    let passed_on = gather(&many, &["x*"]);
+    assert_eq!(passed_on.families().count() as u64 + passed_on.left_out.beyond_limit, 5_000);
+    assert!(samples(&passed_on).len() <= MAX_SAMPLES);
+}
+
+#[test]
+fn members_that_contradict_each_other_do_not_spoil_the_whole() {
+    let one = gather("# HELP x one\n# TYPE x gauge\nx 1\n# TYPE h histogram\nh_sum 1\n", &["x", "h*"]);
+    let same = gather("# HELP x other\n# TYPE x gauge\nx 2\n", &["x", "h*"]);
+    let other = gather("# TYPE x counter\nx 3\nh_sum 3\n", &["x", "h*"]);
+    let (families, conflicting) = merge([("a", &one), ("b", &same), ("c", &other)].into_iter());
+    let x = families.iter().find(|family| family.name == "x").expect("it is there");
+    assert_eq!((x.kind, x.help), (Kind::Gauge, Some("one")), "the first one's");
+    assert_eq!(x.samples, [("a", "x 1\n"), ("b", "x 2\n")]);
+    assert_eq!(conflicting, BTreeMap::from([("c", 2)]), "another type, and a part of a histogram");
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What may be in the value of a label, and how it is written.
+    fn written(value: &str) -> String {
+        value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    }
+
+    fn values() -> impl Strategy<Value = String> {
+        prop_oneof![
+            proptest::collection::vec(
+                any::<char>().prop_filter("ends Prometheus' text", |c| *c != '\0'),
+                0..12
+            )
+            .prop_map(String::from_iter),
+            "[\\\\\"\n{},=# ]{0,8}",
+        ]
+    }
+
+    fn numbers() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<f64>()
+                .prop_filter("finite", |number| number.is_finite())
+                .prop_map(|number| format!("{number:e}")),
+            any::<i32>().prop_map(|number| number.to_string()),
+            proptest::sample::select(vec!["NaN", "+Inf", "-Inf", "1e-400", ".5", "5.", "+7", "0.1E+9"])
+                .prop_map(str::to_owned),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn exotic_labels_and_values_survive(
+            labels in proptest::collection::btree_map("[a-z][a-z0-9_]{0,6}", values(), 0..5),
+            number in numbers(),
+            timestamp in proptest::option::of(any::<i64>()),
+        ) {
+            let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", written(value))).collect();
+            let braces = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+            let line = format!("x{braces} {number}");
+            let sent = timestamp.map_or(line.clone(), |at| format!("{line} {at}"));
+            let passed_on = gather(&format!("# TYPE x gauge\n{sent}\n"), &["x"]);
+            let expected = if labels.iter().any(|label| label.starts_with("member=")) {
+                line.replace("member=", "exported_member=")
+            } else {
+                line
+            };
+            prop_assert_eq!(samples(&passed_on), [expected.as_str()]);
+            prop_assert_eq!(passed_on.left_out, LeftOut::default());
+        }
+
+        #[test]
+        fn whatever_comes_is_valid_when_it_leaves(
+            lines in proptest::collection::vec(
+                prop_oneof![
+                    "# (TYPE|HELP) x(_sum|_count|_bucket)? (gauge|counter|histogram|summary|untyped|\\\\n|x)",
+                    "x(_sum|_count|_bucket)?(\\{[ab]=\"[01\\\\n\"]?\",?\\}|\\{le=\"(1|Inf|x)\"\\})? (-1|1|NaN|Inf|1e999)( [19]?)",
+                    "[x_#{}=\",\\\\ \t1a]{0,20}",
+                ],
+                0..30,
+            ),
+        ) {
+            let passed_on = gather(&format!("first 1\n{}\n", lines.join("\n")), &["x*"]);
+            let mut seen = std::collections::BTreeSet::new();
+            for family in passed_on.families() {
+                prop_assert!(family.samples.ends_with('\n'));
+                if let Some(help) = family.help {
+                    let help = format!("# HELP {} {help}", family.name);
+                    prop_assert!(matches!(exposition::read(&help), Ok(Line::Help { .. })), "{}", help);
+                }
+                for line in family.samples.lines() {
+                    let Ok(Line::Sample(sample)) = exposition::read(line) else { panic!("{line} is no sample") };
+                    let part = sample.name.strip_prefix(family.name).expect("of its family");
+                    prop_assert!(part.is_empty() || family.kind.suffixes().contains(&part), "{}", line);
+                    prop_assert!(seen.insert((sample.name, sample.labels.clone())), "{} twice", line);
+                }
+            }
+        }
+    }
+}

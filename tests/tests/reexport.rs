@@ -1,0 +1,341 @@
+//! What etcd says of itself, passed on by the probe: to the byte as etcd says it, and enough for a Prometheus that has no key
+//! of etcd's.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use probe_tests::certs::Mutual;
+use probe_tests::cluster;
+use probe_tests::etcd::{self, Etcd};
+use probe_tests::exposition::Page;
+use probe_tests::load::{Amount, Load};
+use probe_tests::metrics::Metrics;
+use probe_tests::needs::{self, Need};
+use probe_tests::probe::{self, Invocation, Probe};
+use probe_tests::process;
+use probe_tests::prometheus::{self, Element, Prometheus, Target};
+use probe_tests::scratch::Scratch;
+use probe_tests::stop::Stop;
+use rustix::process::Signal;
+
+/// Every family of the default allow-list, as etcd 3.5.14 and newer have them, by name.
+const FAMILIES: [&str; 26] = [
+    "etcd_cluster_version",
+    "etcd_disk_backend_commit_duration_seconds",
+    "etcd_disk_backend_defrag_duration_seconds",
+    "etcd_disk_backend_snapshot_duration_seconds",
+    "etcd_disk_wal_fsync_duration_seconds",
+    "etcd_disk_wal_write_bytes_total",
+    "etcd_disk_wal_write_duration_seconds",
+    "etcd_mvcc_db_total_size_in_bytes",
+    "etcd_mvcc_db_total_size_in_use_in_bytes",
+    "etcd_network_peer_round_trip_time_seconds",
+    "etcd_server_has_leader",
+    "etcd_server_is_leader",
+    "etcd_server_leader_changes_seen_total",
+    "etcd_server_proposals_applied_total",
+    "etcd_server_proposals_committed_total",
+    "etcd_server_proposals_failed_total",
+    "etcd_server_proposals_pending",
+    "etcd_server_quota_backend_bytes",
+    "etcd_server_read_indexes_failed_total",
+    "etcd_server_slow_apply_total",
+    "etcd_server_slow_read_indexes_total",
+    "etcd_server_version",
+    "etcd_snap_db_fsync_duration_seconds",
+    "etcd_snap_db_save_total_duration_seconds",
+    "etcd_snap_fsync_duration_seconds",
+    "process_start_time_seconds",
+];
+
+/// Families that may rise and fall between two readings.
+const RESTLESS: [&str; 3] = [
+    "etcd_server_proposals_pending",
+    "etcd_mvcc_db_total_size_in_bytes",
+    "etcd_mvcc_db_total_size_in_use_in_bytes",
+];
+
+/// All that `promtool` finds wrong: etcd's own names, which docs/etcd-metrics.md lists.
+const EXCEPTIONS: [&str; 3] = [
+    "etcd_disk_wal_write_bytes_total",
+    "etcd_server_proposals_applied_total",
+    "etcd_server_proposals_committed_total",
+];
+
+/// How long the probe may take to find a member and scrape it.
+const FOUND_WITHIN: Duration = Duration::from_secs(20);
+
+/// Puts one after the other, small ones.
+const LIGHT: Load =
+    Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 100, keys: 100, tolerant: false };
+
+struct Setting {
+    probe: Probe,
+    members: Vec<Etcd>,
+    _scratch: Scratch,
+}
+
+/// Starts a cluster of three, and one probe that is told nothing of it.
+fn start(name: &str) -> (Setting, std::path::PathBuf) {
+    let scratch = Scratch::on_disk(name).unwrap();
+    let tls = Mutual::create(scratch.path()).unwrap();
+    let name = format!("{name}-{}", std::process::id());
+    let members = cluster::start(&etcd::find("3.5").unwrap(), &name, scratch.path(), &tls).unwrap();
+    let call = Invocation::new(&probe::binary().unwrap(), scratch.path());
+    let probe = call.arguments(&["--max-members", "64"]).run().unwrap();
+    for member in &members {
+        let found = Stop::default()
+            .wait_for(FOUND_WITHIN, || Ok((up(&probe.metrics()?, member.name()) == Some(1.0)).then_some(())));
+        assert!(found.unwrap().is_some(), "{} is found: {}", member.name(), probe.log().unwrap());
+    }
+    let path = scratch.path().to_owned();
+    (Setting { probe, members, _scratch: scratch }, path)
+}
+
+fn up(metrics: &Metrics, member: &str) -> Option<f64> {
+    metrics.value("etcd_disk_probe_etcd_up", &[("member", member)])
+}
+
+fn is_passed_on(family: &str) -> bool {
+    FAMILIES.contains(&family)
+}
+
+fn own_page(etcd: &Etcd) -> Page {
+    Page::of(&etcd.endpoint().get("/metrics").unwrap().text().unwrap(), is_passed_on)
+}
+
+/// Reads a member's own page, the probe's text, and the own page again, so that the copy in the probe is of between.
+fn sandwich(setting: &Setting, etcd: &Etcd) -> (Page, String, Page) {
+    let name = "etcd_disk_probe_etcd_scrape_age_seconds";
+    for _ in 0..20 {
+        let before = own_page(etcd);
+        let read = Instant::now();
+        // A copy of before would still be fresh.
+        thread::sleep(Duration::from_millis(1_050));
+        let youngest_s = read.elapsed().as_secs_f64();
+        let text = setting.probe.get("/metrics").unwrap().text().unwrap();
+        let age_s = Metrics::parse(&text).unwrap().value(name, &[("member", etcd.name())]);
+        if age_s.is_some_and(|age_s| age_s < youngest_s) {
+            return (before, text, own_page(etcd));
+        }
+    }
+    panic!("{} is not scraped anew: {}", etcd.name(), setting.probe.log().unwrap());
+}
+
+/// Asserts that the probe's value of every series is etcd's own of that moment.
+fn assert_between(etcd: &Etcd, (before, text, after): &(Page, String, Page), at_rest: bool) {
+    let passed_on = Page::of(text, is_passed_on).of_member(etcd.name());
+    let names = |samples: &BTreeMap<String, String>| samples.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&passed_on), names(&after.samples), "{}: every series, and none else", etcd.name());
+    assert_eq!(names(&before.samples), names(&after.samples), "{}: etcd has no more of them", etcd.name());
+    let mut moved = 0;
+    for (series, value) in &passed_on {
+        let [low, now, high] =
+            [&before.samples[series], value, &after.samples[series]].map(|text| text.parse::<f64>().unwrap());
+        if !at_rest && RESTLESS.iter().any(|family| series == family) {
+            assert!(now.is_finite(), "{series} is a number");
+            continue;
+        }
+        let range = low.min(high)..=low.max(high);
+        assert!(range.contains(&now), "{}: {series} is {now}, etcd's own {range:?}", etcd.name());
+        // To the byte: what etcd wrote twice is what is passed on.
+        if before.samples[series] == after.samples[series] {
+            assert_eq!(value, &after.samples[series], "{}: {series}", etcd.name());
+        } else {
+            moved += 1;
+        }
+    }
+    println!("{}: {} series, {moved} moved between two readings", etcd.name(), passed_on.len());
+    assert!(at_rest || moved >= 10, "{}: the load shows: {moved}", etcd.name());
+}
+
+#[test]
+fn every_allowed_series_is_etcds_own_and_nothing_else_leaks() {
+    needs::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5"), Need::Prometheus]);
+    let (setting, _) = start("reexport");
+    let load = LIGHT.start(setting.members[0].endpoint());
+    for _ in 0..2 {
+        for etcd in &setting.members {
+            assert_between(etcd, &sandwich(&setting, etcd), false);
+        }
+    }
+    println!("{:?}", load.stop().unwrap());
+    let mut last = String::new();
+    for etcd in &setting.members {
+        let page = sandwich(&setting, etcd);
+        assert_between(etcd, &page, true);
+        let passed_on = Page::of(&page.1, is_passed_on);
+        assert_eq!(
+            passed_on.comments, page.0.comments,
+            "types and help are etcd's own, once for all members"
+        );
+        assert_eq!(passed_on.comments.len(), 2 * FAMILIES.len(), "{:?}", passed_on.comments);
+        last = page.1;
+    }
+    let others = Page::of(&last, |family| !family.starts_with("etcd_disk_probe_") && !is_passed_on(family));
+    assert_eq!(others, Page::default(), "nothing else leaks");
+    let misses = Metrics::parse(&last).unwrap();
+    for reason in ["etcd_series_limit", "etcd_line_malformed", "etcd_series_duplicate", "etcd_type_conflict"]
+    {
+        let count = misses.expect("etcd_disk_probe_misses_total", &[("reason", reason)]);
+        assert!(count.abs() < 0.5, "{count} of {reason}");
+    }
+    let expected =
+        EXCEPTIONS.map(|name| format!("{name} non-counter metrics should not have \"_total\" suffix"));
+    assert_eq!(
+        prometheus::check_metrics(&last).unwrap(),
+        expected,
+        "etcd's own names, and none of the probe's"
+    );
+}
+
+#[test]
+fn an_etcd_that_hangs_costs_a_second_and_its_series_go() {
+    needs::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5")]);
+    let (setting, _) = start("hanging");
+    let etcd = &setting.members[0];
+    let label = [("member", etcd.name())];
+    let has_leader = |metrics: &Metrics| metrics.value("etcd_server_has_leader", &label);
+    let age = |metrics: &Metrics| metrics.expect("etcd_disk_probe_etcd_scrape_age_seconds", &label);
+    let read = || {
+        let started = Instant::now();
+        let metrics = setting.probe.metrics().unwrap();
+        (metrics, started.elapsed())
+    };
+    assert_eq!(has_leader(&read().0), Some(1.0));
+    process::send(etcd.pid(), Signal::STOP).unwrap();
+    let stopped = Instant::now();
+    thread::sleep(Duration::from_millis(1_500));
+    let mut slowest = Duration::ZERO;
+    let mut last_age_s = 0.0;
+    let mut served_until = stopped.elapsed();
+    while stopped.elapsed() < Duration::from_secs(9) {
+        let (metrics, took) = read();
+        slowest = slowest.max(took);
+        if has_leader(&metrics).is_some() {
+            served_until = stopped.elapsed();
+            assert!(age(&metrics) <= 5.0, "an old copy is not served: {} s", age(&metrics));
+        }
+        assert!(age(&metrics) > last_age_s, "the age grows: {last_age_s} s, then {} s", age(&metrics));
+        last_age_s = age(&metrics);
+        let alive = metrics.value("etcd_server_has_leader", &[("member", setting.members[1].name())]);
+        assert!(alive.is_some(), "the others are not kept waiting");
+    }
+    process::send(etcd.pid(), Signal::CONT).unwrap();
+    println!(
+        "slowest answer {slowest:?}; served until {served_until:?} after it hung; age {last_age_s:.1} s"
+    );
+    assert!(slowest < Duration::from_millis(1_600), "a second and a little: {slowest:?}");
+    assert!(served_until < Duration::from_millis(6_500), "served until {served_until:?}");
+    let back = Stop::default().wait_for(FOUND_WITHIN, || Ok(has_leader(&read().0)));
+    assert!(back.unwrap().is_some(), "they come back: {}", setting.probe.log().unwrap());
+}
+
+/// How Prometheus reaches the probe.
+fn target(address: SocketAddr) -> Target {
+    Target::plain(address, Duration::from_secs(1))
+}
+
+fn one(elements: &[Element], expected: f64) -> bool {
+    elements.len() == 1 && (elements[0].value - expected).abs() < 1e-9
+}
+
+#[test]
+fn a_real_prometheus_answers_from_the_probe_alone() {
+    needs::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5"), Need::Prometheus]);
+    let (mut setting, directory) = start("prometheus");
+    let load = Load { tolerant: true, ..LIGHT }.start(setting.members[0].endpoint());
+    let server = Prometheus::start(&target(setting.probe.endpoint().address()), "probe", &directory).unwrap();
+    let soon = Duration::from_secs(20);
+    server.wait_for("sum(up)", soon, |sum| one(sum, 1.0)).unwrap();
+    let own: Vec<_> = setting.members.iter().map(|member| member.name().to_owned()).collect();
+    let own = format!("member=~\"{}\"", own.join("|"));
+    let of_own = |expression: &str| expression.replace('~', &own);
+    server.wait_for(&of_own("sum(etcd_disk_probe_etcd_up{~})"), soon, |sum| one(sum, 3.0)).unwrap();
+    server.wait_for(&of_own("sum(etcd_server_has_leader{~})"), soon, |sum| one(sum, 3.0)).unwrap();
+    let leader = server.query(&of_own("etcd_server_is_leader{~} == 1")).unwrap();
+    assert_eq!(leader.len(), 1, "{leader:?}");
+    let is_leader = |etcd: &Etcd| leader[0].label("member") == etcd.name();
+
+    assert_prometheus_has_what_etcd_says(&setting, &server, load.so_far().puts);
+
+    // Two of three die, the leader among them: the third has no quorum, and so no leader.
+    let leading = setting.members.iter().position(is_leader).unwrap();
+    let (survivor, dead) = ((leading + 1) % 3, [leading, (leading + 2) % 3]);
+    let name = setting.members[survivor].name().to_owned();
+    let of_survivor = |expression: &str| expression.replace('~', &format!("member=\"{name}\""));
+    let changes = server.query(&of_survivor("etcd_server_leader_changes_seen_total{~}")).unwrap();
+    for index in dead {
+        setting.members[index].kill9().unwrap();
+    }
+    server.wait_for(&of_survivor("etcd_server_has_leader{~}"), soon, |value| one(value, 0.0)).unwrap();
+    // Those of the dead are gone at once, by a marker of staleness, not after five minutes.
+    server.wait_for(&of_own("count(etcd_server_has_leader{~})"), soon, |count| one(count, 1.0)).unwrap();
+    server.wait_for(&of_own("sum(etcd_disk_probe_etcd_up{~})"), soon, |sum| one(sum, 1.0)).unwrap();
+    setting.members[dead[1]].restart().unwrap();
+    server.wait_for(&of_own("sum(etcd_server_has_leader{~})"), soon, |sum| one(sum, 2.0)).unwrap();
+    server.wait_for(&of_own("sum(etcd_server_is_leader{~})"), soon, |sum| one(sum, 1.0)).unwrap();
+    let risen = changes[0].value + 1.0;
+    let seen = of_survivor("etcd_server_leader_changes_seen_total{~}");
+    server.wait_for(&seen, soon, |value| value.len() == 1 && value[0].value >= risen).unwrap();
+
+    let dips = server.query(&of_survivor("min_over_time(etcd_server_has_leader{~}[5m])")).unwrap();
+    assert!(one(&dips, 0.0), "the loss is in the history: {dips:?}");
+    for function in ["changes", "rate", "increase"] {
+        let expression = of_survivor(&format!("{function}(etcd_server_leader_changes_seen_total{{~}}[5m])"));
+        let value = server.query(&expression).unwrap();
+        assert!(value.len() == 1 && value[0].value > 0.0, "{expression}: {value:?}");
+    }
+    let failed = server.query(&of_own("rate(etcd_server_proposals_failed_total{~}[15m])")).unwrap();
+    assert!(failed.len() >= 2 && failed.iter().all(|rate| rate.value >= 0.0), "{failed:?}");
+    let alarm = server.query(&of_own("rate(etcd_server_proposals_failed_total{~}[15m]) > 5")).unwrap();
+    assert!(alarm.is_empty(), "a light load has no such rate: {alarm:?}");
+    let p99 =
+        of_own("histogram_quantile(0.99, rate(etcd_disk_backend_commit_duration_seconds_bucket{~}[5m]))");
+    let p99 = server.query(&p99).unwrap();
+    assert!(p99.len() >= 2, "{p99:?}");
+    assert!(p99.iter().all(|quantile| quantile.value > 0.0 && quantile.value <= 8.192), "{p99:?}");
+    let gaps = server.query("min_over_time(up[10m])").unwrap();
+    assert!(one(&gaps, 1.0), "not one scrape failed: {gaps:?}");
+    println!("{}: p99 of commits {p99:?}", load.stop().unwrap().puts);
+}
+
+/// Holds all series that a Prometheus has of the members against etcd's own, read before and after it scraped.
+fn assert_prometheus_has_what_etcd_says(setting: &Setting, server: &Prometheus, puts: u64) {
+    let soon = Duration::from_secs(10);
+    assert!(puts > 0, "there is load");
+    for etcd in &setting.members {
+        let before = own_page(etcd);
+        // The copy of a scrape that begins two seconds from now is of after this reading.
+        let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+        let scraped = format!("timestamp(up) > {:.3}", now_s + 2.0);
+        server.wait_for(&scraped, soon, |value| value.len() == 1).unwrap();
+        let selector = format!("{{member=\"{}\",__name__!~\"etcd_disk_probe_.*\"}}", etcd.name());
+        let stored = server.query(&selector).unwrap();
+        let after = own_page(etcd);
+        assert_eq!(stored.len(), after.samples.len(), "{}: every series, and none else", etcd.name());
+        let stored: BTreeMap<_, _> =
+            stored.iter().map(|element| (as_written(element), element.value)).collect();
+        for (series, high) in &after.samples {
+            let value = *stored.get(series).unwrap_or_else(|| panic!("Prometheus has {series}: {stored:?}"));
+            let [low, high] = [&before.samples[series], high].map(|text| text.parse::<f64>().unwrap());
+            if RESTLESS.iter().any(|family| series == family) {
+                continue;
+            }
+            let range = low.min(high)..=low.max(high);
+            assert!(range.contains(&value), "{}: {series} is {value}, etcd's own {range:?}", etcd.name());
+        }
+    }
+}
+
+/// Writes a series as etcd does: labels in order, `le` last.
+fn as_written(element: &Element) -> String {
+    let is_own = |name: &str| !["__name__", "member", "instance", "job", "le"].contains(&name);
+    let mut labels: Vec<_> = element.labels.iter().filter(|(name, _)| is_own(name)).collect();
+    labels.extend(element.labels.get_key_value("le"));
+    let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+    let name = element.label("__name__");
+    if labels.is_empty() { name.to_owned() } else { format!("{name}{{{}}}", labels.join(",")) }
+}
