@@ -210,7 +210,7 @@ async fn idle_connections_make_room_and_busy_ones_do_not() {
 
 #[tokio::test]
 async fn answers_at_once_are_bounded() {
-    let served = serving(Limits { answers: 2, request: SOON * 15, ..limits() }).await;
+    let served = serving(Limits { answers: 2, request: SOON * 40, ..limits() }).await;
     let mut slow = Vec::new();
     for _ in 0..2 {
         let mut stream = served.connect().await;
@@ -220,7 +220,7 @@ async fn answers_at_once_are_bounded() {
     }
     let answer = served.say(&get_of("/")).await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"), "{answer}");
-    tokio::time::sleep(SOON * 16).await;
+    tokio::time::sleep(SOON * 41).await;
     assert!(served.say(&get_of("/")).await.ends_with("small"), "slow readers are cut off, which makes room");
 }
 
