@@ -29,6 +29,10 @@ pub enum Command {
         /// Where to serve `/metrics`.
         #[arg(long, env = "ETCD_DISK_PROBE_LISTEN", default_value = "127.0.0.1:12381")]
         listen: SocketAddr,
+        /// TLS, client certificates and passwords for what is served, in the format of Prometheus' exporters. Loaded anew when
+        /// it changes.
+        #[arg(long = "web.config.file", env = "ETCD_DISK_PROBE_WEB_CONFIG_FILE", value_name = "FILE")]
+        web_config: Option<PathBuf>,
     },
     /// Measure for a while and print one report. Exits with 0 if every member is healthy, 1 if one is not, 2 if it could
     /// not be told.
@@ -174,9 +178,9 @@ pub struct Config {
     pub options: Options,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
-    Run { listen: SocketAddr },
+    Run { listen: SocketAddr, web_config: Option<PathBuf> },
     Check { duration: Duration, output: Output },
     Trace { slower_than: Duration, duration: Option<Duration>, output: Output },
     Doctor { output: Output },
@@ -235,7 +239,7 @@ impl TryFrom<Args> for Config {
             wrong.push(format!("--etcd-metrics: {error}"));
         }
         let command = match args.command {
-            Command::Run { listen } => Task::Run { listen },
+            Command::Run { listen, web_config } => Task::Run { listen, web_config },
             Command::Check { duration, output } => {
                 if duration < Duration::from_secs(1) {
                     wrong.push("--duration: 1s at least".to_owned());
@@ -278,7 +282,7 @@ mod tests {
         assert_eq!(config.options.wal_fsync_limit, Duration::from_millis(10));
         assert_eq!(config.options.backend_commit_limit, Duration::from_millis(25));
         assert_eq!(config.options.process_name, ["etcd"]);
-        assert!(matches!(config.command, Task::Run { listen } if listen.ip().is_loopback()));
+        assert!(matches!(config.command, Task::Run { listen, .. } if listen.ip().is_loopback()));
     }
 
     #[test]

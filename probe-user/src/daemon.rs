@@ -5,6 +5,7 @@ mod trace;
 use std::{
     io::Write,
     net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -26,7 +27,7 @@ use crate::{
     monitor::{Monitor, Settings, Shared, lock, scrape_all},
     privileges, report,
     sampler::{self, SharedFindings},
-    server::{self, Served},
+    server::{self, Served, web::Web},
 };
 
 /// How often members that came and went are looked for.
@@ -61,7 +62,9 @@ pub fn run(config: &Config) -> anyhow::Result<u8> {
 #[tokio::main(flavor = "current_thread")]
 pub async fn run_with(config: &Config, fault: Option<Fault>) -> anyhow::Result<u8> {
     match config.command {
-        Task::Run { listen } => run_daemon(&config.options, listen, fault).await.map(|()| 0),
+        Task::Run { listen, ref web_config } => {
+            run_daemon(&config.options, listen, web_config.as_deref(), fault).await.map(|()| 0)
+        }
         Task::Check { duration, output } => check(&config.options, duration, output, fault).await,
         Task::Trace { slower_than, duration, output } => {
             trace::run(&config.options, slower_than, duration, output).await
@@ -70,7 +73,13 @@ pub async fn run_with(config: &Config, fault: Option<Fault>) -> anyhow::Result<u
     }
 }
 
-async fn run_daemon(options: &Options, listen: SocketAddr, fault: Option<Fault>) -> anyhow::Result<()> {
+async fn run_daemon(
+    options: &Options,
+    listen: SocketAddr,
+    web_config: Option<&Path>,
+    fault: Option<Fault>,
+) -> anyhow::Result<()> {
+    let web = Web::load(web_config)?;
     // Before anything is attached: a second probe must not disturb the first.
     let listener =
         TcpListener::bind(listen).await.map_err(|source| ListenError { address: listen, source })?;
@@ -78,11 +87,25 @@ async fn run_daemon(options: &Options, listen: SocketAddr, fault: Option<Fault>)
     let monitor = start(options, options.window, fault)?;
     let address = listener.local_addr().context("cannot tell the address listened on")?;
     info!(listen = %address, "attached");
-    let served = Served { monitor: monitor.clone(), options: Arc::new(options.clone()) };
+    warn_of_strangers(address, &web);
+    let served =
+        Served { monitor: monitor.clone(), options: Arc::new(options.clone()), reloaded: web.reloaded() };
     tokio::select! {
-        served = server::serve(listener, served, stop) => served,
+        () = server::serve(listener, served, web, stop) => Ok(()),
         () = scan_forever(&monitor) => Ok(()),
         () = scrape_forever(&monitor, options.scrape_interval, options) => Ok(()),
+    }
+}
+
+/// Says once who can read what is served, where that is not only this host.
+fn warn_of_strangers(address: SocketAddr, web: &Web) {
+    match web.protects() {
+        _ if address.ip().is_loopback() => {}
+        (false, true) => warn!(listen = %address, "passwords go over the network in the clear: without TLS"),
+        (false, false) => {
+            warn!(listen = %address, "whoever reaches this address reads everything; see --web.config.file");
+        }
+        (true, _) => {}
     }
 }
 

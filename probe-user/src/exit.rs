@@ -6,6 +6,7 @@ use crate::{
     config::ConfigError,
     daemon::ListenError,
     kernel::{KernelError, SelfTestError, StartError},
+    server::web::WebError,
 };
 
 /// `doctor`: the probe can run, and somebody has to act.
@@ -35,6 +36,11 @@ pub fn of_config(error: &ConfigError) -> u8 {
 pub fn of(error: &anyhow::Error) -> u8 {
     if error.is::<ListenError>() {
         CANNOT_LISTEN
+    } else if let Some(error) = error.downcast_ref::<WebError>() {
+        match error {
+            WebError::Wrong(_) => BAD_USAGE,
+            WebError::Unreadable { .. } => UNREADABLE,
+        }
     } else if error.chain().any(|cause| is_permission(cause) || is_of_privilege(cause)) {
         NO_PRIVILEGE
     } else if error.chain().any(is_of_the_kernel) {

@@ -5,7 +5,8 @@
 //! operations are `slow`, `members` are the etcds here, `device`, `cgroups`, `starvation` and `io_limit` tell what each of them
 //! runs on and within, and `etcd` asks them for their own figures, `crosscheck` reconciles the two, `monitor` keeps all that
 //! over time, `verdict` judges and `report` tells it, `metrics` and `server` publish, `daemon` runs the commands. Beside the
-//! flow, `host` is what this machine allows and `doctor` tells what to do about it.
+//! flow, `host` is what this machine allows and `doctor` tells what to do about it; `fuzz` throws bytes at whatever reads those of
+//! others.
 
 pub mod config;
 pub mod kernel;
@@ -31,6 +32,7 @@ pub mod doctor;
 pub mod daemon;
 pub mod exit;
 pub mod logging;
+pub mod fuzz;
 
 #[cfg(test)]
 mod fixture;

@@ -338,6 +338,15 @@ impl Snapshot {
             MetricType::Gauge,
         )?;
         family.encode_gauge(&f64::from(u8::from(self.self_test_passed)))?;
+        let mut family = out.encode_descriptor(
+            "web_config_reload_success",
+            "1 if the web configuration and its certificates could be loaded when they last changed; 0: older ones are in force.",
+            None,
+            MetricType::Gauge,
+        )?;
+        if let Some(reloaded) = self.web_config_reloaded {
+            family.encode_gauge(&f64::from(u8::from(reloaded)))?;
+        }
         let mut family = out.encode_descriptor("build", "The probe that runs.", None, MetricType::Info)?;
         family.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
     }
@@ -433,6 +442,7 @@ mod tests {
         Snapshot {
             hook: "tracepoint",
             self_test_passed: true,
+            web_config_reloaded: Some(true),
             misses: vec![("unknown_file", 4)],
             members: vec![MemberSnapshot {
                 name: "a \"quoted\" name".to_owned(),

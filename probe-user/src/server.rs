@@ -1,17 +1,37 @@
 //! The HTTP side: metrics, health, the report. Read-only, loopback by default.
+//!
+//! A request comes in through `connections` and `door`, which hold it against the `limits` and the web configuration in force
+//! (`web_config` reads it, `web` keeps it up to date); handlers know of none of that.
 
-use std::{future::Future, sync::Arc};
+mod activity;
+mod connections;
+mod door;
+mod limits;
+mod passwords;
+mod rate;
+mod secrets;
+mod tls;
+pub mod web;
+pub mod web_config;
 
-use anyhow::Context;
+use std::{collections::BTreeSet, future::Future, sync::Arc};
+
 use axum::{
     Json, Router,
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{Html, IntoResponse, Response},
-    routing::get,
+    routing::{MethodRouter, get},
 };
 use tokio::net::TcpListener;
 
+pub(crate) use self::passwords::credentials;
+use self::{
+    door::Door,
+    limits::Limits,
+    secrets::{Secrets, spellings},
+    web::{Reloaded, Web},
+};
 use crate::{
     config::Options,
     metrics::{self, Format, Snapshot},
@@ -27,30 +47,54 @@ use crate::{
 pub struct Served {
     pub monitor: Shared,
     pub options: Arc<Options>,
+    pub reloaded: Reloaded,
 }
 
 /// Serves until `stop` ends; requests under way are answered first.
-///
-/// # Errors
-/// If the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    served: Served,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> anyhow::Result<()> {
-    axum::serve(listener, router(served)).with_graceful_shutdown(stop).await.context("cannot serve HTTP")
+pub async fn serve(listener: TcpListener, served: Served, web: Web, stop: impl Future<Output = ()>) {
+    let limits = Limits::default();
+    let in_force = web.subscribe();
+    let routes = router(&served);
+    let secrets = Secrets::new(move || key_paths(&served));
+    let door = Door::new(routes, in_force.clone(), secrets, limits);
+    tokio::select! {
+        () = connections::serve(listener, door, in_force, limits, stop) => {}
+        () = web.keep_up_to_date() => {}
+    }
 }
 
-fn router(served: Served) -> Router {
-    Router::new()
-        .route("/", get(landing_page))
-        .route("/metrics", get(serve_metrics))
-        .route("/-/healthy", get(healthy))
-        .route("/healthz", get(healthy))
-        .route("/-/ready", get(ready))
-        .route("/api/v1/report", get(serve_report))
-        .route("/api/v1/slow", get(serve_slow))
-        .with_state(served)
+/// Returns the paths of all keys: those of members, in their own file systems, and the operator's.
+fn key_paths(served: &Served) -> BTreeSet<String> {
+    let monitor = lock(&served.monitor);
+    let endpoints = monitor.members().flat_map(|tracked| &tracked.member().endpoints);
+    let pairs = endpoints.flat_map(|endpoint| &endpoint.credentials.client);
+    let keys = pairs.map(|pair| &pair.key.path).chain(&served.options.key);
+    keys.flat_map(|path| spellings(path)).collect()
+}
+
+/// A path, and what answers there.
+type Route = (&'static str, fn() -> MethodRouter<Served>);
+
+/// Every route: a test walks them as a stranger, and can miss none.
+const ROUTES: [Route; 7] = [
+    ("/", || get(landing_page)),
+    ("/metrics", || get(serve_metrics)),
+    ("/-/healthy", || get(healthy)),
+    ("/healthz", || get(healthy)),
+    ("/-/ready", || get(ready)),
+    ("/api/v1/report", || get(serve_report)),
+    ("/api/v1/slow", || get(serve_slow)),
+];
+
+/// Returns the path of every route.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    ROUTES.into_iter().map(|(path, _)| path)
+}
+
+fn router(served: &Served) -> Router {
+    let routes =
+        ROUTES.into_iter().fold(Router::new(), |router, (path, handler)| router.route(path, handler()));
+    routes.with_state(served.clone())
 }
 
 async fn landing_page() -> Html<&'static str> {
@@ -62,7 +106,8 @@ async fn serve_metrics(State(served): State<Served>, headers: HeaderMap) -> Resp
     let format = Format::accepted(accept);
     let timeout = headers.get("x-prometheus-scrape-timeout-seconds").and_then(|value| value.to_str().ok());
     freshness::refresh(&served.monitor, freshness::patience(timeout)).await;
-    let snapshot = Snapshot::of(&lock(&served.monitor), &served.options);
+    let mut snapshot = Snapshot::of(&lock(&served.monitor), &served.options);
+    snapshot.web_config_reloaded = served.reloaded.get();
     match metrics::encode(snapshot, format) {
         Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(error) => {

@@ -18,6 +18,7 @@ pub mod cgroup;
 pub mod certs;
 pub mod grpc;
 pub mod http;
+pub mod caller;
 pub mod metrics;
 
 pub mod settings;

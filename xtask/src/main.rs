@@ -2,6 +2,7 @@
 
 mod compile;
 mod demo;
+mod fuzz;
 mod process;
 mod setup;
 mod test;
@@ -50,6 +51,14 @@ enum Task {
         #[arg(long, value_name = "TIMES", default_value_t = 1, requires = "only", value_parser = clap::value_parser!(u32).range(1..))]
         repeat: u32,
     },
+    /// Throw bytes at whatever reads those of others, to find what makes it panic, hang or grow
+    Fuzz {
+        /// Only this target, of those in `fuzz/fuzz_targets`
+        target: Option<String>,
+        /// How long for each
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+    },
     /// Check what no other tool checks: dependencies, lengths of files, words that must not be committed
     Tidy,
 }
@@ -77,6 +86,11 @@ fn run(task: Task) -> Result<()> {
         Task::Build { .. } => compile::all(&setup::run(Scope::Machine)?.toolchain),
         Task::Demo { args } => demo::run(&root, &args),
         Task::Test { only, repeat } => test::run(&root, only.as_deref(), repeat),
+        Task::Fuzz { target, seconds } => {
+            // The kernel programs are inside whatever is built of the daemon.
+            compile::ebpf(&setup::run(Scope::Machine)?.toolchain)?;
+            fuzz::run(target.as_deref(), seconds)
+        }
         Task::Tidy => tidy::run(),
     }
 }

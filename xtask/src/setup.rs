@@ -4,6 +4,7 @@ mod aarch64;
 mod apt;
 mod cache;
 mod etcd;
+mod fuzzer;
 mod kernels;
 mod modules;
 mod packages;
@@ -50,6 +51,13 @@ impl Setup {
     pub fn cache_directory(&self) -> PathBuf {
         self.cache.path("")
     }
+}
+
+/// Returns the directory of cargo-fuzz, which is built if it is missing.
+pub fn cargo_fuzz() -> Result<PathBuf> {
+    let cache = Cache::open()?;
+    let _lock = cache.lock()?;
+    fuzzer::setup(&cache)
 }
 
 pub fn run(scope: Scope) -> Result<Setup> {

@@ -20,6 +20,8 @@ use crate::{
 pub struct Snapshot {
     pub hook: &'static str,
     pub self_test_passed: bool,
+    /// None without a web configuration. The server knows, so it is the one to say.
+    pub web_config_reloaded: Option<bool>,
     /// By reason.
     pub misses: Vec<(&'static str, u64)>,
     pub members: Vec<MemberSnapshot>,
@@ -91,6 +93,7 @@ impl Snapshot {
         Self {
             hook: monitor.kernel().hook().as_str(),
             self_test_passed: monitor.blindness().is_none(),
+            web_config_reloaded: None,
             misses: kernel.chain(daemon).chain(sampler).chain(monitor.left_out().by_reason()).collect(),
             members: monitor
                 .members()

@@ -1,0 +1,131 @@
+//! What bytes of others reach, as one function a target: a fuzzer calls it (`cargo xtask fuzz`), and a test replays the corpus.
+//!
+//! Each holds more than "it does not panic": what is read has to be what the rest of the program takes for granted.
+
+use std::{collections::HashMap, path::Path};
+
+use crate::{
+    etcd::{
+        AllowList, Scrape,
+        exposition::{self, Line},
+    },
+    members::{Endpoint, Settings, settings::Source},
+    metrics::Format,
+    server::{self, web_config::WebConfig},
+};
+
+/// A target of the fuzzer: its name, which its corpus has too, and what it does with bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: [Target; 5] = [
+    ("metrics", metrics),
+    ("flags", flags),
+    ("config_file", config_file),
+    ("web_config", web_config),
+    ("headers", headers),
+];
+
+/// The body of etcd's `/metrics`.
+///
+/// # Panics
+/// If what is read contradicts itself.
+pub fn metrics(bytes: &[u8]) {
+    let everything = AllowList::parse(&["*".to_owned()]).expect("a pattern");
+    let Ok(scrape) = Scrape::parse(bytes, &everything) else { return };
+    for family in scrape.passed_on.families() {
+        for line in family.samples.lines() {
+            let Ok(Line::Sample(sample)) = exposition::read(line) else { panic!("passed on: {line:?}") };
+            assert!(sample.name.starts_with(family.name), "{line:?} below {}", family.name);
+        }
+    }
+    for histogram in [scrape.wal_fsync, scrape.backend_commit] {
+        assert!(histogram.at_most.is_sorted(), "buckets fall");
+        assert!(
+            histogram.at_most.iter().all(|at_most| *at_most <= histogram.count),
+            "a part above the whole"
+        );
+        assert!(histogram.sum_s.is_finite() && histogram.sum_s >= 0.0, "a sum that is none");
+    }
+    assert!(scrape.process_start_time_s.is_none_or(f64::is_finite));
+    assert!(scrape.process_cpu_s.is_none_or(f64::is_finite));
+}
+
+/// A command line, an argument a line, and after an empty line the environment.
+///
+/// # Panics
+/// If what is read contradicts itself.
+pub fn flags(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (arguments, environment) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let argv: Vec<String> = arguments.lines().map(str::to_owned).collect();
+    let variables = environment.lines().filter_map(|line| line.split_once('='));
+    let environment: HashMap<String, String> =
+        variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let source = Source::new(&argv, &environment);
+    assert!(source.config_file().is_none_or(|path| !path.as_os_str().is_empty()), "a file without a name");
+    check(&source.settings());
+}
+
+/// The file of etcd's `--config-file`.
+///
+/// # Panics
+/// If what is read contradicts itself.
+pub fn config_file(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(settings) = Settings::from_config_file(text) {
+        check(&settings);
+    }
+}
+
+fn check(settings: &Settings) {
+    assert!(
+        !settings.name.is_empty() && !settings.data_dir.as_os_str().is_empty(),
+        "etcd has defaults for both"
+    );
+    assert!(!settings.wal_path().as_os_str().is_empty(), "the log is somewhere");
+    for url in settings.listen_metrics_urls.iter().chain(&settings.listen_client_urls) {
+        if let Ok(endpoint) = Endpoint::parse(url) {
+            let again = Endpoint::parse(&endpoint.to_string());
+            assert_eq!(again.as_ref(), Ok(&endpoint), "an endpoint is read as it is written");
+        }
+    }
+}
+
+/// The file of `--web.config.file`.
+///
+/// # Panics
+/// If what is read contradicts itself, or an error is more than a sentence.
+pub fn web_config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match WebConfig::parse(text, Path::new("/etc")) {
+        Ok(config) => {
+            assert!(config.users.values().all(|hash| hash.len() == 60), "a bcrypt hash has 60 characters");
+            if let Some(tls) = config.tls {
+                let suites = &tls.cipher_suites;
+                let usable = |version| suites.iter().any(|suite| suite.version() == version);
+                assert!(!tls.versions.is_empty() && tls.versions.iter().all(|version| usable(*version)));
+                assert!(!tls.curves.is_empty());
+                assert!(!tls.client_auth.verifies() || tls.client_ca.is_some(), "verified by nobody");
+            }
+        }
+        Err(wrong) => {
+            let sentence = wrong.to_string();
+            assert!(sentence.len() < 1_000 && !sentence.contains(char::is_control), "{sentence:?}");
+        }
+    }
+}
+
+/// What a client of the probe's own sends as `Accept` and `Authorization`.
+///
+/// # Panics
+/// If what is read contradicts itself.
+pub fn headers(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let asked = Format::accepted(Some(text));
+        assert!(asked == Format::Prometheus || text.contains("openmetrics"), "nobody asked for it");
+    }
+    if let Some((user, _)) = server::credentials(bytes) {
+        assert!(!user.contains(':'), "the first colon ends the name");
+    }
+}
