@@ -29,8 +29,9 @@ pub fn findings(visited: &Visited, now_s: i64) -> Vec<Finding> {
 
 fn of_member(member: &VisitedMember, now_s: i64) -> Vec<Finding> {
     let group = format!("etcd {}, pid {}", member.member, member.pid);
-    let mut findings =
-        vec![of_directory(&group, "data", &member.data), of_directory(&group, "WAL", &member.wal)];
+    let layout = member.layout.map(|layout| Finding::new(&group, "layout", State::Ok, layout));
+    let mut findings: Vec<_> = layout.into_iter().collect();
+    findings.extend([of_directory(&group, "data", &member.data), of_directory(&group, "WAL", &member.wal)]);
     let answered = member.endpoints.iter().any(|endpoint| endpoint.error.is_none());
     findings.extend(member.endpoints.iter().map(|endpoint| of_endpoint(&group, endpoint, answered)));
     if member.endpoints.is_empty() {
@@ -191,6 +192,7 @@ mod tests {
             let member = VisitedMember {
                 member: "m".to_owned(),
                 pid: 7,
+                layout: Some("kubeadm"),
                 data: directory("/d"),
                 wal: directory("/d/member/wal"),
                 endpoints: endpoints.iter().map(|(url, reason)| endpoint(url, *reason)).collect(),
@@ -203,6 +205,7 @@ mod tests {
                 .map(|finding| finding.state)
                 .collect();
             assert_eq!(states, expected, "{why}: {findings:?}");
+            assert_eq!((&*findings[0].what, &*findings[0].detail), ("layout", "kubeadm"));
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Visited {
 pub struct VisitedMember {
     pub member: String,
     pub pid: u32,
+    /// The distribution whose layout it has, if it is one that we know.
+    pub layout: Option<&'static str>,
     pub data: Directory,
     pub wal: Directory,
     pub endpoints: Vec<VisitedEndpoint>,
@@ -123,6 +125,7 @@ fn describe(member: &Member) -> VisitedMember {
     VisitedMember {
         member: member.name.clone(),
         pid: member.id.pid,
+        layout: member.layout,
         data: directory(member, &member.data_dir, data.ok().map(|data| data.st_dev)),
         wal: directory(member, &member.wal_dir, Some(member.wal_dir_st_dev)),
         endpoints: Vec::new(),

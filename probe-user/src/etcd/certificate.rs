@@ -63,7 +63,7 @@ impl Files {
 
     /// Returns the certificate that would be shown to etcd as ours; none if there is none that may be. Reads them.
     pub fn shown(&self) -> Option<&FileRef> {
-        let (pair, _) = tls::client_certificate(&self.client).ok().flatten()?;
+        let (pair, _) = tls::client_certificate(&self.client, &self.authorities).ok().flatten()?;
         Some(&pair.certificate)
     }
 }

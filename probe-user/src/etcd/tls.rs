@@ -22,7 +22,7 @@ use rustls::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::error::{Asked, ScrapeError};
-use crate::members::{Endpoint, FileRef, KeyPair};
+use crate::members::{Credentials, Endpoint, FileRef, KeyPair};
 
 /// A bundle of all public authorities has some 250 KiB.
 const MAX_PEM_BYTES: u64 = 4 << 20;
@@ -68,7 +68,7 @@ impl Setup {
         let name = ServerName::try_from(name.clone())
             .map_err(|error| ScrapeError::Dns(std::io::Error::other(error)))?;
         let verifier = verify::verifier(credentials, &provider)?;
-        let presenter = Arc::new(presenter(&credentials.client, &provider)?);
+        let presenter = Arc::new(presenter(credentials, &provider)?);
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(ScrapeError::Tls)?
@@ -100,9 +100,9 @@ pub fn is_server_name(text: &str) -> bool {
     ServerName::try_from(text).is_ok()
 }
 
-fn presenter(pairs: &[KeyPair], provider: &CryptoProvider) -> Result<Presenter, ScrapeError> {
+fn presenter(credentials: &Credentials, provider: &CryptoProvider) -> Result<Presenter, ScrapeError> {
     const WHAT: &str = "the key file";
-    let Some((pair, chain)) = client_certificate(pairs)? else {
+    let Some((pair, chain)) = client_certificate(&credentials.client, &credentials.authorities)? else {
         return Ok(Presenter { key: None, path: None, asked: AtomicBool::new(false) });
     };
     let bytes = read(WHAT, &pair.key)?;
@@ -116,22 +116,40 @@ fn presenter(pairs: &[KeyPair], provider: &CryptoProvider) -> Result<Presenter, 
     })
 }
 
-/// Picks the first pair whose certificate a client may present, which a server's need not be.
+/// Picks the first pair whose certificate a client may present, which a server's need not be: of those that an authority of
+/// etcd's has issued, if there is one. What lies beside etcd's certificate may be somebody else's.
 ///
 /// Without one we present none, and etcd says whether it minds. A certificate that cannot be read is an error only
 /// if there is no other to take its place.
-pub(super) fn client_certificate(
-    pairs: &[KeyPair],
-) -> Result<Option<(&KeyPair, Vec<CertificateDer<'static>>)>, ScrapeError> {
-    let mut failure = None;
+pub(super) fn client_certificate<'a>(
+    pairs: &'a [KeyPair],
+    authorities: &[FileRef],
+) -> Result<Option<(&'a KeyPair, Vec<CertificateDer<'static>>)>, ScrapeError> {
+    let (mut usable, mut failure) = (Vec::new(), None);
     for pair in pairs {
         match certificates("the certificate file", &pair.certificate) {
-            Ok(chain) if chain.first().is_some_and(is_for_clients) => return Ok(Some((pair, chain))),
+            Ok(chain) if chain.first().is_some_and(is_for_clients) => usable.push((pair, chain)),
             Ok(_) => {}
             Err(error) => failure = failure.or(Some(error)),
         }
     }
-    failure.map_or(Ok(None), Err)
+    // Whoever cannot be read is missed by the verifier, which says so.
+    let read = authorities.iter().flat_map(|file| certificates("the CA file", file).unwrap_or_default());
+    let subjects: Vec<_> = read.filter_map(|authority| Some(names(&authority)?.0)).collect();
+    let issued = |(_, chain): &(_, Vec<CertificateDer<'static>>)| {
+        chain.iter().filter_map(names).any(|(_, issuer)| subjects.contains(&issuer))
+    };
+    let place = usable.iter().position(issued).unwrap_or(0);
+    match failure {
+        Some(error) if usable.is_empty() => Err(error),
+        _ => Ok(usable.into_iter().nth(place)),
+    }
+}
+
+/// Returns the subject and the issuer of a certificate, as they are encoded there.
+fn names(certificate: &CertificateDer<'_>) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some((certificate.subject().as_raw().to_vec(), certificate.issuer().as_raw().to_vec()))
 }
 
 /// A certificate that does not say what it is for is for anything (RFC 5280, 4.2.1.12).

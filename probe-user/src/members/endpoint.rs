@@ -11,6 +11,9 @@ use super::{
 /// Where etcd listens if it is told nothing.
 const DEFAULT_CLIENT_URL: &str = "http://localhost:2379";
 
+/// More than any etcd has, and a bound on what a process can make us ask.
+const MAX_ENDPOINTS: usize = 16;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     Http,
@@ -170,6 +173,7 @@ pub fn endpoints(
         .into_iter()
         .chain(encrypted)
         .chain(clients)
+        .take(MAX_ENDPOINTS)
         .map(|endpoint| Endpoint {
             host: reachable(endpoint.host),
             socket: endpoint.socket.map(|socket| FileRef { seen_by: Some(process), ..socket }),

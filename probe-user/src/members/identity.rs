@@ -11,9 +11,9 @@ use crate::logging;
 
 use super::{
     endpoint::{self, Endpoint, KeyPair, Overrides},
-    layout,
+    layout::{self, Layout},
     paths::{self, Directory, FileRef, Root},
-    process::{self, Launch, ProcessId, Unreadable, What},
+    process::{ProcessId, Unreadable, What},
     settings::{MAX_CONFIG_BYTES, Pair, Settings, Source},
 };
 
@@ -34,6 +34,8 @@ pub struct Member {
     pub wal_dir_st_dev: u64,
     /// In the order in which to try them.
     pub endpoints: Vec<Endpoint>,
+    /// The name of the layout, if it is one that we know.
+    pub layout: Option<&'static str>,
     pub settings: Settings,
 }
 
@@ -63,7 +65,7 @@ fn try_look(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Lo
     let Some(launch) = id.launch()? else { return Ok(Look::Gone) };
     let root = Root::of(id).map_err(|error| unreadable(What::Root, &error))?;
     let source = Source::new(&launch.argv, &launch.environment);
-    let config_file = if embeds_etcd(&launch) {
+    let config_file = if layout::embeds_etcd(&launch.comm) {
         let held = held_segments(id, &root).map_err(|error| unreadable(What::Descriptors, &error))?;
         // On a node of k3s without etcd, or before it started.
         let Some(config_file) = held.iter().find_map(|segment| layout::embedded_config(segment)) else {
@@ -87,9 +89,10 @@ fn try_look(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Lo
     if !holds_segment(id, &wal).map_err(|error| unreadable(What::Descriptors, &error))? {
         return Ok(Look::NoWal);
     }
-    let client = Root::at(Path::new("/"))
-        .map(|ours| client_pairs(&settings, &source, id, &root, &ours))
-        .map_err(|error| unreadable(What::Root, &error))?;
+    let layout = layout::of(&settings, &launch.comm);
+    let places = Places::of(id, root);
+    let client =
+        client_pairs(&settings, &source, layout, &places.map_err(|error| unreadable(What::Root, &error))?);
     Ok(Look::Member(Box::new(Member {
         name: settings.name.clone(),
         id,
@@ -99,6 +102,7 @@ fn try_look(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Lo
         wal_dir_inode: wal.inode,
         wal_dir_st_dev: wal.st_dev,
         endpoints: endpoint::endpoints(&settings, client, id, launch.foreign_network, overrides),
+        layout: layout.map(|layout| layout.name),
         settings,
     })))
 }
@@ -113,37 +117,56 @@ fn read_settings(source: &Source, config_file: Option<&Path>, root: &Root) -> Re
         .map_err(|error| -> Failure { (What::Settings, error.into()) })
 }
 
-fn embeds_etcd(launch: &Launch) -> bool {
-    layout::EMBEDDING.iter().any(|name| process::comm_is(&launch.comm, name))
+/// Where files of an etcd may be.
+struct Places {
+    process: ProcessId,
+    theirs: Root,
+    /// The node's first process; none if its root is closed to us, and then the node's files are looked for in our own.
+    first: Option<ProcessId>,
+    nodes: Root,
 }
 
-/// Returns the pairs that may be shown to an etcd, the best first, and whose files they are: the process's own, or ours if
-/// only the node has them (RKE2 shows its etcd the files that it serves with, and no others).
+impl Places {
+    /// The root of a container is not that of its node, and neither need ours be: whoever sees the node's processes finds its
+    /// files through the first of them.
+    fn of(process: ProcessId, theirs: Root) -> io::Result<Self> {
+        let first = ProcessId::of(1).and_then(|first| Some((first, Root::of(first).ok()?)));
+        let (first, nodes) = match first {
+            Some((first, root)) => (Some(first), root),
+            None => (None, Root::at(Path::new("/"))?),
+        };
+        Ok(Self { process, theirs, first, nodes })
+    }
+
+    /// Returns a pair with whose it is, if it may be there: the process's own, or the node's if only that has it (RKE2 shows
+    /// its etcd the files that it serves with, and no others).
+    fn find(&self, pair: Pair) -> Option<KeyPair> {
+        let holds = |root: &Root| root.may_hold(&pair.certificate) && root.may_hold(&pair.key);
+        if holds(&self.theirs) {
+            return Some(seen_by(pair, Some(self.process)));
+        }
+        holds(&self.nodes).then(|| seen_by(pair, self.first))
+    }
+}
+
+fn seen_by(pair: Pair, process: Option<ProcessId>) -> KeyPair {
+    let file = |path| FileRef { path, seen_by: process };
+    KeyPair { certificate: file(pair.certificate), key: file(pair.key) }
+}
+
+/// Returns the pairs that may be shown to an etcd, the best first, and whose files they are.
 fn client_pairs(
     settings: &Settings,
     source: &Source,
-    process: ProcessId,
-    theirs: &Root,
-    ours: &Root,
+    layout: Option<&Layout>,
+    places: &Places,
 ) -> Vec<KeyPair> {
-    let seen_by = |Pair { certificate, key }: Pair, seen_by| KeyPair {
-        certificate: FileRef { path: certificate, seen_by },
-        key: FileRef { path: key, seen_by },
-    };
-    let placed = layout::candidates(settings, source).into_iter().filter_map(|pair| {
-        let holds = |root: &Root| root.may_hold(&pair.certificate) && root.may_hold(&pair.key);
-        let owner = if holds(theirs) {
-            Some(process)
-        } else if holds(ours) {
-            None
-        } else {
-            return None;
-        };
-        Some(seen_by(pair, owner))
-    });
+    let find = |pair| places.find(pair);
+    let kept = layout::candidates(settings, source).into_iter().filter_map(find);
     // These are where etcd says; if they are not, that is worth an error.
-    let last = layout::last_resorts(settings).into_iter().map(|pair| seen_by(pair, Some(process)));
-    placed.chain(last).collect()
+    let own = layout::last_resorts(settings).into_iter().map(|pair| seen_by(pair, Some(places.process)));
+    let authorities = layout::authorities(layout).into_iter().filter_map(find);
+    kept.chain(own).chain(authorities).collect()
 }
 
 /// Returns the segments of WALs that a process holds open, by their paths in its root.

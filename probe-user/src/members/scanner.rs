@@ -9,6 +9,9 @@ use super::{
     process::{Finder, ProcessId, Unreadable, What},
 };
 
+/// Names that stay marked as shared. Of more than any node has, only those count that somebody has.
+const MARKED_AT_MOST: usize = 256;
+
 /// What one look over the machine found.
 #[derive(Debug, Default)]
 pub struct Scan {
@@ -46,8 +49,9 @@ impl Scanner {
             self.members.clear();
         }
         let mut scan = Scan::default();
-        let embedding = layout::EMBEDDING.map(str::to_owned);
-        let found = match self.finder.find(&[names, &embedding].concat()) {
+        let looked_for: Vec<String> =
+            names.iter().cloned().chain(layout::embedding().map(str::to_owned)).collect();
+        let found = match self.finder.find(&looked_for) {
             Ok(found) => found,
             Err(error) => {
                 let error = error.to_string();
@@ -86,6 +90,9 @@ fn label(members: &mut [Member], shared: &mut HashSet<String>) {
         })
     };
     shared.extend(counted(members).into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name));
+    if shared.len() > MARKED_AT_MOST {
+        shared.retain(|name| members.iter().any(|member| member.settings.name == *name));
+    }
     for member in members.iter_mut().filter(|member| shared.contains(&member.settings.name)) {
         member.name = format!("{}@{}", member.settings.name, member.data_dir.display());
     }

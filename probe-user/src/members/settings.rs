@@ -13,6 +13,9 @@ use serde::Deserialize;
 /// Larger than any configuration of etcd, and a bound on what a process can make us read.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
+/// Longer than any name of a host, and a bound on the labels that a process can make us carry, in characters.
+const MAX_NAME: usize = 253;
+
 /// What matters here of how etcd was set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -218,7 +221,7 @@ impl From<Given> for Settings {
             heartbeat_interval_ms: given.heartbeat_interval.unwrap_or(100),
             election_timeout_ms: given.election_timeout.unwrap_or(1000),
             data_dir,
-            name,
+            name: name.chars().take(MAX_NAME).collect(),
         }
     }
 }

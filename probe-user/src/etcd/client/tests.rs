@@ -335,6 +335,7 @@ async fn each_fault_of_the_clients_certificate_has_its_reason() {
     let cases = [
         (vec![good.clone()], None, "the right one"),
         (vec![server.clone(), good.clone()], None, "the first that a client may use"),
+        (vec![stranger.clone(), good.clone()], None, "the first that etcd's authority has issued"),
         (vec![missing.clone(), good], None, "a missing one has a substitute"),
         (vec![], rejected, "none"),
         (vec![server.clone()], rejected, "one for servers only is not presented"),

@@ -265,3 +265,13 @@ fn a_process_is_found_by_another_name_of_its_program() {
     let scan = scan_for(&mut Scanner::default(), &[&fake]);
     assert!(!scan.pending[0].comm_matches, "the kernel calls it keyvalue: {scan:?}");
 }
+
+#[test]
+fn names_that_were_shared_do_not_add_up() {
+    let mut shared: HashSet<String> = (0..MARKED_AT_MOST).map(|n| format!("gone-{n}")).collect();
+    label(&mut [], &mut shared);
+    assert_eq!(shared.len(), MARKED_AT_MOST, "as long as they are few, they stay");
+    shared.insert("one-more".to_owned());
+    label(&mut [], &mut shared);
+    assert!(shared.is_empty(), "nobody has them any more: {shared:?}");
+}

@@ -143,3 +143,15 @@ fn what_peers_are_shown_is_for_clients_only_under_the_same_authority() {
     let pair = Pair { certificate: "/p".into(), key: "/q".into() };
     assert_eq!(Settings::from_config_file(yaml).unwrap().peer_pair, Some(pair));
 }
+
+#[test]
+fn a_name_is_as_long_as_a_label_may_be() {
+    let argv = argv(&format!("etcd --name={}", "ü".repeat(1000)));
+    let settings = Source::new(&argv, &HashMap::new()).settings();
+    assert_eq!(settings.name.chars().count(), 253);
+    assert_eq!(
+        settings.data_dir,
+        Path::new(&format!("{}.etcd", "ü".repeat(1000))),
+        "the directory is the name's"
+    );
+}
