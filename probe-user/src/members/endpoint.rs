@@ -91,8 +91,9 @@ impl Endpoint {
         };
         let authority: hyper::http::uri::Authority =
             rest.trim_end_matches('/').parse().map_err(|_| error())?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        let plain = !host.is_empty() && !authority.as_str().contains('@');
+        let host = authority.host();
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let plain = !host.is_empty() && !host.contains(['[', ']']) && !authority.as_str().contains('@');
         let port = authority.port_u16().filter(|port| *port != 0 && plain).ok_or_else(error)?;
         Ok(Self {
             scheme,
