@@ -147,28 +147,28 @@ impl Spoil {
 }
 
 const NONSENSE: &str = "\
-# TYPE etcd_snap_a histogram
-# TYPE etcd_snap_a_count gauge
-# TYPE etcd_snap_a counter
-etcd_snap_a_count 1
-etcd_snap_a_bucket{le=\"one\"} 1
-etcd_snap_b{member=\"another\"} 1 1395066363000
-etcd_snap_c{__name__=\"up\"} 1
-etcd_snap_d{a=\"\\t\"} 1
-etcd_snap_e{a=\"1\",a=\"2\"} 1
-etcd_snap_f{a=\"} 1
-etcd_snap_g 1e999
-etcd_snap_h 0x10
-etcd_snap_i{a=\"}\\\"{,=\"} +Inf
-etcd_snap_j{} -1e-300
+# TYPE etcd_snap_xa histogram
+# TYPE etcd_snap_xa_count gauge
+# TYPE etcd_snap_xa counter
+etcd_snap_xa_count 1
+etcd_snap_xa_bucket{le=\"one\"} 1
+etcd_snap_xb{member=\"another\"} 1 1395066363000
+etcd_snap_xc{__name__=\"up\"} 1
+etcd_snap_xd{a=\"\\t\"} 1
+etcd_snap_xe{a=\"1\",a=\"2\"} 1
+etcd_snap_xf{a=\"} 1
+etcd_snap_xg 1e999
+etcd_snap_xh 0x10
+etcd_snap_xi{a=\"}\\\"{,=\"} +Inf
+etcd_snap_xj{} -1e-300
 etcd_disk_probe_etcd_up{member=\"x\"} 1
 # EOF
-{\"etcd_snap_k\"} 1
-# TYPE etcd_snap_l counter
-etcd_snap_l NaN
-# HELP etcd_snap_m \\
-etcd_snap_m 1\r
-etcd_snap_n{a=\"\0\"} 1
+{\"etcd_snap_xk\"} 1
+# TYPE etcd_snap_xl counter
+etcd_snap_xl NaN
+# HELP etcd_snap_xm \\
+etcd_snap_xm 1\r
+etcd_snap_xn{a=\"\0\"} 1
 ";
 
 fn body(out: &mut impl Write, text: &str) -> io::Result<()> {
