@@ -64,6 +64,8 @@ const EXCEPTIONS: [&str; 3] = [
     "etcd_server_proposals_committed_total",
 ];
 
+const ROUND_TRIPS: &str = "etcd_network_peer_round_trip_time_seconds_count";
+
 /// How long the probe may take to find a member and scrape it.
 const FOUND_WITHIN: Duration = Duration::from_secs(20);
 
@@ -92,6 +94,17 @@ fn start(name: &str) -> (Setting, std::path::PathBuf) {
     }
     let path = scratch.path().to_owned();
     (Setting { probe, members, _scratch: scratch }, path)
+}
+
+/// Waits until etcd tells of the way to its peers, which it does once it has probed them: after 5 s, or 30.
+fn wait_for_peers(setting: &Setting) {
+    for etcd in &setting.members {
+        let probed = Stop::default().wait_for(Duration::from_secs(45), || {
+            let peers = own_page(etcd).samples.into_keys().filter(|series| series.starts_with(ROUND_TRIPS));
+            Ok((peers.count() == 2).then_some(()))
+        });
+        assert!(probed.unwrap().is_some(), "{} has two peers", etcd.name());
+    }
 }
 
 fn up(metrics: &Metrics, member: &str) -> Option<f64> {
@@ -124,12 +137,17 @@ fn sandwich(setting: &Setting, etcd: &Etcd) -> (Page, String, Page) {
     panic!("{} is not scraped anew: {}", etcd.name(), setting.probe.log().unwrap());
 }
 
+/// Returns the series that only one of the two has.
+fn difference<'a>(one: &'a BTreeMap<String, String>, other: &'a BTreeMap<String, String>) -> Vec<&'a str> {
+    let only = |series: &&String| one.contains_key(*series) != other.contains_key(*series);
+    one.keys().chain(other.keys()).filter(only).map(String::as_str).collect()
+}
+
 /// Asserts that the probe's value of every series is etcd's own of that moment.
 fn assert_between(etcd: &Etcd, (before, text, after): &(Page, String, Page), at_rest: bool) {
     let passed_on = Page::of(text, is_passed_on).of_member(etcd.name());
-    let names = |samples: &BTreeMap<String, String>| samples.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&passed_on), names(&after.samples), "{}: every series, and none else", etcd.name());
-    assert_eq!(names(&before.samples), names(&after.samples), "{}: etcd has no more of them", etcd.name());
+    assert_eq!(difference(&passed_on, &after.samples), Vec::<&str>::new(), "{}: and none else", etcd.name());
+    assert_eq!(difference(&before.samples, &after.samples), Vec::<&str>::new(), "{}: no more", etcd.name());
     let mut moved = 0;
     for (series, value) in &passed_on {
         let [low, now, high] =
@@ -155,6 +173,7 @@ fn assert_between(etcd: &Etcd, (before, text, after): &(Page, String, Page), at_
 fn every_allowed_series_is_etcds_own_and_nothing_else_leaks() {
     needs::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5"), Need::Prometheus]);
     let (setting, _) = start("reexport");
+    wait_for_peers(&setting);
     let load = LIGHT.start(setting.members[0].endpoint());
     for _ in 0..2 {
         for etcd in &setting.members {
@@ -246,6 +265,7 @@ fn one(elements: &[Element], expected: f64) -> bool {
 fn a_real_prometheus_answers_from_the_probe_alone() {
     needs::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5"), Need::Prometheus]);
     let (mut setting, directory) = start("prometheus");
+    wait_for_peers(&setting);
     let load = Load { tolerant: true, ..LIGHT }.start(setting.members[0].endpoint());
     let server = Prometheus::start(&target(setting.probe.endpoint().address()), "probe", &directory).unwrap();
     let soon = Duration::from_secs(20);

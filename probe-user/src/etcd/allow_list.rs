@@ -129,6 +129,17 @@ mod tests {
     }
 
     #[test]
+    fn the_default_is_as_documented() {
+        let documented = include_str!("../../../docs/etcd-metrics.md");
+        let table = documented.split("\n\n").find(|part| part.contains("| families |")).expect("a table");
+        let mut listed: Vec<_> = table.split('`').skip(1).step_by(2).collect();
+        let mut default = DEFAULT.to_vec();
+        listed.sort_unstable();
+        default.sort_unstable();
+        assert_eq!(listed, default);
+    }
+
+    #[test]
     fn what_is_no_pattern_is_named() {
         let cases: [(&[&str], &str); 7] = [
             (&["etcd-server"], "`etcd-server` is no name of a metric"),
