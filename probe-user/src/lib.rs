@@ -31,6 +31,7 @@ pub mod host;
 pub mod doctor;
 pub mod daemon;
 pub mod exit;
+pub mod allocator;
 pub mod logging;
 pub mod fuzz;
 

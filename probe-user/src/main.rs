@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, error::ErrorKind};
 use probe_user::{
+    allocator,
     config::{Args, Config},
     daemon, exit, logging,
 };
 use tracing::error;
 
 fn main() -> ExitCode {
+    allocator::return_large_blocks();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

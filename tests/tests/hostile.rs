@@ -39,6 +39,11 @@ struct Setting {
 #[test]
 fn a_hostile_etcd_costs_neither_memory_nor_events() {
     needs::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5"), Need::Prometheus, Need::Tool("gzip", "gzip")]);
+    let stated = format!("below {} MiB", RESIDENT_MAX_BYTES >> 20);
+    assert!(
+        include_str!("../../docs/etcd-metrics.md").contains(&stated),
+        "docs/etcd-metrics.md says {stated}"
+    );
     let seconds = std::env::var(DURATION).map_or(30, |text| text.parse().expect("a number of seconds"));
     let end = Instant::now() + Duration::from_secs(seconds);
     let scratch = Scratch::on_disk("hostile").unwrap();

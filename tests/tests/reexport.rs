@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use probe_tests::certs::Mutual;
 use probe_tests::cluster;
-use probe_tests::etcd::{self, Etcd};
+use probe_tests::etcd::{self, Etcd, Member};
 use probe_tests::exposition::Page;
 use probe_tests::load::{Amount, Load};
 use probe_tests::metrics::Metrics;
@@ -201,6 +201,8 @@ fn every_allowed_series_is_etcds_own_and_nothing_else_leaks() {
         let count = misses.expect("etcd_disk_probe_misses_total", &[("reason", reason)]);
         assert!(count.abs() < 0.5, "{count} of {reason}");
     }
+    let documented = include_str!("../../docs/etcd-metrics.md");
+    assert!(EXCEPTIONS.iter().all(|name| documented.contains(&format!("`{name}`"))), "{EXCEPTIONS:?}");
     let expected =
         EXCEPTIONS.map(|name| format!("{name} non-counter metrics should not have \"_total\" suffix"));
     assert_eq!(
@@ -208,6 +210,41 @@ fn every_allowed_series_is_etcds_own_and_nothing_else_leaks() {
         expected,
         "etcd's own names, and none of the probe's"
     );
+}
+
+#[test]
+fn many_who_ask_share_one_scrape() {
+    const REQUESTS: &str = "promhttp_metric_handler_requests_total";
+    needs::require(&[Need::Root, Need::Bpf, Need::Etcd("3.4")]);
+    let scratch = Scratch::on_disk("sharing").unwrap();
+    let name = format!("sharing-{}", std::process::id());
+    let etcd = Member::new(&etcd::find("3.4").unwrap(), &name, scratch.path()).start().unwrap();
+    let call = Invocation::new(&probe::binary().unwrap(), scratch.path());
+    let extended = format!("+{REQUESTS}");
+    let probe = call.arguments(&["--max-members", "64", "--etcd-metrics", &extended]).run().unwrap();
+    let labels = [("member", name.as_str()), ("code", "200")];
+    let found = Stop::default().wait_for(FOUND_WITHIN, || Ok(probe.metrics()?.value(REQUESTS, &labels)));
+    assert!(found.unwrap().is_some(), "what the flag adds is there: {}", probe.log().unwrap());
+    let own = || etcd.metrics().unwrap().expect(REQUESTS, &labels[1..]);
+    let mut fewest = f64::INFINITY;
+    for _ in 0..8 {
+        thread::sleep(Duration::from_millis(1_100));
+        let before = own();
+        let pages: Vec<_> = thread::scope(|scope| {
+            let asking: Vec<_> = (0..32).map(|_| scope.spawn(|| probe.metrics().unwrap())).collect();
+            asking.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        // Less the one that this counts itself. Other tests' probes, of other sessions, may ask this etcd, too.
+        let scrapes = own() - before - 1.0;
+        println!("32 requests, {scrapes} scrapes");
+        assert!(pages.iter().all(|page| page.value("etcd_server_has_leader", &labels[..1]) == Some(1.0)));
+        let mut copies: Vec<_> = pages.iter().map(|page| page.expect(REQUESTS, &labels).to_bits()).collect();
+        copies.sort_unstable();
+        copies.dedup();
+        assert!(copies.len() <= 2, "all have one copy, or the one before: {copies:?}");
+        fewest = fewest.min(scrapes);
+    }
+    assert!(fewest <= 1.0, "one for all: {fewest}");
 }
 
 #[test]

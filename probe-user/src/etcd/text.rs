@@ -236,6 +236,12 @@ mod tests {
     }
 
     #[test]
+    fn its_time_on_processors_is_read() {
+        let etcd = include_bytes!("../../testdata/etcd-3.5.30-metrics.txt");
+        assert_eq!(parse(etcd).unwrap().process_cpu_s, Some(0.15));
+    }
+
+    #[test]
     fn what_is_not_exactly_etcds_is_refused() {
         let wal = "etcd_disk_wal_fsync_duration_seconds";
         let cases = [
