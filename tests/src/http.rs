@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use base64::prelude::{BASE64_STANDARD, Engine};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -46,6 +47,8 @@ pub struct Endpoint {
     address: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
     network: Option<PathBuf>,
+    /// The header of that name.
+    authorization: Option<String>,
 }
 
 /// Returns an address of this host that nobody listens at.
@@ -75,7 +78,7 @@ impl Response {
 impl Endpoint {
     /// Returns an endpoint that speaks plain HTTP.
     pub fn plain(address: SocketAddr) -> Self {
-        Self { address, tls: None, network: None }
+        Self { address, tls: None, network: None, authorization: None }
     }
 
     /// Returns an endpoint that trusts one authority and presents a client certificate.
@@ -95,7 +98,15 @@ impl Endpoint {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
             .context("cannot use the client certificate")?;
-        Ok(Self { address, tls: Some(Arc::new(config)), network: None })
+        Ok(Self { address, tls: Some(Arc::new(config)), network: None, authorization: None })
+    }
+
+    /// Shows a name and a password with each request.
+    #[must_use]
+    pub fn as_user(mut self, user: &str, password: &str) -> Self {
+        let shown = BASE64_STANDARD.encode(format!("{user}:{password}"));
+        self.authorization = Some(format!("Basic {shown}"));
+        self
     }
 
     /// Connects from within a network namespace, such as `/proc/PID/ns/net`.
@@ -140,7 +151,8 @@ impl Endpoint {
         let (sender, connection) = handshake(TokioIo::new(stream)).await.context("cannot speak HTTP")?;
         // An error of the connection reaches whoever waits for a response on it.
         tokio::spawn(connection);
-        Ok(Connection { sender, host: self.address.to_string() })
+        let authorization = self.authorization.clone();
+        Ok(Connection { sender, host: self.address.to_string(), authorization })
     }
 
     /// Connects, and over TLS agrees on a protocol.
@@ -184,13 +196,18 @@ impl Endpoint {
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     host: String,
+    authorization: Option<String>,
 }
 
 impl Connection {
     /// Sends one request and reads the whole response.
     pub async fn send(&mut self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Response> {
-        let request =
-            Request::builder().method(method).uri(path).header("host", &self.host).body(Full::new(body))?;
+        let request = Request::builder().method(method).uri(path).header("host", &self.host);
+        let request = match &self.authorization {
+            Some(shown) => request.header("authorization", shown),
+            None => request,
+        };
+        let request = request.body(Full::new(body))?;
         let exchange = async {
             self.sender.ready().await.context("cannot use a closed connection")?;
             let response = self.sender.send_request(request).await.context("cannot get a response")?;

@@ -103,9 +103,7 @@ impl Invocation {
 
     /// Starts the daemon on a free port and waits until it is ready.
     pub fn run(&self) -> anyhow::Result<Probe> {
-        let mut probe = self.launch()?;
-        probe.wait_until_ready(READY_LIMIT)?;
-        Ok(probe)
+        self.launch()?.ready()
     }
 
     /// Starts the daemon on a free port, and does not wait.
@@ -251,6 +249,12 @@ impl Probe {
         self.get("/-/ready").is_ok_and(|response| response.status == 200)
     }
 
+    /// Waits until it is ready as [`Invocation::run`] does.
+    pub fn ready(mut self) -> anyhow::Result<Self> {
+        self.wait_until_ready(READY_LIMIT)?;
+        Ok(self)
+    }
+
     /// Waits until it is ready; an early end and a passed limit are errors that show the log.
     pub fn wait_until_ready(&mut self, limit: Duration) -> anyhow::Result<()> {
         let ready = Stop::default().wait_for(limit, || {
@@ -261,6 +265,13 @@ impl Probe {
         })?;
         self.ready_after = Some(self.started.elapsed());
         ready.with_context(|| format!("the probe is not ready after {limit:?}; {}", self.running.tail()))
+    }
+
+    /// Has it asked in another way, over TLS or with a password.
+    #[must_use]
+    pub fn reached_by(mut self, endpoint: Endpoint) -> Self {
+        self.endpoint = endpoint;
+        self
     }
 
     /// Returns where it serves.

@@ -2,14 +2,17 @@
 //! of etcd's.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use probe_tests::certs::Mutual;
+use probe_tests::certs::{Mutual, Pair};
 use probe_tests::cluster;
 use probe_tests::etcd::{self, Etcd, Member};
 use probe_tests::exposition::Page;
+use probe_tests::http::Endpoint;
 use probe_tests::load::{Amount, Load};
 use probe_tests::metrics::Metrics;
 use probe_tests::needs::{self, Need};
@@ -66,6 +69,10 @@ const EXCEPTIONS: [&str; 3] = [
 
 const ROUND_TRIPS: &str = "etcd_network_peer_round_trip_time_seconds_count";
 
+/// Who may ask the probe.
+const USER: &str = "prometheus";
+const PASSWORD: &str = "none of etcd's keys";
+
 /// How long the probe may take to find a member and scrape it.
 const FOUND_WITHIN: Duration = Duration::from_secs(20);
 
@@ -85,8 +92,7 @@ fn start(name: &str) -> (Setting, std::path::PathBuf) {
     let tls = Mutual::create(scratch.path()).unwrap();
     let name = format!("{name}-{}", std::process::id());
     let members = cluster::start(&etcd::find("3.5").unwrap(), &name, scratch.path(), &tls).unwrap();
-    let call = Invocation::new(&probe::binary().unwrap(), scratch.path());
-    let probe = call.arguments(&["--max-members", "64"]).run().unwrap();
+    let probe = launch(scratch.path(), &tls).ready().unwrap();
     for member in &members {
         let found = Stop::default()
             .wait_for(FOUND_WITHIN, || Ok((up(&probe.metrics()?, member.name()) == Some(1.0)).then_some(())));
@@ -94,6 +100,24 @@ fn start(name: &str) -> (Setting, std::path::PathBuf) {
     }
     let path = scratch.path().to_owned();
     (Setting { probe, members, _scratch: scratch }, path)
+}
+
+/// Starts the probe behind TLS and a password.
+fn launch(directory: &Path, tls: &Mutual) -> Probe {
+    let file = directory.join("web.yml");
+    let hash = bcrypt::hash(PASSWORD, 10).unwrap();
+    let Pair { certificate, key } = &tls.server;
+    let text = format!(
+        "tls_server_config:\n  cert_file: {}\n  key_file: {}\nbasic_auth_users:\n  {USER}: {hash}\n",
+        certificate.display(),
+        key.display()
+    );
+    fs::write(&file, text).unwrap();
+    let call = Invocation::new(&probe::binary().unwrap(), directory);
+    let call = call.arguments(&["--max-members", "64", "--web.config.file", file.to_str().unwrap()]);
+    let probe = call.launch().unwrap();
+    let endpoint = Endpoint::tls(probe.endpoint().address(), &tls.authority, &tls.client).unwrap();
+    probe.reached_by(endpoint.as_user(USER, PASSWORD))
 }
 
 /// Waits until etcd tells of the way to its peers, which it does once it has probed them: after 5 s, or 30.
@@ -290,8 +314,12 @@ fn an_etcd_that_hangs_costs_a_second_and_its_series_go() {
 }
 
 /// How Prometheus reaches the probe.
-fn target(address: SocketAddr) -> Target {
-    Target::plain(address, Duration::from_secs(1))
+fn target(address: SocketAddr, directory: &Path) -> Target {
+    Target {
+        authority: Some(directory.join("ca.pem")),
+        basic_auth: Some((USER.to_owned(), PASSWORD.to_owned())),
+        ..Target::plain(address, Duration::from_secs(1))
+    }
 }
 
 fn one(elements: &[Element], expected: f64) -> bool {
@@ -304,7 +332,9 @@ fn a_real_prometheus_answers_from_the_probe_alone() {
     let (mut setting, directory) = start("prometheus");
     wait_for_peers(&setting);
     let load = Load { tolerant: true, ..LIGHT }.start(setting.members[0].endpoint());
-    let server = Prometheus::start(&target(setting.probe.endpoint().address()), "probe", &directory).unwrap();
+    let server =
+        Prometheus::start(&target(setting.probe.endpoint().address(), &directory), "probe", &directory)
+            .unwrap();
     let soon = Duration::from_secs(20);
     server.wait_for("sum(up)", soon, |sum| one(sum, 1.0)).unwrap();
     let own: Vec<_> = setting.members.iter().map(|member| member.name().to_owned()).collect();
