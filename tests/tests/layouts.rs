@@ -44,11 +44,14 @@ fn mutual_tls_with_and_without_a_listener_for_metrics() {
     let tls = Mutual::create(scratch.path()).unwrap();
     let probe = run_probe(&scratch);
     let plain = format!("http://{}", free_address().unwrap());
-    let cases: [(&str, &str, Option<&str>); 4] = [
+    let several = ["https", "http", "http"].map(|scheme| format!("{scheme}://{}", free_address().unwrap()));
+    let several = several.join(",");
+    let cases: [(&str, &str, Option<&str>); 5] = [
         ("3.4", "mutual-34", None),
         (VERSION, "mutual-3516", None),
         ("3.5.30", "mutual-3530", None),
         ("3.5.30", "listener-3530", Some(&plain)),
+        ("3.5.30", "several-3530", Some(&several)),
     ];
     let etcds = cases.map(|(version, name, metrics)| {
         let member = member(version, name, scratch.path()).tls(&tls);
@@ -142,6 +145,21 @@ fn an_etcd_may_listen_on_a_socket() {
         let metrics = probe.metrics().unwrap();
         assert_eq!(metrics.value("etcd_disk_probe_etcd_up", &[("member", name)]), Some(1.0));
     }
+}
+
+/// A certificate that nobody signed but etcd, kept in its data directory.
+#[test]
+fn an_etcd_may_sign_for_itself() {
+    needs::require(&[Need::Root, Need::Etcd(VERSION)]);
+    let scratch = Scratch::on_disk("auto-tls").unwrap();
+    let probe = run_probe(&scratch);
+    let http = format!("https://{}", free_address().unwrap());
+    let member = member(VERSION, "signs-itself", scratch.path()).readiness(Readiness::Listening);
+    let etcd = member.set("auto-tls", "true").set("listen-client-http-urls", http).start().unwrap();
+    put_some(&etcd.endpoint());
+    assert_agreed(&probe, "signs-itself");
+    let up = probe.metrics().unwrap().value("etcd_disk_probe_etcd_up", &[("member", "signs-itself")]);
+    assert_eq!(up, Some(1.0), "{}", probe.log().unwrap());
 }
 
 #[test]

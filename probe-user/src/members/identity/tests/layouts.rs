@@ -23,7 +23,7 @@ pub struct Layout {
 }
 
 pub const KUBEADM: Layout = Layout {
-    source: "kubernetes/kubernetes cmd/kubeadm/app/phases/etcd/local.go, getEtcdCommand and GetEtcdPodSpec (1.35)",
+    source: "kubernetes/kubernetes cmd/kubeadm/app/phases/etcd/local.go, getEtcdCommand and GetEtcdPodSpec, at 0009808f5c66",
     name: Some("kubeadm"),
     comm: "etcd",
     flags: &[
