@@ -233,6 +233,10 @@ impl Monitor {
         self.members.values_mut().for_each(Tracked::look_at_certificates);
         self.tell_layers();
         self.host.refresh_cgroups();
+        // What a verdict looks back on is most of what a member takes of our memory.
+        let window = self.settings.window;
+        let silent = self.members.values_mut().filter(|tracked| tracked.gone_for() > Some(window));
+        silent.for_each(|tracked| tracked.window.clear());
         let gone = self.members.iter().filter_map(|(key, tracked)| Some((key.clone(), tracked.gone_for()?)));
         for key in gone::forgotten(gone.collect()) {
             self.members.remove(&key);

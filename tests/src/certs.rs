@@ -65,8 +65,13 @@ impl Pair {
 impl Authority {
     /// Makes an authority and writes `<name>.pem` to `directory`. Its key is never written.
     pub fn create(directory: &Path, name: &str) -> anyhow::Result<Self> {
+        Self::lasting(directory, name, Validity::Current)
+    }
+
+    /// Makes an authority whose own certificate is valid for so long.
+    pub fn lasting(directory: &Path, name: &str, validity: Validity) -> anyhow::Result<Self> {
         let key = KeyPair::generate().context("cannot make a key")?;
-        let mut params = params(name, &[], Validity::Current)?;
+        let mut params = params(name, &[], validity)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).context("cannot sign an authority's certificate")?;
@@ -97,6 +102,12 @@ impl Authority {
 
     pub fn client(&self, name: &str, validity: Validity) -> anyhow::Result<Pair> {
         self.sign(name, &[], &[ExtendedKeyUsagePurpose::ClientAuth], validity)
+    }
+
+    /// Signs for a server, and as a client, with these names and addresses and no others.
+    pub fn named(&self, name: &str, names: &[&str]) -> anyhow::Result<Pair> {
+        let purposes = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(name, names, &purposes, Validity::Current)
     }
 
     fn sign(

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context;
+use flate2::{Compression, write::GzEncoder};
 
 use crate::stop::{POLL, Stop};
 
@@ -27,6 +28,14 @@ pub enum Answer {
     Page(&'static str),
     /// This status line, such as `404 Not Found`, and no body.
     Status(&'static str),
+    /// These bytes, and then it hangs up.
+    Raw(&'static [u8]),
+    /// A part of an answer, and then a reset.
+    Reset,
+    /// Headers without end.
+    EndlessHead,
+    /// A body that inflates to a thousand times its size, without end.
+    Bomb,
 }
 
 /// A server on a free port. Stopped on drop, connections included.
@@ -106,6 +115,26 @@ fn serve(mut stream: &TcpStream, answer: Answer, stop: &Stop) -> std::io::Result
         Answer::Page(body) => {
             stream.write_all(format!("{OK}content-length: {}\r\n\r\n{body}", body.len()).as_bytes())?;
         }
+        Answer::Raw(bytes) => stream.write_all(bytes)?,
+        Answer::Reset => {
+            stream.write_all(format!("{OK}content-length: 1000\r\n\r\n# HELP").as_bytes())?;
+            // The client is to read this much before the reset takes it away.
+            thread::sleep(10 * POLL);
+            rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
+        }
+        Answer::EndlessHead => {
+            stream.write_all(OK.as_bytes())?;
+            while !stop.is_set() {
+                stream.write_all(&[b"x-more: ", &[b'x'; 1000][..], b"\r\n"].concat())?;
+            }
+        }
+        Answer::Bomb => {
+            stream.write_all(format!("{OK}content-encoding: gzip\r\n\r\n").as_bytes())?;
+            let mut encoder = GzEncoder::new(stream, Compression::best());
+            while !stop.is_set() {
+                encoder.write_all(&[b'#'; 1 << 13])?;
+            }
+        }
         Answer::Status(status) => {
             stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes())?;
         }
@@ -123,7 +152,10 @@ mod tests {
         let cases = [
             (Answer::Page("hello"), Some((200, "hello")), "a page"),
             (Answer::Status("404 Not Found"), Some((404, "")), "a status"),
+            (Answer::Raw(b"HTTP/1.1 200 OK\r\n\r\nraw"), Some((200, "raw")), "whatever bytes"),
             (Answer::Endless, None, "more than a client takes"),
+            (Answer::EndlessHead, None, "a head without end"),
+            (Answer::Reset, None, "a part of an answer"),
         ];
         for (answer, expected, why) in cases {
             let server = Server::start(answer).unwrap();

@@ -82,8 +82,8 @@ fn assert_told(scratch: &Scratch, case: &Failing, members: &[&str]) {
 
         let log = probe.log().unwrap();
         let mine = format!("member=\"{member}\"");
-        let lines: Vec<_> =
-            log.lines().filter(|line| line.contains("WARN") && line.contains(&mine)).collect();
+        let scrapes = log.lines().filter(|line| line.contains(" WARN cannot scrape etcd: "));
+        let lines: Vec<_> = scrapes.filter(|line| line.contains(&mine)).collect();
         assert_eq!(lines.len(), 1, "{why}: told once: {log}");
         assert!(lines[0].contains(case.sentence), "{why}: {:?} in {}", case.sentence, lines[0]);
     }

@@ -38,7 +38,7 @@ impl Stamps {
     /// Looks at all files of these credentials.
     pub fn of_credentials(credentials: &Credentials) -> Self {
         let pairs = credentials.client.iter().flat_map(|pair| [&pair.certificate, &pair.key]);
-        Self::of(credentials.authorities.iter().chain(&credentials.server_certificate).chain(pairs))
+        Self::of(credentials.authorities.iter().chain(&credentials.server_file).chain(pairs))
     }
 
     /// Starts to look on a thread of its own: files of a container may be on a file system that never answers.

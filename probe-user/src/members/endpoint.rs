@@ -42,6 +42,8 @@ pub struct Credentials {
     pub authorities: Vec<FileRef>,
     /// The server's own certificate as etcd reads it: whoever proves to hold its key is the process we look at.
     pub server_certificate: Option<FileRef>,
+    /// That file again, also where it does not vouch for the server: a change of it asks for a new connection.
+    pub server_file: Option<FileRef>,
     /// Which pairs may be presented as ours, the best one first.
     pub client: Vec<KeyPair>,
     pub insecure_skip_verify: bool,
@@ -207,9 +209,12 @@ fn credentials(tls: &Tls, client: Vec<KeyPair>, process: ProcessId, overrides: &
         }
         _ => client,
     };
+    let server_file = tls.cert_file.as_ref().map(theirs);
     Credentials {
         authorities,
-        server_certificate: tls.cert_file.as_ref().filter(|_| overrides.cacert.is_none()).map(theirs),
+        // An operator who names an authority wants that one, and no other, to vouch for the server.
+        server_certificate: server_file.clone().filter(|_| overrides.cacert.is_none()),
+        server_file,
         client,
         insecure_skip_verify: overrides.insecure_skip_tls_verify,
         server_name: overrides.tls_server_name.clone(),

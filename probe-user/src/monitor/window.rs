@@ -46,7 +46,7 @@ impl Window {
     }
 
     pub fn clear(&mut self) {
-        self.points.clear();
+        self.points = VecDeque::new(); // With its memory.
     }
 
     /// Returns how long the window is, in seconds.

@@ -1,6 +1,6 @@
 //! One connection: asks, and knows why it ended.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use http_body_util::Empty;
 use hyper::{
@@ -116,11 +116,37 @@ impl Drop for Connection {
 /// Returns the encoding to ask for: none from an etcd on this machine, which would pay with its processor for bytes that never
 /// see a wire.
 ///
-/// What it would pay, measured with etcd 3.5.16: see docs/fetching.md.
+/// Of etcd 3.5.16 with 157 kB of metrics a scrape took 3.2 ms of CPU as they are and 4.1 ms as 11 kB of gzip, and 0.2 ms of ours to
+/// inflate them (medians of 300).
 pub(super) fn accepted_encoding(stream: &TcpStream) -> &'static str {
-    match (stream.local_addr(), stream.peer_addr()) {
-        // Whatever address of its own a machine connects to, it does so from that address.
-        (Ok(own), Ok(peer)) if !peer.ip().is_loopback() && own.ip() != peer.ip() => "gzip",
-        _ => UNENCODED,
+    let is_remote = stream
+        .local_addr()
+        .and_then(|own| Ok(is_remote(own.ip(), stream.peer_addr()?.ip())))
+        .unwrap_or(false);
+    if is_remote { "gzip" } else { UNENCODED }
+}
+
+/// Whatever address of its own a machine connects to, it does so from that very address, and to loopback from loopback.
+fn is_remote(own: IpAddr, peer: IpAddr) -> bool {
+    !peer.is_loopback() && own != peer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_a_wire_to_cross_is_compressed() {
+        let cases = [
+            ("127.0.0.1", "127.0.0.1", false, "loopback"),
+            ("127.0.0.1", "127.0.0.2", false, "another address of it"),
+            ("::1", "::1", false, "of IPv6"),
+            ("10.0.0.5", "10.0.0.5", false, "the node's own address, as kubeadm's etcd has it"),
+            ("10.0.0.5", "10.0.0.6", true, "another node"),
+            ("fd00::1", "fd00::2", true, "of IPv6"),
+        ];
+        for (own, peer, expected, why) in cases {
+            assert_eq!(is_remote(own.parse().unwrap(), peer.parse().unwrap()), expected, "{why}");
+        }
     }
 }

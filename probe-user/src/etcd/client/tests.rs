@@ -1,9 +1,10 @@
 //! Every reason for a failed scrape, brought about by a real server on the loopback address.
 
+mod pki;
+mod rotation;
+
 use std::{
-    fs,
     net::Ipv4Addr,
-    path::PathBuf,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -11,12 +12,9 @@ use std::{
     },
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
-use rustls::{
-    RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
-};
+use pki::{Pki, expired};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa};
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
@@ -26,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::{
     etcd::{Reason, connect::enter},
-    members::{Credentials, FileRef, KeyPair as ClientPair, ProcessId},
+    members::{Credentials, KeyPair as ClientPair, ProcessId},
 };
 
 const METRICS: &str = include_str!("../../../testdata/etcd-3.4.23-metrics.txt");
@@ -203,80 +201,6 @@ async fn etcds_network_namespace_is_entered() {
     assert!(matches!(gone.error, ScrapeError::Ended), "{gone:?}");
 }
 
-/// Certificates of one authority, as files.
-struct Pki {
-    directory: PathBuf,
-    authority: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Pki {
-    fn new(test: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("etcd-disk-probe-{test}-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, test);
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        fs::write(directory.join("ca.pem"), authority.pem()).unwrap();
-        Self { directory, authority }
-    }
-
-    fn issue(&self, name: &str, host: &str, change: impl FnOnce(&mut CertificateParams)) -> ClientPair {
-        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-        change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let certificate = match params.is_ca {
-            IsCa::Ca(_) => params.self_signed(&key).unwrap(),
-            _ => params.signed_by(&key, &self.authority).unwrap(),
-        };
-        let pair = ClientPair {
-            certificate: self.file(&format!("{name}.pem")),
-            key: self.file(&format!("{name}.key")),
-        };
-        fs::write(&pair.certificate.path, certificate.pem()).unwrap();
-        fs::write(&pair.key.path, key.serialize_pem()).unwrap();
-        pair
-    }
-
-    fn file(&self, name: &str) -> FileRef {
-        FileRef { path: self.directory.join(name), seen_by: None }
-    }
-
-    fn trusting(&self, client: Vec<ClientPair>) -> Credentials {
-        Credentials { authorities: vec![self.file("ca.pem")], client, ..Credentials::default() }
-    }
-
-    fn server(&self, pair: &ClientPair, requires_client: bool) -> ServerConfig {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let chain = vec![CertificateDer::from_pem_file(&pair.certificate.path).unwrap()];
-        let key = PrivateKeyDer::from_pem_file(&pair.key.path).unwrap();
-        let builder = ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .unwrap();
-        let builder = if requires_client {
-            let mut roots = RootCertStore::empty();
-            roots.add(self.authority.der().clone()).unwrap();
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
-            builder.with_client_cert_verifier(verifier)
-        } else {
-            builder.with_no_client_auth()
-        };
-        builder.with_single_cert(chain, key).unwrap()
-    }
-}
-
-impl Drop for Pki {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-fn expired(params: &mut CertificateParams) {
-    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
-}
-
 #[tokio::test]
 async fn each_fault_of_the_servers_certificate_has_its_reason() {
     let pki = Pki::new("server");
@@ -291,7 +215,29 @@ async fn each_fault_of_the_servers_certificate_has_its_reason() {
     let self_signed = pki.issue("self", "etcd.example", |params| {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     });
+    let named = |name: &str, credentials: Credentials| Credentials {
+        server_name: Some(name.to_owned()),
+        ..credentials
+    };
+    let for_clients = pki.issue("usage", "127.0.0.1", |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    });
     let cases = [
+        (&wrong_name, named("etcd.example", pki.trusting(vec![])), None, "made for the name that was given"),
+        (
+            &good,
+            named("etcd.example", pki.trusting(vec![])),
+            Some(Reason::TlsName),
+            "it counts in place of the host",
+        ),
+        (&self_signed, named("etcd.example", own(&self_signed)), None, "etcd's own, of that name"),
+        (
+            &self_signed,
+            named("other.example", own(&self_signed)),
+            Some(Reason::TlsName),
+            "a name holds for etcd's own, too",
+        ),
+        (&for_clients, pki.trusting(vec![]), Some(Reason::TlsUntrusted), "made for clients"),
         (&good, pki.trusting(vec![]), None, "signed by the authority"),
         (&good, other.trusting(vec![]), Some(Reason::TlsUntrusted), "signed by another authority"),
         (&wrong_name, pki.trusting(vec![]), Some(Reason::TlsName), "made for another host"),
@@ -358,16 +304,4 @@ async fn each_fault_of_the_clients_certificate_has_its_reason() {
             );
         }
     }
-}
-
-#[tokio::test]
-async fn a_rotated_certificate_counts_from_the_next_connection() {
-    let pki = Pki::new("rotated");
-    let server = pki.issue("server", "127.0.0.1", |_| {});
-    let pair = pki.issue("client", "client", expired);
-    let (port, _) = local(Some(pki.server(&server, true)), Serves::Metrics).await;
-    let mut client = client(&format!("https://127.0.0.1:{port}"), &pki.trusting(vec![pair]), TIMEOUT);
-    assert_eq!(client.scrape().await.expect_err("expired").reason(), Reason::TlsClientRejected);
-    pki.issue("client", "client", |_| {});
-    client.scrape().await.unwrap();
 }
