@@ -25,6 +25,9 @@ const REASONS: usize = 13;
 /// it grows, and what the allocator keeps of it.
 const EXTRA_BYTES: u64 = 24 << 20;
 
+/// An empty SETTINGS frame, with which every server of HTTP/2 begins.
+const SETTINGS: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+
 fn call(scratch: &Scratch) -> Invocation {
     let call = Invocation::new(&probe::binary().unwrap(), scratch.path());
     call.arguments(&["--scrape-interval", "200ms", "--command-timeout", "1s"])
@@ -207,8 +210,6 @@ fn answers_that_are_none_are_told_apart() {
     let scratch = Scratch::on_disk("fetch").unwrap();
     let name = "answered-for";
     let _etcd = member(name, &scratch).start().unwrap();
-    // The head of a SETTINGS frame, with which every server of HTTP/2 begins.
-    const SETTINGS: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
     let cases = [
         (Answer::Raw(b""), "refused", "it hung up without an answer"),
         (Answer::Reset, "not_metrics", "the answer broke off"),

@@ -171,7 +171,7 @@ impl Client {
         let error = match timeout(half, self.try_afresh(endpoint)).await {
             Ok(Ok(scrape)) => {
                 self.not_renewed = None;
-                info!(%endpoint, "certificate files changed: connected anew");
+                info!(%endpoint, "connected anew with the certificates as they are");
                 return Some(scrape);
             }
             Ok(Err(error)) => error,

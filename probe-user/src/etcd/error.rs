@@ -294,6 +294,14 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_is_described() {
+        let page = include_str!("../../../docs/fetching.md");
+        for reason in Reason::ALL.map(Reason::as_str) {
+            assert!(page.contains(&format!("\n| `{reason}` | ")), "docs/fetching.md has no row for {reason}");
+        }
+    }
+
+    #[test]
     fn statuses_come_with_the_way_out() {
         let cases = [
             (302, "redirects are not followed"),
