@@ -2,6 +2,7 @@
 //!
 //! The files are read each time, so that a rotated certificate counts from the next connection on.
 
+mod algorithms;
 mod verify;
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
 use rustls::{
     ClientConfig, SignatureScheme,
     client::ResolvesClientCert,
-    crypto::{CryptoProvider, ring},
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     sign::CertifiedKey,
 };
@@ -63,7 +64,7 @@ impl Setup {
     /// When a file cannot be used, or there is nobody to trust.
     pub fn read(endpoint: &Endpoint) -> Result<Self, ScrapeError> {
         let credentials = &endpoint.credentials;
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(algorithms::provider());
         let name = credentials.server_name.as_ref().unwrap_or(&endpoint.host);
         let name = ServerName::try_from(name.clone())
             .map_err(|error| ScrapeError::Dns(std::io::Error::other(error)))?;
