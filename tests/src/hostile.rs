@@ -4,6 +4,7 @@ mod spoil;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -25,6 +26,8 @@ struct Orders {
     spoil: Mutex<Spoil>,
     /// Compressed once.
     bomb: Vec<u8>,
+    /// How often it was asked.
+    asked: AtomicU64,
     stop: Stop,
 }
 
@@ -67,6 +70,11 @@ impl Hostile {
         *self.orders.real.lock().unwrap_or_else(PoisonError::into_inner) = Some(etcd);
     }
 
+    /// Returns how often it was asked.
+    pub fn asked(&self) -> u64 {
+        self.orders.asked.load(Ordering::Relaxed)
+    }
+
     /// Spoils answers like this from now on.
     pub fn spoil(&self, spoil: Spoil) {
         *self.orders.spoil.lock().unwrap_or_else(PoisonError::into_inner) = spoil;
@@ -94,6 +102,7 @@ fn serve(mut stream: &TcpStream, orders: &Orders) -> anyhow::Result<()> {
             length => request.extend_from_slice(&part[..length]),
         }
     }
+    orders.asked.fetch_add(1, Ordering::Relaxed);
     let real = orders.real.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let spoil = *orders.spoil.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(real) = real else {
