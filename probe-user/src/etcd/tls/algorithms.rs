@@ -74,15 +74,15 @@ mod tests {
             *bytes.last_mut().unwrap() ^= 1;
             bytes
         };
-        let cases: [(&[u8], &[u8], &[u8], bool, &str); 6] = [
-            (key, message, signature, true, "its own"),
-            (key, &changed(message), signature, false, "another message"),
-            (key, message, &changed(signature), false, "another signature"),
-            (&changed(key), message, signature, false, "another key"),
-            (key, message, b"", false, "no signature"),
-            (b"", message, signature, false, "no key"),
+        let cases: [([&[u8]; 3], bool, &str); 6] = [
+            ([key, message, signature], true, "its own"),
+            ([key, &changed(message), signature], false, "another message"),
+            ([key, message, &changed(signature)], false, "another signature"),
+            ([&changed(key), message, signature], false, "another key"),
+            ([key, message, b""], false, "no signature"),
+            ([b"", message, signature], false, "no key"),
         ];
-        for (key, message, signature, expected, why) in cases {
+        for ([key, message, signature], expected, why) in cases {
             assert_eq!(P521Sha512.verify_signature(key, message, signature).is_ok(), expected, "{why}");
         }
     }
