@@ -233,8 +233,7 @@ impl Sampler {
                 layers.get(&thread.target).map(|under| under.iter().any(|layer| busy.contains(layer)));
             match stack::of(thread) {
                 Ok(functions) => waiting.push(self.sample(thread, &functions, device_busy)),
-                // It has ended.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if stack::has_ended(&error) => {}
                 Err(_) => unreadable += 1,
             }
         }

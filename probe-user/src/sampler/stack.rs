@@ -15,3 +15,8 @@ pub fn of(thread: &Thread) -> io::Result<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{thread_id}/stack"))?;
     Ok(frames(&text).into_iter().map(str::to_owned).collect())
 }
+
+/// Returns whether the thread had ended before its stack was looked up, or between that and reading it.
+pub fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
