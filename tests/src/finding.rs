@@ -147,6 +147,15 @@ impl Member<'_> {
         self.report["figures"][figure][side]["mean_s"].as_f64().unwrap_or(0.0)
     }
 
+    /// Returns what both figures took in the kernel, and what they took longer in etcd, in seconds.
+    pub fn kernel_and_beyond_s(&self) -> (f64, f64) {
+        [0, 1].into_iter().fold((0.0, 0.0), |(kernel_s, beyond_s), figure| {
+            let count = self.report["figures"][figure]["kernel"]["count"].as_f64().unwrap_or(0.0);
+            let mean_s = self.mean_s(figure, "kernel");
+            (kernel_s + count * mean_s, beyond_s + count * (self.mean_s(figure, "etcd") - mean_s))
+        })
+    }
+
     /// Returns verdict, reason and figures in a line, for whoever reads the output of a test.
     pub fn told(&self) -> String {
         let figure = |figure: usize, name: &str| {

@@ -2,9 +2,13 @@
 
 use super::{Round, signed};
 
-/// The fewest events whose mean means something: with fewer, the two that may be missing at the ends of a window weigh more than
-/// what is looked for. A device that takes 100 ms leaves a window of seconds some tens.
+/// The fewest events whose mean means something by itself: with fewer, those that may be missing at the ends of a window can weigh
+/// more than what is looked for. A device that takes 100 ms leaves a window of seconds some tens.
 const FEWEST_EVENTS: u64 = 30;
+
+/// With fewer, an overhead is believed if it exceeds what so many events of the mean latency would make: one at each end of the
+/// window, and twice as long as the mean.
+const DOUBTFUL_EVENTS: f64 = 4.0;
 
 /// Estimates by how many seconds per event etcd's figure exceeds the kernel's between two rounds.
 ///
@@ -14,18 +18,20 @@ const FEWEST_EVENTS: u64 = 30;
 /// unobserved events, `F(after) − F(before) + sequences`, times what their latency differs from their mean;
 /// the result is off by both divided by the number of events, and may thus be slightly negative.
 ///
-/// Returns `None` for fewer than 30 events, or if the counts of a round do not fit the origin.
+/// Returns `None` if fewer than 30 events leave it in doubt, or if the counts of a round do not fit the origin.
 pub fn estimate_overhead(origin: i64, earlier: &Round, later: &Round) -> Option<f64> {
     let events = later.etcd.count.checked_sub(earlier.etcd.count)?;
     let (first, last) = (&earlier.before.finished, &later.after.finished);
     let finished = last.count.checked_sub(first.count)?;
-    if events < FEWEST_EVENTS || finished == 0 {
+    if events == 0 || finished == 0 {
         return None;
     }
     let mean_s = (last.sum_s - first.sum_s) / finished as f64;
     let kernel_s = observed_s(origin, later, mean_s)? - observed_s(origin, earlier, mean_s)?;
     let etcd_s = later.etcd.sum_s - earlier.etcd.sum_s;
-    Some((etcd_s - kernel_s) / events as f64)
+    let overhead_s = etcd_s - kernel_s;
+    let is_clear = events >= FEWEST_EVENTS || overhead_s > DOUBTFUL_EVENTS * mean_s;
+    is_clear.then_some(overhead_s / events as f64)
 }
 
 /// Returns the kernel's sum of the events that etcd had observed; `mean_s` stands for those before the reading.
@@ -73,7 +79,9 @@ mod tests {
             (round((100, 4.0), (107, 4.0), (100, 4.0)), Some(-0.01), "an error is not hidden"),
             (round((102, 2.0), (107, 4.0), (102, 2.0)), None, "two not observed cannot be"),
             (round((90, 2.0), (107, 4.0), (99, 2.0)), None, "observed before it finished"),
-            (round((29, 2.0), (36, 4.0), (29, 2.0)), None, "29 events are too few"),
+            (round((29, 2.0), (36, 3.2), (29, 2.0)), None, "three events at the ends may be all of it"),
+            (round((30, 2.0), (37, 3.3), (30, 2.0)), Some(0.01), "one more, and it counts whatever it is"),
+            (round((25, 1.6), (32, 4.8), (25, 1.6)), Some(0.088), "no two events of 64 ms make 2.2 s"),
             (round((0, 0.0), (107, 4.0), (0, 0.0)), None, "the kernel saw nothing"),
             (round((100, 2.0), (6, 4.0), (100, 2.0)), None, "a counter fell"),
         ];
