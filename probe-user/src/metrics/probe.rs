@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
+use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, registry::Unit};
 
-use super::{Snapshot, counter};
+use super::{Snapshot, counter, seconds_counter};
+use crate::latency::seconds;
 
 impl Snapshot {
     pub(super) fn encode_probe(&self, out: &mut DescriptorEncoder) -> fmt::Result {
@@ -17,6 +18,7 @@ impl Snapshot {
         for (reason, count) in &self.misses {
             counter(&mut family, &[("reason", *reason)], *count)?;
         }
+        self.encode_runs(out)?;
         let mut family =
             out.encode_descriptor("hook", "How the programs are attached.", None, MetricType::Info)?;
         family.encode_info(&[("hook", self.hook)])?;
@@ -38,5 +40,28 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor("build", "The probe that runs.", None, MetricType::Info)?;
         family.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+    /// Says nothing of programs that never ran: the kernel does not count unless it is told to.
+    fn encode_runs(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let counted = || self.runs.iter().filter(|runs| runs.count > 0);
+        let mut family = out.encode_descriptor(
+            "program_runs",
+            "How often the kernel ran each of the probe's programs, for as long as kernel.bpf_stats_enabled was 1.",
+            None,
+            MetricType::Counter,
+        )?;
+        for runs in counted() {
+            counter(&mut family, &[("program", runs.program.as_str())], runs.count)?;
+        }
+        let mut family = out.encode_descriptor(
+            "program_run",
+            "Time for which the kernel ran each of the probe's programs, likewise.",
+            Some(&Unit::Seconds),
+            MetricType::Counter,
+        )?;
+        for runs in counted() {
+            seconds_counter(&mut family, &[("program", runs.program.as_str())], seconds(runs.total_ns))?;
+        }
+        Ok(())
     }
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     causes::Cause,
     etcd::{AllowList, PassedOn, Scrape, allow_list::DEFAULT},
+    kernel::Runs,
     latency::TimeSpent,
     verdict::Verdict,
 };
@@ -46,6 +47,10 @@ fn snapshot() -> Snapshot {
         self_test_passed: true,
         web_config_reloaded: Some(true),
         misses: vec![("unknown_file", 4)],
+        runs: vec![
+            Runs { program: "exit_fdatasync".to_owned(), count: 1_000, total_ns: 1_700_000, skipped: 0 },
+            Runs { program: "not_counted".to_owned(), ..Runs::default() },
+        ],
         members: vec![MemberSnapshot {
             name: "a \"quoted\" name".to_owned(),
             figures: [figure(latencies(&[500_000, 1_000_000, 70_000_000_000])), figure(latencies(&[]))],
