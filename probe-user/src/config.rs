@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
     etcd::{AllowList, allow_list, tls::is_server_name},
-    kernel::HookChoice,
+    kernel::{HookChoice, KernelConfig},
 };
 
 /// Tells with numbers whether etcd's disk is slow: times every sync in the kernel and reconciles it with etcd's own
@@ -264,6 +264,22 @@ impl TryFrom<Args> for Config {
 
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "not a duration such as `10ms`, `30s` or `1m`".to_owned())
+}
+
+impl From<&Options> for KernelConfig {
+    /// Returns what the programs have to do: all that a report tells.
+    fn from(options: &Options) -> Self {
+        Self {
+            process_names: options.process_name.clone(),
+            max_targets: options.max_members,
+            log: options.kernel_log,
+            recording: false,
+            slow: Some(options.slow_threshold),
+            block: true,
+            exact_causes: options.causes == Causes::Exact,
+            fault: None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    config::{Causes, Config, Options, Output, Task},
+    config::{Config, Options, Output, Task},
     doctor,
     etcd::AllowList,
     kernel::{self, Fault, KernelConfig},
@@ -159,16 +159,7 @@ async fn examine(options: &Options, output: Output) -> anyhow::Result<u8> {
 
 /// Attaches, and looks for members once.
 fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::Result<Shared> {
-    let config = KernelConfig {
-        process_names: options.process_name.clone(),
-        max_targets: options.max_members,
-        log: options.kernel_log,
-        recording: false,
-        slow: Some(options.slow_threshold),
-        block: true,
-        exact_causes: options.causes == Causes::Exact,
-        fault,
-    };
+    let config = KernelConfig { fault, ..KernelConfig::from(options) };
     let mut kernel = kernel::start(options.hook, &config).context("cannot start the kernel probe")?;
     info!(hook = kernel.hook().as_str(), "self-test passed");
     if let Some(failure) = kernel.block().failure() {

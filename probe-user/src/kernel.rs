@@ -9,13 +9,14 @@ mod load;
 mod mapped;
 mod offsets;
 mod reclaim;
+mod runs;
 mod self_test;
 mod slow;
 mod start;
 mod switch;
 mod tracefs;
 
-use std::{fs, os::fd::RawFd, sync::Arc};
+use std::sync::Arc;
 
 use aya::{
     Ebpf, EbpfError,
@@ -37,6 +38,8 @@ pub use in_flight::InFlight;
 pub use load::{Fault, KernelConfig};
 use mapped::Mapped;
 pub use reclaim::NS_PER_TICK;
+use runs::Programs;
+pub use runs::{Runs, skipped};
 use self_test::Rehearsal;
 pub use self_test::SelfTestError;
 pub use slow::{Shared, SlowRing};
@@ -133,8 +136,7 @@ pub struct Kernel {
     block: Block,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     attached_boottime_ns: u64,
-    /// Descriptors of the programs of each hook, open for as long as `ebpf` is.
-    programs: Vec<Vec<RawFd>>,
+    programs: Programs,
     hook: Hook,
     /// The files of the self-test, once there was one.
     rehearsal: Option<Rehearsal>,
@@ -192,7 +194,7 @@ impl Kernel {
             block: Block::take(&mut ebpf)?,
             logger,
             attached_boottime_ns: 0,
-            programs: load::descriptors(&ebpf),
+            programs: Programs::of(&ebpf),
             hook,
             rehearsal: None,
             ebpf,
@@ -290,19 +292,14 @@ impl Kernel {
         self.misses.word(Miss::NoAccounting as u32, 0) == 0
     }
 
-    /// Returns how many calls none of the programs on a hook can have seen, at most.
-    ///
-    /// The kernel does not run a program that is under way on the same CPU, nor on older tracepoints any while a map is updated
-    /// there (`trace_call_bpf` in `kernel/trace/bpf_trace.c`). Where a hook has two, what one was skipped for the other saw, unless
-    /// it was skipped, too. 0 where the kernel does not count: before Linux 5.12, for tracepoints before 6.7.
+    /// Returns how the programs fared, those that see the same calls together; it takes a file each.
+    pub fn runs(&self) -> Vec<Vec<Runs>> {
+        self.programs.runs()
+    }
+
+    /// Returns how many calls none of the programs on a hook can have seen, at most; it takes a file each.
     pub fn skipped_runs(&self) -> u64 {
-        let skipped = |descriptor: &RawFd| {
-            let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
-            text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
-        };
-        let of_hook =
-            |programs: &Vec<RawFd>| programs.iter().map(|program| skipped(program).unwrap_or(0)).min();
-        self.programs.iter().filter_map(of_hook).sum()
+        runs::skipped(&self.runs())
     }
 
     /// Returns how often operations failed.

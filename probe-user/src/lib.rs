@@ -20,6 +20,7 @@ pub mod device;
 pub mod cgroups;
 pub mod starvation;
 pub mod io_limit;
+mod signatures;
 pub mod etcd;
 pub mod crosscheck;
 pub mod monitor;

@@ -1,7 +1,7 @@
 //! Tries the hooks for real: attached, tested by the probe's own events, and let go.
 
 use crate::{
-    config::{Causes, Options},
+    config::Options,
     exit,
     kernel::{self, Hook, HookChoice, KernelConfig},
     logging,
@@ -38,16 +38,7 @@ pub struct Trials {
 /// Tries each kind of hook, the cheapest first, and then goes on with what the daemon keeps of its privileges. Nothing
 /// stays attached.
 pub fn all(options: &Options) -> Trials {
-    let config = KernelConfig {
-        process_names: options.process_name.clone(),
-        max_targets: options.max_members,
-        log: options.kernel_log,
-        recording: false,
-        slow: Some(options.slow_threshold),
-        block: true,
-        exact_causes: options.causes == Causes::Exact,
-        fault: None,
-    };
+    let config = KernelConfig::from(options);
     // Never two at once: kernels before 5.11 count the memory of both against one limit.
     let mut working = None;
     let hooks = Hook::ALL.map(|hook| {

@@ -1,15 +1,11 @@
 //! Creates the maps and loads the programs of one kind of hook.
 
-use std::{
-    collections::BTreeMap,
-    os::fd::{AsFd, AsRawFd, RawFd},
-    time::Duration,
-};
+use std::time::Duration;
 
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use probe_ebpf::{layout::Names, series::SERIES};
 
-use super::{Hook, KernelError, block, hook, offsets, switch};
+use super::{Hook, KernelError, block, offsets, switch};
 
 /// The kernel programs, compiled by `cargo xtask build`.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("PROBE_EBPF_OBJECT"));
@@ -105,15 +101,4 @@ pub fn load(hook: Hook, config: &KernelConfig) -> Result<(Ebpf, Result<(), Kerne
     }
     let blocks = if config.block { block::load(&mut ebpf) } else { Ok(()) };
     Ok((ebpf, blocks))
-}
-
-/// Returns the descriptors of the loaded programs, which tell how they fare; those that see the same calls together.
-pub fn descriptors(ebpf: &Ebpf) -> Vec<Vec<RawFd>> {
-    let mut by_place: BTreeMap<&str, Vec<RawFd>> = BTreeMap::new();
-    for (name, program) in ebpf.programs() {
-        if let Ok(descriptor) = program.fd() {
-            by_place.entry(hook::place(name)).or_default().push(descriptor.as_fd().as_raw_fd());
-        }
-    }
-    by_place.into_values().collect()
 }

@@ -8,6 +8,7 @@ use crate::{
     config::Options,
     crosscheck::Invariant,
     etcd::PassedOn,
+    kernel::{Runs, skipped},
     latency::{Latencies, TimeSpent},
     monitor::{LastScrape, Metric, Monitor, Tracked},
     report,
@@ -24,6 +25,7 @@ pub struct Snapshot {
     pub web_config_reloaded: Option<bool>,
     /// By reason.
     pub misses: Vec<(&'static str, u64)>,
+    pub runs: Vec<Runs>,
     pub members: Vec<MemberSnapshot>,
 }
 
@@ -82,7 +84,8 @@ pub struct Operation {
 
 impl Snapshot {
     pub fn of(monitor: &Monitor, options: &Options) -> Self {
-        let skipped_runs = monitor.kernel().skipped_runs();
+        let runs = monitor.kernel().runs();
+        let skipped_runs = skipped(&runs);
         let kernel = monitor.kernel().misses().into_iter().map(|(miss, count)| (miss.as_str(), count));
         let daemon = [
             ("program_skipped", skipped_runs),
@@ -95,6 +98,7 @@ impl Snapshot {
             self_test_passed: monitor.blindness().is_none(),
             web_config_reloaded: None,
             misses: kernel.chain(daemon).chain(sampler).chain(monitor.left_out().by_reason()).collect(),
+            runs: runs.into_iter().flatten().collect(),
             members: monitor
                 .members()
                 .map(|tracked| MemberSnapshot::of(monitor, tracked, options, skipped_runs))
