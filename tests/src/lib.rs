@@ -35,6 +35,7 @@ pub mod programs;
 pub mod prometheus;
 pub mod promql;
 pub mod grafana;
+pub mod examples;
 
 pub mod server;
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use probe_tests::certs::{Mutual, Pair};
+use probe_tests::certs::{Authority, Mutual, Pair, Validity};
 use probe_tests::cluster;
 use probe_tests::etcd::{self, Etcd};
+use probe_tests::examples::{self, CLUSTER, Here, JOB, SERVER_NAME};
 use probe_tests::grafana::{self, Asked, Dashboard, Panel, Query};
 use probe_tests::http::Endpoint;
 use probe_tests::load::{Amount, Load};
@@ -17,16 +18,16 @@ use probe_tests::probe::{self, Invocation, Probe};
 use probe_tests::prometheus::{self, Element, Prometheus};
 use probe_tests::promql::Known;
 use probe_tests::scratch::{Scratch, SlowFs, Tmpfs};
+use probe_tests::stop::Stop;
 use probe_user::verdict::Verdict;
 
 const ETCD: &str = "3.5";
 
-/// Under which Prometheus scrapes the probe in the examples, and what it adds.
-const JOB: &str = "etcd-disk-probe";
-const CLUSTER: &str = "east";
-
 /// The same probe again, with everything dropped that an example shows how to drop.
 const LEAN_JOB: &str = "lean";
+
+/// And as Kubernetes would have it found.
+const KUBERNETES_JOB: &str = "kubernetes";
 
 const USER: &str = "prometheus";
 const PASSWORD: &str = "of the dashboard";
@@ -43,27 +44,27 @@ const DISK_MIB: u32 = 512;
 /// Above etcd's guidance for a sync, and not so much that the member is no part of the cluster any more.
 const SLOW_WRITE: Duration = Duration::from_millis(15);
 
+/// What may be said of it.
+const SLOW_VERDICTS: &str = "device_slow|flush_slow|queue_saturated";
+
 const SOON: Duration = Duration::from_secs(20);
 
 /// etcd tells of the way to its peers after half a minute for the first time.
 const PEERS_WITHIN: Duration = Duration::from_secs(45);
 
-/// What Grafana makes of `$__rate_interval` where the interval of scrapes is a second: four of them.
-const RATE_INTERVAL: &str = "4s";
+/// What Grafana makes of `$__rate_interval` where a point stands for 15 s and a scrape comes every second: the sum of both. On a busy machine
+/// a scrape or two may fail.
+const RATE_INTERVAL: Duration = Duration::from_secs(16);
 
 /// Asks for a rate of what etcd observes once in half a minute: while there is one observation, the answer is there and no number.
 const RARE: &str = "Round trip to peers, p99";
 
 /// Samples that a member costs Prometheus, and bytes that they are in a scrape; docs/dashboard.md says so.
-const MEMBER_SAMPLES: std::ops::RangeInclusive<usize> = 850..=960;
+const MEMBER_SAMPLES: std::ops::RangeInclusive<usize> = 850..=1_000;
 const MEMBER_BYTES: std::ops::RangeInclusive<usize> = 80_000..=110_000;
 
-fn project(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(path)
-}
-
 fn dashboard() -> Dashboard {
-    Dashboard::read(&project("deploy/chart/etcd-disk-probe/files/dashboard.json")).unwrap()
+    Dashboard::read(&examples::project("deploy/chart/etcd-disk-probe/files/dashboard.json")).unwrap()
 }
 
 fn find<'a>(panels: &[Panel<'a>], title: &str) -> Panel<'a> {
@@ -93,7 +94,7 @@ fn the_dashboard_can_be_read_by_people() {
         assert_eq!(shown.copied(), Some(verdict.as_str().replace('_', " ").as_str()), "{texts:?}");
     }
     assert_eq!(texts.len(), Verdict::ALL.len(), "{texts:?}");
-    let documented = fs::read_to_string(project("docs/dashboard.md")).unwrap();
+    let documented = fs::read_to_string(examples::project("docs/dashboard.md")).unwrap();
     for row in panels.iter().filter(|panel| panel.kind() == "row") {
         assert!(
             documented.contains(&format!("## {}", row.title())),
@@ -106,10 +107,13 @@ fn the_dashboard_can_be_read_by_people() {
 #[test]
 fn promtool_accepts_the_scrape_configurations() {
     needs::require(&[Need::Prometheus]);
-    for name in ["static.yaml", "kubernetes.yaml"] {
-        let said = prometheus::check_config(&project("deploy/prometheus").join(name)).unwrap();
+    let scratch = Scratch::on_disk("scraping").unwrap();
+    let kubernetes = scratch.path().join("kubernetes.yaml");
+    fs::write(&kubernetes, examples::discovered("192.0.2.11:12381".parse().unwrap()).unwrap()).unwrap();
+    for file in [examples::project("deploy/prometheus/static.yaml"), kubernetes] {
+        let said = prometheus::check_config(&file).unwrap();
         println!("{said}");
-        assert!(said.contains("SUCCESS"), "{name}: {said}");
+        assert!(said.contains("SUCCESS"), "{}: {said}", file.display());
     }
 }
 
@@ -129,15 +133,23 @@ fn start() -> Setting {
     let scratch = Scratch::on_disk("dashboard").unwrap();
     let memory = Tmpfs::mount(&scratch.path().join("memory"), 1024).unwrap();
     let directory = memory.path();
-    let tls = Mutual::create(directory).unwrap();
+    let authority = Authority::create(directory, "ca").unwrap();
+    let tls = Mutual {
+        server: authority.server("server", &[SERVER_NAME], Validity::Current).unwrap(),
+        client: authority.client("client", Validity::Current).unwrap(),
+        authority: authority.certificate().to_owned(),
+    };
     let name = format!("dashboard-{}", std::process::id());
     let disk = SlowFs::create(&directory.join(format!("{name}-a.etcd")), DISK_MIB).unwrap();
     let members = cluster::start(&etcd::find(ETCD).unwrap(), &name, directory, &tls).unwrap();
     let probe = launch(directory, &tls).ready().unwrap();
-    let configuration = configuration(directory, &probe);
+    let password = directory.join("password");
+    fs::write(&password, PASSWORD).unwrap();
+    let here = Here { probe: probe.endpoint().address(), authority: tls.authority, password };
+    let configuration = examples::all(&here, LEAN_JOB, KUBERNETES_JOB).unwrap();
     let prometheus = Prometheus::configured(&configuration, directory).unwrap();
     let started = Instant::now();
-    prometheus.wait_for("sum(up)", SOON, |sum| sum.len() == 1 && sum[0].value > 1.5).unwrap();
+    prometheus.wait_for("sum(up)", SOON, |sum| sum.len() == 1 && (sum[0].value - 3.0).abs() < 0.5).unwrap();
     Setting { probe, prometheus, started, members, disk, _memory: memory, _scratch: scratch }
 }
 
@@ -157,34 +169,6 @@ fn launch(directory: &Path, tls: &Mutual) -> Probe {
     probe.reached_by(endpoint.as_user(USER, PASSWORD))
 }
 
-/// Returns the example, with addresses and paths of here, and below it the same job once more with all that it shows how to drop dropped.
-fn configuration(directory: &Path, probe: &Probe) -> String {
-    let password = directory.join("password");
-    fs::write(&password, PASSWORD).unwrap();
-    let address = probe.endpoint().address().to_string();
-    let here = [
-        ("../chart", project("deploy/chart").display().to_string()),
-        ("/etc/prometheus/etcd-disk-probe/ca.crt", directory.join("ca.pem").display().to_string()),
-        ("/etc/prometheus/etcd-disk-probe/password", password.display().to_string()),
-        ("'192.0.2.11:12381', '192.0.2.12:12381', '192.0.2.13:12381'", format!("'{address}'")),
-        ("scrape_interval: 15s", "scrape_interval: 1s".to_owned()),
-        ("scrape_timeout: 10s", "scrape_timeout: 1s".to_owned()),
-    ];
-    let example = fs::read_to_string(project("deploy/prometheus/static.yaml")).unwrap();
-    let text = here.iter().fold(example, |text, (from, to)| {
-        assert_eq!(text.matches(from).count(), 1, "{from} is in the example once");
-        text.replace(from, to)
-    });
-    let job = text.split_once("scrape_configs:\n").expect("there are jobs").1;
-    let lines = job.lines().map(|line| match line.strip_prefix("  # ") {
-        Some(rest) if rest.starts_with("- source_labels") || rest.starts_with("  ") => format!("  {rest}\n"),
-        _ => format!("{line}\n"),
-    });
-    let lean =
-        lines.collect::<String>().replace(&format!("job_name: {JOB}"), &format!("job_name: {LEAN_JOB}"));
-    text + &lean
-}
-
 #[test]
 fn every_panel_has_an_answer() {
     needs::require(
@@ -198,13 +182,19 @@ fn every_panel_has_an_answer() {
     let peers =
         format!("count(etcd_network_peer_round_trip_time_seconds_count{{member=\"{slow}\",job=\"{JOB}\"}})");
     setting.prometheus.wait_for(&peers, PEERS_WITHIN, |count| count.len() == 1).unwrap();
+    // No figure is to be of before the disk was slow.
+    let over = Stop::default()
+        .wait_for(2 * RATE_INTERVAL, || Ok((load.so_far().elapsed > RATE_INTERVAL).then_some(())))
+        .unwrap();
+    assert!(over.is_some(), "the load goes on");
     let verdict = format!(
-        "etcd_disk_probe_verdict{{member=\"{slow}\",job=\"{JOB}\",verdict=~\"device_slow|flush_slow\"}} == 1"
+        "etcd_disk_probe_verdict{{member=\"{slow}\",job=\"{JOB}\",verdict=~\"{SLOW_VERDICTS}\"}} == 1"
     );
     setting.prometheus.wait_for(&verdict, SOON, |found| !found.is_empty()).unwrap();
 
     let dashboard = dashboard();
     assert_variables_have_values(&setting, &dashboard);
+    assert_pods_are_told_apart(&setting);
     let page = setting.probe.get("/metrics").unwrap().text().unwrap();
     assert_all_is_known(&dashboard, &page);
     let mut problems = Vec::new();
@@ -230,11 +220,12 @@ fn interpolated(setting: &Setting, expression: &str, member: Option<&str>) -> St
     let all: Vec<_> = setting.members.iter().map(Etcd::name).collect();
     let member = member.map_or_else(|| format!("({})", all.join("|")), str::to_owned);
     let range = format!("{}s", setting.started.elapsed().as_secs());
+    let rate_interval = format!("{}s", RATE_INTERVAL.as_secs());
     let values = [
         ("cluster", ".*"),
         ("job", JOB),
         ("member", member.as_str()),
-        ("__rate_interval", RATE_INTERVAL),
+        ("__rate_interval", rate_interval.as_str()),
         ("__range", range.as_str()),
     ];
     let text = grafana::interpolate(expression, &values);
@@ -251,7 +242,7 @@ fn assert_variables_have_values(setting: &Setting, dashboard: &Dashboard) {
         let values = setting.prometheus.label_values(selector, label).unwrap();
         let expected = match name {
             "cluster" => vec![CLUSTER.to_owned()],
-            "job" => vec![JOB.to_owned(), LEAN_JOB.to_owned()],
+            "job" => vec![JOB.to_owned(), LEAN_JOB.to_owned(), KUBERNETES_JOB.to_owned()],
             _ => members.clone(),
         };
         // Others have etcds on this machine, too.
@@ -259,9 +250,24 @@ fn assert_variables_have_values(setting: &Setting, dashboard: &Dashboard) {
     }
 }
 
+/// Asserts that of the pods that discovery finds the probe's is scraped and no other, and what is known of it.
+fn assert_pods_are_told_apart(setting: &Setting) {
+    let up = setting.prometheus.query(&format!("up{{job=\"{KUBERNETES_JOB}\"}}")).unwrap();
+    assert_eq!(up.len(), 1, "{up:?}");
+    let labels = [
+        ("node", "node-0"),
+        ("namespace", "etcd-disk-probe"),
+        ("pod", "etcd-disk-probe-0"),
+        ("cluster", CLUSTER),
+    ];
+    for (label, value) in labels {
+        assert_eq!(up[0].label(label), value, "{up:?}");
+    }
+}
+
 /// Asserts that the probe serves every metric, label and value that any expression names.
 fn assert_all_is_known(dashboard: &Dashboard, page: &str) {
-    let recorded = fs::read_to_string(project("probe-user/testdata/metrics.prom")).unwrap();
+    let recorded = fs::read_to_string(examples::project("probe-user/testdata/metrics.prom")).unwrap();
     let known = Known::of(page, &recorded).unwrap();
     let values =
         [("cluster", ".*"), ("job", ".+"), ("member", ".+"), ("__rate_interval", "1m"), ("__range", "1h")];
@@ -328,7 +334,7 @@ fn assert_the_figures_are_true(setting: &Setting, panels: &[Panel]) {
     let shown = of(now("Verdicts over time", 0), "member", slow).expect("it has a verdict");
     let texts = find(panels, "Verdicts over time").texts();
     let text = texts.get(format!("{shown:.0}").as_str()).copied();
-    assert!(matches!(text, Some("device slow" | "flush slow")), "{shown} is {text:?}");
+    assert!(text.is_some_and(|text| SLOW_VERDICTS.contains(&text.replace(' ', "_"))), "{shown} is {text:?}");
     let difference = now("Cross-check difference", 0)[0].value;
     assert!(difference.abs() < 0.5, "{difference}");
     let blocked = of(now("How system calls spent their time", 0), "state", "blocked").expect("it waits");

@@ -149,9 +149,8 @@ fn of_columns(panel: &Panel, refs: &BTreeSet<&str>) -> Vec<String> {
     }
     for name in refs {
         let column = format!("Value #{name}");
-        if !excluded.contains(column.as_str())
-            && !(placed.contains(column.as_str()) && renamed.contains(column.as_str()))
-        {
+        let is_shown = placed.contains(column.as_str()) && renamed.contains(column.as_str());
+        if !is_shown && !excluded.contains(column.as_str()) {
             problems.push(format!("column {column} is neither left out nor placed and named"));
         }
     }
