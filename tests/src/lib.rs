@@ -33,6 +33,9 @@ pub mod probe;
 pub mod programs;
 
 pub mod prometheus;
+pub mod promql;
+pub mod grafana;
+pub mod examples;
 
 pub mod server;
 

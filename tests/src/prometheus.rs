@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::http::{Endpoint, free_address};
 use crate::stop::Stop;
@@ -60,6 +60,12 @@ pub fn check_metrics(exposition: &str) -> anyhow::Result<Vec<String>> {
         bail!("cannot make sense of promtool: {} with {lines:?}", output.status);
     }
     Ok(lines)
+}
+
+/// Returns what `promtool check config` says of a file, if it finds nothing wrong.
+pub fn check_config(file: &Path) -> anyhow::Result<String> {
+    let file = file.to_str().context("cannot check a path that is not UTF-8")?;
+    command::run(find("promtool")?.to_str().context("promtool's path is UTF-8")?, &["check", "config", file])
 }
 
 /// What is scraped, and how.
@@ -122,10 +128,14 @@ pub struct Prometheus {
 impl Prometheus {
     /// Starts one on a free port, with its data in `directory`, and waits until it answers.
     pub fn start(target: &Target, job: &str, directory: &Path) -> anyhow::Result<Self> {
+        Self::configured(&target.configuration(job), directory)
+    }
+
+    /// Starts one as [`Prometheus::start`] does, with this text as its configuration.
+    pub fn configured(configuration: &str, directory: &Path) -> anyhow::Result<Self> {
         let address = free_address()?;
         let file = directory.join("prometheus.yaml");
-        fs::write(&file, target.configuration(job))
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        fs::write(&file, configuration).with_context(|| format!("cannot write {}", file.display()))?;
         let log = directory.join("prometheus.log");
         let output = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
         let child = Command::new(find("prometheus")?)
@@ -152,11 +162,35 @@ impl Prometheus {
 
     /// Evaluates an expression now.
     pub fn query(&self, expression: &str) -> anyhow::Result<Vec<Element>> {
-        let text = self.endpoint.get(&format!("/api/v1/query?query={}", encoded(expression)))?.text();
+        let data = self.ask(&format!("query?query={}", encoded(expression)), expression)?;
+        data["result"].as_array().context("an answer is a vector")?.iter().map(element).collect()
+    }
+
+    /// Evaluates an expression every second of the last `over`: one element for each value of each series.
+    pub fn query_over(&self, expression: &str, over: Duration) -> anyhow::Result<Vec<Element>> {
+        let end_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        let start_s = end_s - over.as_secs_f64();
+        let path = format!("query_range?query={}&start={start_s}&end={end_s}&step=1", encoded(expression));
+        let mut elements = Vec::new();
+        for series in self.ask(&path, expression)?["result"].as_array().context("an answer is a matrix")? {
+            for value in series["values"].as_array().context("a series has values")? {
+                elements.push(element(&json!({"metric": series["metric"], "value": value}))?);
+            }
+        }
+        Ok(elements)
+    }
+
+    /// Returns the values that a label has on the series of a selector.
+    pub fn label_values(&self, selector: &str, label: &str) -> anyhow::Result<Vec<String>> {
+        let data = self.ask(&format!("label/{label}/values?match[]={}", encoded(selector)), selector)?;
+        serde_json::from_value(data).context("values are a list of strings")
+    }
+
+    fn ask(&self, path: &str, expression: &str) -> anyhow::Result<Value> {
+        let text = self.endpoint.get(&format!("/api/v1/{path}"))?.text();
         let text = text.with_context(|| format!("cannot evaluate {expression}"))?;
-        let answer: Value = serde_json::from_str(&text).context("cannot parse Prometheus' answer")?;
-        let elements = answer["data"]["result"].as_array().context("an answer is a vector")?;
-        elements.iter().map(element).collect()
+        let mut answer: Value = serde_json::from_str(&text).context("cannot parse Prometheus' answer")?;
+        Ok(answer["data"].take())
     }
 
     /// Evaluates an expression until its answer is as it should be, for `limit` at most.
