@@ -33,6 +33,9 @@ pub mod probe;
 pub mod programs;
 
 pub mod prometheus;
+pub mod promql;
+pub mod rules;
+pub mod alertmanager;
 
 pub mod server;
 

@@ -24,7 +24,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 const TAIL_LINES: usize = 12;
 
-/// Returns `prometheus` or `promtool`: what `cargo xtask setup` unpacked, else what is on the `PATH`.
+/// Returns `prometheus`, `promtool`, `prometheus-alertmanager` or `amtool`: what `cargo xtask setup` unpacked, else what is on the `PATH`.
 pub fn find(program: &str) -> anyhow::Result<PathBuf> {
     let cache = etcd::cache()?;
     let entries = fs::read_dir(&cache).into_iter().flatten().flatten();
@@ -122,10 +122,14 @@ pub struct Prometheus {
 impl Prometheus {
     /// Starts one on a free port, with its data in `directory`, and waits until it answers.
     pub fn start(target: &Target, job: &str, directory: &Path) -> anyhow::Result<Self> {
+        Self::configured(&target.configuration(job), directory)
+    }
+
+    /// Starts one as [`Prometheus::start`] does, with this text as its configuration.
+    pub fn configured(configuration: &str, directory: &Path) -> anyhow::Result<Self> {
         let address = free_address()?;
         let file = directory.join("prometheus.yaml");
-        fs::write(&file, target.configuration(job))
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        fs::write(&file, configuration).with_context(|| format!("cannot write {}", file.display()))?;
         let log = directory.join("prometheus.log");
         let output = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
         let child = Command::new(find("prometheus")?)

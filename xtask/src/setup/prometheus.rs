@@ -57,7 +57,8 @@ impl Package {
             let name = entry.file_name();
             name.to_str().is_some_and(|name| name.starts_with(self.name) && !name.ends_with(".partial"))
         });
-        unpacked.any(|entry| self.programs.iter().all(|program| entry.path().join("usr/bin").join(program).is_file()))
-            || self.programs.iter().all(|program| find(program).is_some())
+        unpacked.any(|entry| {
+            self.programs.iter().all(|program| entry.path().join("usr/bin").join(program).is_file())
+        }) || self.programs.iter().all(|program| find(program).is_some())
     }
 }
