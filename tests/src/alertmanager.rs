@@ -25,11 +25,32 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 const TAIL_LINES: usize = 12;
 
+/// Where Debian's package has its templates once it is installed.
+const TEMPLATES: &str = "/usr/share/prometheus/alertmanager/default.tmpl";
+
 /// Has `amtool` look at a configuration; fails with what it says.
 pub fn check_config(file: &Path) -> anyhow::Result<String> {
     let words = [find("amtool")?, "check-config".into(), file.to_owned()];
     let words = words.map(|word| word.display().to_string());
     command::run(&words[0], &[&words[1], &words[2]])
+}
+
+/// Returns the command that becomes Alertmanager.
+///
+/// Debian's reads its templates from `/usr/share`, whatever the configuration says. Where the package is unpacked and not installed, its
+/// own `share` is put there, for this process alone.
+fn program() -> anyhow::Result<Command> {
+    let program = find("prometheus-alertmanager")?;
+    let share = program.parent().and_then(Path::parent).context("a program is in a directory")?.join("share");
+    if Path::new(TEMPLATES).exists() || !share.join("prometheus/alertmanager/default.tmpl").exists() {
+        return Ok(Command::new(program));
+    }
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", "mount --bind \"$0\" /usr/share && exec \"$@\""])
+        .arg(share)
+        .arg(program);
+    Ok(command)
 }
 
 /// A running Alertmanager. Stopped on drop.
@@ -48,7 +69,7 @@ impl Alertmanager {
         fs::write(&file, configuration).with_context(|| format!("cannot write {}", file.display()))?;
         let log = directory.join("alertmanager.log");
         let output = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-        let child = Command::new(find("prometheus-alertmanager")?)
+        let child = program()?
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.path={}", directory.join("alertmanager.data").display()))
             .arg(format!("--web.listen-address={address}"))

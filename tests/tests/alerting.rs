@@ -176,7 +176,7 @@ fn assert_nothing_is_unknown(probe: &Probe) {
 /// The example tells the right people, and keeps quiet of what follows from something worse.
 #[test]
 fn the_example_for_alertmanager_routes_and_inhibits() {
-    needs::require(&[Need::Alertmanager]);
+    needs::require(&[Need::Root, Need::Alertmanager]);
     alertmanager::check_config(&rules::in_repository("deploy/prometheus/alertmanager.yaml")).unwrap();
     let scratch = Scratch::on_disk("routing").unwrap();
     let receiver = Receiver::start().unwrap();
