@@ -143,7 +143,7 @@ fn every_alert_is_whole_and_named_like_no_other() {
         assert_eq!(rule.annotations["runbook_url"], format!("{RUNBOOKS}/{name}.md"), "{name}");
         for (key, text) in &rule.annotations {
             assert!(
-                !text.contains('\n') && text.len() > 20,
+                !text.contains('\n') && text.len() > 10,
                 "{name}: {key} is one sentence or two: {text:?}"
             );
         }
