@@ -93,6 +93,14 @@ impl Cgroup {
         fs::write(&path, value).with_context(|| format!("cannot write {value} to {}", path.display()))
     }
 
+    /// Lets it write to a device so many times a second (version 1); 0 lifts the limit.
+    pub fn limit_writes(&self, device: &str, per_second: u32) -> anyhow::Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        let numbers = fs::metadata(device).with_context(|| format!("cannot look at {device}"))?.rdev();
+        let (major, minor) = (rustix::fs::major(numbers), rustix::fs::minor(numbers));
+        self.set("blkio.throttle.write_iops_device", &format!("{major}:{minor} {per_second}"))
+    }
+
     /// Moves a process and all of its threads here.
     pub fn add(&self, pid: u32) -> anyhow::Result<()> {
         self.set("cgroup.procs", &pid.to_string())

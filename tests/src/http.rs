@@ -202,7 +202,10 @@ pub struct Connection {
 impl Connection {
     /// Sends one request and reads the whole response.
     pub async fn send(&mut self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Response> {
-        let request = Request::builder().method(method).uri(path).header("host", &self.host);
+        let request = Request::builder().method(&method).uri(path).header("host", &self.host);
+        // Alertmanager refuses a body that does not say what it is.
+        let request =
+            if method == Method::POST { request.header("content-type", "application/json") } else { request };
         let request = match &self.authorization {
             Some(shown) => request.header("authorization", shown),
             None => request,

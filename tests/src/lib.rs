@@ -36,6 +36,8 @@ pub mod prometheus;
 pub mod promql;
 pub mod grafana;
 pub mod examples;
+pub mod rules;
+pub mod alertmanager;
 
 pub mod server;
 

@@ -22,6 +22,8 @@ pub enum Need {
     Etcd(&'static str),
     /// Prometheus and promtool.
     Prometheus,
+    /// Alertmanager and amtool.
+    Alertmanager,
 }
 
 pub const LOOP_XFS: [Need; 4] = [
@@ -74,11 +76,13 @@ fn lacks(need: Need) -> Option<String> {
             format!("cannot find `{tool}`; `cargo xtask setup` or `apt-get install {package}` gets it")
         }),
         Need::Etcd(version) => etcd::find(version).err().map(|error| format!("{error:#}")),
-        Need::Prometheus => ["prometheus", "promtool"]
-            .into_iter()
-            .find_map(|program| prometheus::find(program).err())
-            .map(|error| format!("{error:#}")),
+        Need::Prometheus => lacks_program(["prometheus", "promtool"]),
+        Need::Alertmanager => lacks_program(["prometheus-alertmanager", "amtool"]),
     }
+}
+
+fn lacks_program(programs: [&str; 2]) -> Option<String> {
+    programs.into_iter().find_map(|program| prometheus::find(program).err()).map(|error| format!("{error:#}"))
 }
 
 fn lacks_bpf() -> Option<String> {

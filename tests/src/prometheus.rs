@@ -24,7 +24,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 const TAIL_LINES: usize = 12;
 
-/// Returns `prometheus` or `promtool`: what `cargo xtask setup` unpacked, else what is on the `PATH`.
+/// Returns `prometheus`, `promtool`, `prometheus-alertmanager` or `amtool`: what `cargo xtask setup` unpacked, else what is on the `PATH`.
 pub fn find(program: &str) -> anyhow::Result<PathBuf> {
     let cache = etcd::cache()?;
     let entries = fs::read_dir(&cache).into_iter().flatten().flatten();

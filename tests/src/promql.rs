@@ -82,7 +82,10 @@ impl ExprVisitor for Visitor<'_> {
                     binary.modifier.as_ref().and_then(|modifier| modifier.matching.as_ref())
                 {
                     self.check_labels(modifier, &binary.lhs)?;
-                    self.check_labels(modifier, &binary.rhs)?;
+                    // What is ignored is what only the other side has.
+                    if modifier.is_include() {
+                        self.check_labels(modifier, &binary.rhs)?;
+                    }
                 }
             }
             _ => {}
@@ -170,7 +173,7 @@ mod tests {
     #[test]
     fn strangers_are_named() {
         let known = Known::of(PAGE, RECORDED).unwrap();
-        let cases: [(&str, &[&str], &str); 10] = [
+        let cases: [(&str, &[&str], &str); 11] = [
             ("sum by (cluster, cause) (rate(waits{member=~\"a\"}[1m]))", &[], "all of it is there"),
             ("sum by (errno) (errors{member=\"b\"})", &[], "a family without series is looked up"),
             ("max(up{job=\"x\"}) - scrape_duration_seconds", &[], "Prometheus' own"),
@@ -188,6 +191,7 @@ mod tests {
                 &["waits cannot be told apart by errno"],
                 "both sides need what is matched by",
             ),
+            ("errors unless ignoring (errno) up", &[], "the left side has what is ignored"),
             ("{member=\"a\"}", &["`{member=\"a\"}` names no metric"], "nobody means this"),
         ];
         for (expression, expected, why) in cases {

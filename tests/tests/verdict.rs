@@ -111,13 +111,6 @@ fn slow_down(disk: &SlowFs, write: Duration, flush: Duration) {
     disk.flush_delay(flush);
 }
 
-/// Returns the numbers of a device as limits have them, such as `7:0`.
-fn numbers(device: &str) -> String {
-    use std::os::unix::fs::MetadataExt;
-    let device = std::fs::metadata(device).unwrap().rdev();
-    format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device))
-}
-
 /// Makes a group for a neighbour in each hierarchy in which the kernel may look for it.
 fn neighbourhood(name: &str) -> Vec<Cgroup> {
     let hierarchies = [Hierarchy::Of("blkio"), Hierarchy::Of("cpu"), Hierarchy::Unified];
@@ -177,10 +170,7 @@ fn verdict_a_limit_of_writes_is_named() {
     let disk = place.fast_disk();
     let group = Cgroup::create(Hierarchy::Of("blkio"), "probe-throttled").unwrap();
     let etcd = place.member("throttled", disk.path()).in_groups(&[&group]).start().unwrap();
-    let limit = |writes: u32| {
-        let value = format!("{} {writes}", numbers(disk.device()));
-        group.set("blkio.throttle.write_iops_device", &value).unwrap();
-    };
+    let limit = |writes: u32| group.limit_writes(disk.device(), writes).unwrap();
     let finding = place.examine(&etcd, || limit(90));
     limit(0);
     expect(&finding, "throttled", "io_throttled", Effect::Slow);

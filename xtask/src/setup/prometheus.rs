@@ -1,5 +1,5 @@
-//! The Prometheus that the tests have scrape the probe: Debian's package, unpacked in the cache, never installed, for that
-//! would start it as a service.
+//! The Prometheus and the Alertmanager of the tests: Debian's packages, unpacked in the cache, never installed, for that
+//! would start them as services.
 
 use std::fs;
 use std::process::Command;
@@ -11,34 +11,54 @@ use super::cache::Cache;
 use super::sources;
 use crate::process::{capture, find};
 
-const PACKAGE: &str = "prometheus";
+/// A package that holds programs which need nothing else of it.
+struct Package {
+    name: &'static str,
+    /// The first of them tells its version.
+    programs: [&'static str; 2],
+}
 
-const PROGRAMS: [&str; 2] = ["prometheus", "promtool"];
+const PACKAGES: [Package; 2] = [
+    Package { name: "prometheus", programs: ["prometheus", "promtool"] },
+    Package { name: "prometheus-alertmanager", programs: ["prometheus-alertmanager", "amtool"] },
+];
 
-/// Fetches it, if it is missing: `prometheus-VERSION/usr/bin/{prometheus,promtool}`.
+/// Fetches what is missing: `PACKAGE-VERSION/usr/bin/PROGRAM`.
 pub fn setup(cache: &Cache) -> Result<()> {
-    if is_there(cache) || PROGRAMS.iter().all(|program| find(program).is_some()) {
+    let missing: Vec<_> = PACKAGES.iter().filter(|package| !package.is_there(cache)).collect();
+    if missing.is_empty() {
         return Ok(());
     }
     if !sources::is_debian() {
-        bail!("cannot fetch Prometheus on this system; put prometheus and promtool on PATH and try again");
+        let programs = missing.iter().flat_map(|package| package.programs).collect::<Vec<_>>().join(", ");
+        bail!("cannot fetch {programs} on this system; put them on PATH and try again");
     }
-    println!("setup: fetching Debian's Prometheus");
     let apt = Apt::update(cache.path("apt-system"), &sources::of_this_system()?, Architecture::Own)?;
-    let version = apt.candidate(PACKAGE)?.context("cannot find the package prometheus")?;
-    let directory = cache.fill(&format!("{PACKAGE}-{version}"), |partial| {
-        apt.unpack(&[PACKAGE.to_owned()], partial)?;
-        capture(Command::new(partial.join("usr/bin/prometheus")).arg("--version")).map(drop)
-    })?;
-    println!("setup: Prometheus {version} is in {}", directory.display());
-    Ok(())
+    missing.into_iter().try_for_each(|package| package.fetch(&apt, cache))
 }
 
-fn is_there(cache: &Cache) -> bool {
-    let entries = fs::read_dir(cache.path("")).into_iter().flatten().flatten();
-    let mut packages = entries.filter(|entry| {
-        let name = entry.file_name();
-        name.to_str().is_some_and(|name| name.starts_with("prometheus-") && !name.ends_with(".partial"))
-    });
-    packages.any(|entry| PROGRAMS.iter().all(|program| entry.path().join("usr/bin").join(program).is_file()))
+impl Package {
+    fn fetch(&self, apt: &Apt, cache: &Cache) -> Result<()> {
+        let Self { name, programs: [first, _] } = self;
+        println!("setup: fetching Debian's {name}");
+        let version = apt.candidate(name)?.with_context(|| format!("cannot find the package {name}"))?;
+        let directory = cache.fill(&format!("{name}-{version}"), |partial| {
+            apt.unpack(&[(*name).to_owned()], partial)?;
+            capture(Command::new(partial.join("usr/bin").join(first)).arg("--version")).map(drop)
+        })?;
+        println!("setup: {name} {version} is in {}", directory.display());
+        Ok(())
+    }
+
+    /// Tells whether all of its programs are in one directory of the cache, or on the `PATH`.
+    fn is_there(&self, cache: &Cache) -> bool {
+        let entries = fs::read_dir(cache.path("")).into_iter().flatten().flatten();
+        let mut unpacked = entries.filter(|entry| {
+            let name = entry.file_name();
+            name.to_str().is_some_and(|name| name.starts_with(self.name) && !name.ends_with(".partial"))
+        });
+        unpacked.any(|entry| {
+            self.programs.iter().all(|program| entry.path().join("usr/bin").join(program).is_file())
+        }) || self.programs.iter().all(|program| find(program).is_some())
+    }
 }
