@@ -39,6 +39,10 @@ pub mod examples;
 pub mod rules;
 pub mod alertmanager;
 
+pub mod python;
+
+pub mod chart;
+
 pub mod server;
 
 pub mod cluster;

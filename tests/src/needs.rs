@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::cgroup::Hierarchy;
-use crate::{command, etcd, prometheus};
+use crate::{command, etcd, prometheus, python};
 
 /// One thing that a test cannot do without.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,8 @@ pub enum Need {
     Prometheus,
     /// Alertmanager and amtool.
     Alertmanager,
+    /// Helm and the schemas of Kubernetes, for Python.
+    Helm,
 }
 
 pub const LOOP_XFS: [Need; 4] = [
@@ -78,6 +80,7 @@ fn lacks(need: Need) -> Option<String> {
         Need::Etcd(version) => etcd::find(version).err().map(|error| format!("{error:#}")),
         Need::Prometheus => lacks_program(["prometheus", "promtool"]),
         Need::Alertmanager => lacks_program(["prometheus-alertmanager", "amtool"]),
+        Need::Helm => python::find().err().map(|error| format!("{error:#}")),
     }
 }
 
