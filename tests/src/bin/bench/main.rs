@@ -45,9 +45,8 @@ fn main() -> anyhow::Result<()> {
 fn calls(rounds: u32, times: u32) -> anyhow::Result<()> {
     let scratch = Scratch::on_disk("bench")?;
     let memory = Tmpfs::mount(&scratch.path().join("memory"), 64)?;
-    let mut workers = ["etcd", "other"].map(|name| {
-        (name, Worker::start(name, &memory.path().join(name)).expect("a worker starts"))
-    });
+    let mut workers = ["etcd", "other"]
+        .map(|name| (name, Worker::start(name, &memory.path().join(name)).expect("a worker starts")));
     let pid = workers[0].1.pid();
     let mut seen: BTreeMap<(&str, Call, Tracer), Vec<f64>> = BTreeMap::new();
     for _ in 0..rounds {

@@ -71,9 +71,7 @@ impl Drop for Tracing {
 /// What people type: latencies of four system calls by process, which knows neither file nor cause.
 fn bpftrace(pid: u32) -> anyhow::Result<Child> {
     let calls = ["write", "pwrite64", "fdatasync", "fsync"];
-    let hooks = |side: &str| {
-        calls.map(|call| format!("tracepoint:syscalls:sys_{side}_{call}")).join(",")
-    };
+    let hooks = |side: &str| calls.map(|call| format!("tracepoint:syscalls:sys_{side}_{call}")).join(",");
     let program = format!(
         "BEGIN {{ printf(\"ready\\n\"); }} {} /pid == {pid}/ {{ @start[tid] = nsecs; }} {} /@start[tid]/ {{ @ns[probe] = hist(nsecs - @start[tid]); delete(@start[tid]); }}",
         hooks("enter"),

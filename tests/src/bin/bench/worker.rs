@@ -104,7 +104,8 @@ pub fn serve(name: &str, directory: &Path) -> anyhow::Result<()> {
     for line in stdin().lock().lines() {
         let line = line?;
         let (call, times) = line.split_once(' ').context("an order has two words")?;
-        let call = Call::ALL.into_iter().find(|known| format!("{known:?}") == call).context("no such call")?;
+        let call =
+            Call::ALL.into_iter().find(|known| format!("{known:?}") == call).context("no such call")?;
         println!("{}", files.time(call, times.parse()?)?);
         stdout().flush()?;
     }
