@@ -4,8 +4,9 @@
 use probe_ebpf::{layout::ABSENT, miss::Miss, state::Account};
 
 use crate::{
+    maps::TYPED,
     offset,
-    target::{read, task},
+    target::{load, read, task, typed_task},
 };
 
 /// Returns the running thread's account as of now.
@@ -16,6 +17,13 @@ use crate::{
 pub fn account() -> Result<Account, Miss> {
     if offset!(task_exec) == ABSENT as usize || offset!(task_run_delay) == ABSENT as usize {
         return Err(Miss::NoAccounting);
+    }
+    if TYPED.load() != 0 {
+        let task = typed_task();
+        return Ok(Account {
+            exec_ns: load(task, offset!(task_exec)),
+            run_delay_ns: load(task, offset!(task_run_delay)),
+        });
     }
     Ok(Account {
         exec_ns: read(task(), offset!(task_exec)).map_err(|_| Miss::NoAccounting)?,

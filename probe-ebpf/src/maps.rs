@@ -23,7 +23,7 @@ const MMAPABLE: u32 = 1 << 10;
 const TARGETS: u32 = 16;
 
 /// Threads of all targets at once. Go starts one per blocked system call, some tens in all.
-const THREADS: u32 = 1024;
+pub const THREADS: u32 = 1024;
 
 /// Offsets in the running kernel; read them with [`crate::offset`].
 #[unsafe(no_mangle)]
@@ -102,6 +102,10 @@ pub static BLOCK: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static EXACT: Global<u32> = Global::new(0);
 
+/// 1: the kernel knows the type of the running thread, so that its fields can be loaded; 0: they are read by a helper.
+#[unsafe(no_mangle)]
+pub static TYPED: Global<u32> = Global::new(0);
+
 #[map]
 pub static TARGET_BY_PROCESS: HashMap<ProcessKey, u32> = HashMap::with_max_entries(TARGETS, 0);
 
@@ -126,6 +130,11 @@ pub static FREE_THREADS: Stack<u32> = Stack::with_max_entries(THREADS, 0);
 
 #[map]
 pub static THREAD_STATE: Array<Thread> = Array::with_max_entries(THREADS, MMAPABLE);
+
+/// Positions in [`THREAD_STATE`] by the lowest bits of thread numbers: a guess that is right nearly always, and spares a look into
+/// the hash. Whether it is right the key there tells.
+#[map]
+pub static THREAD_GUESS: Array<u32> = Array::with_max_entries(THREADS, 0);
 
 /// Processes that are targets whatever their threads are called; the daemon adds them.
 #[map]

@@ -20,6 +20,27 @@ pub struct Named {
     pub is_segment: bool,
 }
 
+impl Named {
+    /// Returns it as a number.
+    #[inline(always)]
+    pub const fn packed(self) -> u32 {
+        (self.role as u32) << 1 | self.is_segment as u32
+    }
+
+    /// Returns what was packed.
+    #[inline(always)]
+    pub const fn unpacked(packed: u32) -> Self {
+        let role = match packed >> 1 {
+            0 => Role::Wal,
+            1 => Role::WalDir,
+            2 => Role::Backend,
+            3 => Role::Snapshot,
+            _ => Role::Defrag,
+        };
+        Self { role, is_segment: packed & 1 != 0 }
+    }
+}
+
 /// Returns whether a name of this length can belong to a file that we time; most descriptors are sockets.
 #[inline(always)]
 pub const fn may_matter(length: u32) -> bool {
@@ -105,6 +126,16 @@ mod tests {
         let name: Name = core::array::from_fn(|at| word(name[8 * at..][..8].try_into().unwrap()));
         let length = u32::try_from(text.len()).unwrap();
         if may_matter(length) { role(&name, length) } else { None }
+    }
+
+    #[test]
+    fn what_is_packed_is_unpacked() {
+        for role in [Role::Wal, Role::WalDir, Role::Backend, Role::Snapshot, Role::Defrag] {
+            for is_segment in [false, true] {
+                let named = Named { role, is_segment };
+                assert_eq!(Named::unpacked(named.packed()), named);
+            }
+        }
     }
 
     #[test]

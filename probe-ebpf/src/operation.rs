@@ -11,8 +11,8 @@ use probe_ebpf::{
     name::Named,
     series::{BACKEND_COMMIT, META_COMMIT, Op, Role, WAL_FSYNC, WAL_ROTATION, series},
     state::{
-        Backend, ENDS_COMMIT, ENDS_META, ENDS_ROTATION, ENDS_WAL_FSYNC, ENDS_WAL_FSYNC_ALWAYS, FIRST, SPARE,
-        Split, Target, Thread, UNKNOWN,
+        Backend, ENDS_COMMIT, ENDS_META, ENDS_ROTATION, ENDS_WAL_FSYNC, ENDS_WAL_FSYNC_ALWAYS, FIRST,
+        KNOWN_FILES, SPARE, Split, Target, Thread, UNKNOWN,
     },
 };
 
@@ -90,17 +90,110 @@ fn try_enter<C: EbpfContext>(ctx: &C, program: u32, op: Op, arguments: Arguments
         return Ok(());
     }
     let Some(dentry) = open_file(arguments.descriptor)? else { return Ok(()) };
-    let named = match dentry.named()? {
+    let hash_len = dentry.hash_len()?;
+    if let Some(thread) = known_thread()? {
+        // SAFETY: elements live as long as their map, and only this thread uses its own.
+        let thread = unsafe { &mut *thread };
+        if let Some(file) = recall(thread, arguments.descriptor, dentry, hash_len)? {
+            return begin_named(ctx, program, op, arguments, thread, Ok(file));
+        }
+    }
+    let named = match dentry.named(hash_len)? {
         // `db`, `tmp…` and their like mean something only where etcd keeps them.
         Some(named) if !matches!(named.role, Role::Wal) && !dentry.parent()?.is_snap()? => None,
         other => other,
     };
     match named {
-        Some(named) => begin_named(ctx, program, op, arguments, dentry, named),
+        Some(named) => {
+            let thread = thread()?;
+            // SAFETY: as above.
+            let thread = unsafe { &mut *thread };
+            let file = recognise(ctx, dentry, named, thread);
+            if let Ok(file) = file {
+                remember(thread, arguments.descriptor, dentry, hash_len, file);
+            }
+            begin_named(ctx, program, op, arguments, thread, file.map(|(file, _)| file))
+        }
         // Most writes go to sockets, so no more is done for them.
         None if op.returns_bytes() => Ok(()),
         None => begin_unnamed(ctx, program, op, dentry),
     }
+}
+
+/// What a file is to etcd.
+#[derive(Clone, Copy)]
+struct File {
+    named: Named,
+    /// Of a database; of others it does not matter.
+    identity: Identity,
+}
+
+/// Returns what the thread knows of a file.
+#[inline(always)]
+fn recall(thread: &Thread, descriptor: u64, dentry: Dentry, hash_len: u64) -> Result<Option<File>, Miss> {
+    let known = &thread.files[descriptor as usize % KNOWN_FILES];
+    if known.dentry != dentry.address() || known.hash_len != hash_len {
+        return Ok(None);
+    }
+    let named = Named::unpacked(known.named);
+    if matches!(named.role, Role::Backend) {
+        let inode = dentry.inode()?;
+        if known.inode_address != inode.address() || known.inode != inode.number()? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(File { named, identity: Identity { inode: known.inode, dev: known.dev } }))
+}
+
+#[inline(always)]
+fn remember(thread: &mut Thread, descriptor: u64, dentry: Dentry, hash_len: u64, (file, inode): (File, u64)) {
+    let known = &mut thread.files[descriptor as usize % KNOWN_FILES];
+    known.dentry = dentry.address();
+    known.hash_len = hash_len;
+    known.inode_address = inode;
+    known.inode = file.identity.inode;
+    known.dev = file.identity.dev;
+    known.named = file.named.packed();
+}
+
+/// Finds out what a file with a name that matters is, and the address of its inode.
+#[inline(always)]
+fn recognise<C: EbpfContext>(
+    ctx: &C,
+    dentry: Dentry,
+    named: Named,
+    thread: &Thread,
+) -> Result<(File, u64), Miss> {
+    let mut found = (File { named, identity: Identity { inode: 0, dev: 0 } }, 0);
+    match named.role {
+        Role::Wal => is_in_wal(ctx, dentry, target_state(thread.target)?)?,
+        Role::Backend => {
+            let inode = dentry.inode()?;
+            found.0.identity = inode.identity()?;
+            found.1 = inode.address();
+        }
+        Role::WalDir | Role::Snapshot | Role::Defrag => {}
+    }
+    Ok(found)
+}
+
+/// Fails unless a segment is in the WAL: the first one tells where that is.
+#[inline(always)]
+fn is_in_wal<C: EbpfContext>(ctx: &C, dentry: Dentry, target: *mut Target) -> Result<(), Miss> {
+    let directory = dentry.parent()?;
+    let Identity { inode, dev } = directory.identity()?;
+    // SAFETY: the element lives as long as its map. Two threads may find the directory at once; they find the same.
+    let target = unsafe { &mut *target };
+    if target.wal_dir_inode == 0 {
+        let above = directory.parent()?.identity()?;
+        target.wal_parent_inode = above.inode;
+        target.wal_dev = dev;
+        target.wal_dir_inode = inode;
+        info!(ctx, "process {}: WAL directory is inode {} on device {}", target.tgid, inode, dev);
+    } else if target.wal_dir_inode != inode || target.wal_dev != dev {
+        return Err(Miss::ForeignWal);
+    }
+    Ok(())
 }
 
 /// Begins an operation on a file whose name gives it a role.
@@ -110,19 +203,16 @@ fn begin_named<C: EbpfContext>(
     program: u32,
     op: Op,
     arguments: Arguments,
-    dentry: Dentry,
-    named: Named,
+    thread: &mut Thread,
+    file: Result<File, Miss>,
 ) -> Result<(), Miss> {
-    let thread = thread()?;
-    // SAFETY: elements live as long as their map, and only this thread uses its own.
-    let thread = unsafe { &mut *thread };
     if !thread.begins(program) {
         return Ok(());
     }
     thread.ends = 0;
     thread.descriptor = arguments.descriptor as u32;
     thread.offset = arguments.offset;
-    match prepare(ctx, op, arguments, dentry, named, thread) {
+    match file.and_then(|file| prepare(op, arguments, file, thread)) {
         Ok(series) => {
             debug!(ctx, "thread {}: op {} is series {}, ends {}", ctx.pid(), op as u32, series, thread.ends);
             begin(thread, series)
@@ -138,56 +228,29 @@ fn begin_named<C: EbpfContext>(
 
 /// Returns the series of an operation, having noted what ends with it.
 #[inline(always)]
-fn prepare<C: EbpfContext>(
-    ctx: &C,
-    op: Op,
-    arguments: Arguments,
-    dentry: Dentry,
-    named: Named,
-    thread: &mut Thread,
-) -> Result<u32, Miss> {
+fn prepare(op: Op, arguments: Arguments, file: File, thread: &mut Thread) -> Result<u32, Miss> {
+    let series = series(file.named.role, op).ok_or(Miss::UnknownOperation)?;
     let target = target_state(thread.target)?;
-    let series = series(named.role, op).ok_or(Miss::UnknownOperation)?;
-    match named.role {
-        Role::Wal => begin_wal(ctx, op, dentry, named, target, thread)?,
-        Role::Backend => begin_backend(op, arguments, dentry.identity()?, target, thread)?,
+    match file.named.role {
+        Role::Wal => begin_wal(op, file.named, target, thread),
+        Role::Backend => begin_backend(op, arguments, file.identity, target, thread)?,
         Role::WalDir | Role::Snapshot | Role::Defrag => {}
     }
     Ok(series)
 }
 
-/// Begins an operation on a segment: its first one tells where the WAL is.
+/// Begins an operation on a segment.
 #[inline(always)]
-fn begin_wal<C: EbpfContext>(
-    ctx: &C,
-    op: Op,
-    dentry: Dentry,
-    named: Named,
-    target: *mut Target,
-    thread: &mut Thread,
-) -> Result<(), Miss> {
-    let directory = dentry.parent()?;
-    let Identity { inode, dev } = directory.identity()?;
-    // SAFETY: the element lives as long as its map. Two threads may find the directory at once; they find the same.
-    let target = unsafe { &mut *target };
-    if target.wal_dir_inode == 0 {
-        let above = directory.parent()?.identity()?;
-        target.wal_parent_inode = above.inode;
-        target.wal_dev = dev;
-        target.wal_dir_inode = inode;
-        info!(ctx, "process {}: WAL directory is inode {} on device {}", target.tgid, inode, dev);
-    } else if target.wal_dir_inode != inode || target.wal_dev != dev {
-        return Err(Miss::ForeignWal);
-    }
+fn begin_wal(op: Op, named: Named, target: *mut Target, thread: &mut Thread) {
     match op {
         Op::Fdatasync => thread.ends = ENDS_WAL_FSYNC | ENDS_WAL_FSYNC_ALWAYS,
         Op::Fsync => thread.ends = ENDS_WAL_FSYNC,
         // `cut` begins with the truncation of the full segment. So does opening a WAL for writing, but then no sync of
         // the directory follows, and the next truncation begins anew.
-        Op::Ftruncate if named.is_segment => target.cut_started_ns = now_ns(),
+        // SAFETY: the element lives as long as its map; etcd rotates under the WAL's lock.
+        Op::Ftruncate if named.is_segment => unsafe { (*target).cut_started_ns = now_ns() },
         _ => {}
     }
-    Ok(())
 }
 
 #[inline(always)]

@@ -93,9 +93,36 @@ pub struct Thread {
     /// Block requests that it queued in the operation, and those of them that flush.
     pub requests: u32,
     pub flushes: u32,
+    /// Files that it used, by the lowest bits of their descriptors.
+    pub files: [KnownFile; KNOWN_FILES],
 }
 
-const _: () = assert!(size_of::<Thread>() == 96, "no padding allowed");
+const _: () = assert!(size_of::<Thread>() == 256, "no padding allowed");
+
+/// Files that are remembered of each thread: a segment, the database, and what two descriptors more may be.
+pub const KNOWN_FILES: usize = 4;
+
+/// A file whose role has been found out, so that the next operation need not walk to its names again.
+///
+/// It is known again by its `dentry` and the hash of its name, which a rename changes and which depends on the directory
+/// (`full_name_hash` and `d_move`, `fs/dcache.c`, Linux 5.10 to 7.2). What is known of the directory holds for as long as it has that
+/// `dentry`. A file that is removed and made anew may get the same: that matters to a database, whose inode is looked at again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KnownFile {
+    /// Address of the kernel's `dentry`; 0 if there is none.
+    pub dentry: u64,
+    /// `dentry.d_name.hash_len`
+    pub hash_len: u64,
+    /// Address of the kernel's `inode`, its number and its device; of databases only.
+    pub inode_address: u64,
+    pub inode: u64,
+    pub dev: u32,
+    /// [`crate::name::Named`], packed.
+    pub named: u32,
+}
+
+const _: () = assert!(size_of::<KnownFile>() == 40, "no padding allowed");
 
 /// What the kernel has accounted to a thread in its life.
 #[repr(C)]
@@ -234,6 +261,8 @@ impl Thread {
         index: 0,
         requests: 0,
         flushes: 0,
+        files: [KnownFile { dentry: 0, hash_len: 0, inode_address: 0, inode: 0, dev: 0, named: 0 };
+            KNOWN_FILES],
     };
 
     /// Returns whether a call that begins is news, or the other program has seen it already.

@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{
         bpf_get_current_pid_tgid, bpf_probe_read_kernel,
-        generated::{bpf_get_current_comm, bpf_get_current_task},
+        generated::{bpf_get_current_comm, bpf_get_current_task, bpf_get_current_task_btf},
     },
 };
 use probe_ebpf::{
@@ -16,7 +16,7 @@ use probe_ebpf::{
 use crate::{
     maps::{
         FREE_TARGETS, FREE_THREADS, NAMES, PID_COUNT, PIDS, TARGET_BY_PROCESS, TARGET_STATE, THREAD_BY_KEY,
-        THREAD_STATE,
+        THREAD_GUESS, THREAD_STATE, THREADS, TYPED,
     },
     offset,
 };
@@ -72,13 +72,40 @@ pub fn task() -> *const u8 {
     unsafe { bpf_get_current_task() as *const u8 }
 }
 
+/// Returns the same with its type, for [`load`]; only where [`TYPED`] says so.
+#[inline(always)]
+pub fn typed_task() -> *const u8 {
+    // SAFETY: as above; the helper is there since Linux 5.11.
+    unsafe { bpf_get_current_task_btf() }.cast()
+}
+
+/// Loads a field of a kernel structure whose type the verifier knows: of the running thread, or of what such a field points to.
+#[inline(always)]
+pub fn load<T>(base: *const u8, offset: usize) -> T {
+    // SAFETY: the verifier checks the offset against the type; the kernel makes a load that faults return zero.
+    unsafe { base.wrapping_add(offset).cast::<T>().read_volatile() }
+}
+
 /// Returns what is remembered of the running thread, or none if it is not known yet.
 #[inline(always)]
 pub fn known_thread() -> Result<Option<*mut Thread>, Miss> {
     let key = thread_key()?;
+    let guess = THREAD_GUESS.get_ptr_mut(key.pid_tgid as u32 % THREADS);
+    if let Some(guess) = guess
+        // SAFETY: elements live as long as their map, and a position is written as a whole.
+        && let Some(thread) = THREAD_STATE.get_ptr_mut(unsafe { guess.read_volatile() })
+        // SAFETY: as above. Only the running thread has its key, and its position keeps it until the thread is gone.
+        && unsafe { (*thread).key.pid_tgid == key.pid_tgid && (*thread).key.started_ns == key.started_ns }
+    {
+        return Ok(Some(thread));
+    }
     // SAFETY: elements are removed by the daemon only, once their thread is gone; this one is running.
-    let index = unsafe { THREAD_BY_KEY.get(key) };
-    Ok(index.and_then(|index| THREAD_STATE.get_ptr_mut(*index)))
+    let Some(&index) = (unsafe { THREAD_BY_KEY.get(key) }) else { return Ok(None) };
+    if let Some(guess) = guess {
+        // SAFETY: as above.
+        unsafe { guess.write_volatile(index) };
+    }
+    Ok(THREAD_STATE.get_ptr_mut(index))
 }
 
 /// Returns what is remembered of the running thread, beginning with this call if need be.
@@ -149,5 +176,10 @@ fn process_key() -> Result<ProcessKey, Miss> {
 
 #[inline(always)]
 fn thread_key() -> Result<ThreadKey, Miss> {
-    Ok(ThreadKey { pid_tgid: bpf_get_current_pid_tgid(), started_ns: read(task(), offset!(task_start))? })
+    let started_ns = if TYPED.load() != 0 {
+        load(typed_task(), offset!(task_start))
+    } else {
+        read(task(), offset!(task_start))?
+    };
+    Ok(ThreadKey { pid_tgid: bpf_get_current_pid_tgid(), started_ns })
 }

@@ -2,10 +2,11 @@
 
 mod optional;
 
-use std::env::consts::ARCH;
+use std::{env::consts::ARCH, fs::File, io, os::fd::AsRawFd};
 
 use btf_rs::{Backend, Btf, Type};
 use probe_ebpf::layout::Offsets;
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::{Hook, KernelError};
 
@@ -23,10 +24,7 @@ const DEPTH: usize = 4;
 /// # Errors
 /// If the kernel has no BTF, or its structures are not those that the programs know.
 pub fn running_kernel(hook: Hook) -> Result<Offsets, KernelError> {
-    // Mapped, it is not parsed as a whole, which takes 0.3 s and 20 MiB; sysfs lets it be mapped since Linux 6.16.
-    let btf = Btf::from_file_with_backend(VMLINUX, Backend::Mmap)
-        .or_else(|_| Btf::from_file(VMLINUX))
-        .map_err(|error| KernelError::NoBtf(error.to_string()))?;
+    let btf = types().map_err(|error| KernelError::NoBtf(error.to_string()))?;
     if hook == Hook::Tracepoint {
         check_tracepoints(&btf)?;
     }
@@ -51,6 +49,19 @@ pub fn running_kernel(hook: Hook) -> Result<Offsets, KernelError> {
     };
     optional::add(&btf, &mut offsets);
     Ok(offsets)
+}
+
+/// Opens the kernel's types. Mapped, they are not parsed as a whole, which takes 0.3 s and 20 MiB.
+///
+/// sysfs lets the file be mapped since Linux 6.16; before, a copy in memory is, some 6 MiB for as long as it is looked into.
+fn types() -> anyhow::Result<Btf> {
+    if let Ok(btf) = Btf::from_file_with_backend(VMLINUX, Backend::Mmap) {
+        return Ok(btf);
+    }
+    let mut copy = File::from(memfd_create("btf", MemfdFlags::CLOEXEC)?);
+    io::copy(&mut File::open(VMLINUX)?, &mut copy)?;
+    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    Ok(Btf::from_file_with_backend(path, Backend::Mmap)?)
 }
 
 /// Returns where `pt_regs` keeps the first four arguments of a system call on this machine.
