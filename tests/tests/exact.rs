@@ -92,13 +92,16 @@ fn every_event_of_a_long_load_is_matched() {
 }
 
 /// Nothing that an etcd does to its data is unknown to the probe. Left out are `unknown_file`, for etcd's logger (zap)
-/// syncs its standard error, and `unclaimed_process`, for other tests' etcds end, too.
+/// syncs its standard error; `unclaimed_process`, for other tests' etcds end, too; and what is of the disk and not of etcd:
+/// how much others have in flight there is theirs.
 fn assert_nothing_missed(probe: &Probe) {
     let metrics = probe.metrics().unwrap();
     for reason in metrics.label_values("etcd_disk_probe_misses_total", "reason") {
         let misses = metrics.expect("etcd_disk_probe_misses_total", &[("reason", &reason)]);
         assert!(
-            misses == 0.0 || ["unknown_file", "unclaimed_process"].contains(&reason.as_str()),
+            misses == 0.0
+                || ["unknown_file", "unclaimed_process", "requests_full", "owners_full"]
+                    .contains(&reason.as_str()),
             "{misses} misses of {reason}"
         );
     }
