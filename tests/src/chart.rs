@@ -259,13 +259,14 @@ pub fn unpack(name: &str, directory: &Path) -> (Vec<String>, SocketAddr) {
     for object in objects(name) {
         for (file, text) in object["data"].as_object().into_iter().flatten() {
             let text = text.as_str().unwrap();
-            match object["kind"].as_str().unwrap() {
-                "Secret" => {
-                    fs::write(directory.join("tls").join(file), BASE64_STANDARD.decode(text).unwrap())
-                        .unwrap()
-                }
-                _ => fs::write(directory.join("web").join(file), text.replace(mounted, here)).unwrap(),
-            }
+            let is_secret = object["kind"] == "Secret";
+            let folder = directory.join(if is_secret { "tls" } else { "web" });
+            let bytes = if is_secret {
+                BASE64_STANDARD.decode(text).unwrap()
+            } else {
+                text.replace(mounted, here).into_bytes()
+            };
+            fs::write(folder.join(file), bytes).unwrap();
         }
         if let Some(text) = object["stringData"]["web.yaml"].as_str() {
             fs::write(directory.join("web/web.yaml"), text.replace(mounted, here)).unwrap();
