@@ -11,6 +11,9 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use rustix::{fs::fdatasync, io, process::getppid};
 
+/// Calls between two looks at the clock: a pipe holds 64 KiB, and the segment need not grow.
+const BATCH: u32 = 4096;
+
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Call {
@@ -77,8 +80,6 @@ impl Files {
     /// Returns nanoseconds a call.
     fn time(&self, call: Call, times: u32) -> anyhow::Result<f64> {
         let mut buffer = [0_u8; 4096];
-        // A pipe holds 64 KiB, and the segment need not grow.
-        const BATCH: u32 = 4096;
         let mut took_ns = 0;
         for _ in 0..times.div_ceil(BATCH) {
             let started = Instant::now();
