@@ -102,9 +102,9 @@ fn a_throttled_etcd_is_told_of_by_its_cause_and_no_other_until_it_is_over() {
     let alertmanager = Alertmanager::start(&configuration(&receiver), memory.path()).unwrap();
     let prometheus = prometheus(&probe, alertmanager.address(), &scratch);
     let load = LOAD.start(etcd.endpoint());
-    prometheus
-        .wait_for("etcd_disk_probe_verdict{verdict=\"healthy\"} == 1", TOLD_WITHIN, |found| found.len() == 1)
-        .unwrap();
+    // For long enough that what follows is the throttle's doing.
+    let healthy = "sum_over_time(etcd_disk_probe_verdict{verdict=\"healthy\"}[5s]) >= 5";
+    prometheus.wait_for(healthy, TOLD_WITHIN, |found| found.len() == 1).unwrap();
 
     let limit = |writes: u32| group.limit_writes(disk.device(), writes).unwrap();
     limit(FEW_WRITES);
@@ -134,9 +134,19 @@ fn a_throttled_etcd_is_told_of_by_its_cause_and_no_other_until_it_is_over() {
         .query("count by (alertname) (count_over_time(ALERTS{alertstate=\"firing\"}[1h]))")
         .unwrap();
     let fired: BTreeSet<_> = fired.iter().map(|element| element.label("alertname").to_owned()).collect();
-    let held = prometheus.query("sum by (verdict) (sum_over_time(etcd_disk_probe_verdict[1h])) > 0").unwrap();
-    let held: BTreeMap<_, _> = held.iter().map(|element| (element.label("verdict"), element.value)).collect();
-    println!("fired: {fired:?}; seconds of each verdict: {held:?}");
+    let ago_s = |aggregate: &str| -> BTreeMap<String, f64> {
+        let seconds = format!("time() - {aggregate}(timestamp(etcd_disk_probe_verdict == 1)[10m:1s])");
+        let found = prometheus.query(&seconds).unwrap();
+        found.iter().map(|element| (element.label("verdict").to_owned(), element.value.round())).collect()
+    };
+    println!("fired: {fired:?}");
+    println!("verdicts, first seconds ago: {:?}", ago_s("min_over_time"));
+    println!("verdicts, last seconds ago: {:?}", ago_s("max_over_time"));
+    println!(
+        "throttled seconds ago: {:.0} to {:.0}",
+        throttled.elapsed().as_secs_f64(),
+        lifted.elapsed().as_secs_f64()
+    );
     for notice in receiver.notices() {
         let after_s = notice.at.duration_since(throttled).as_secs_f64();
         println!(
