@@ -1,6 +1,11 @@
 //! What was typed ([`Args`]) and what is true ([`Config`]).
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -26,8 +31,8 @@ pub struct Args {
 pub enum Command {
     /// Measure until stopped, and serve metrics over HTTP.
     Run {
-        /// Where to serve `/metrics`.
-        #[arg(long, env = "ETCD_DISK_PROBE_LISTEN", default_value = "127.0.0.1:12381")]
+        /// Where to serve `/metrics`: an address, of either family if it is in brackets, and a port.
+        #[arg(long, env = "ETCD_DISK_PROBE_LISTEN", value_parser = socket_address, default_value = "127.0.0.1:12381")]
         listen: SocketAddr,
         /// TLS, client certificates and passwords for what is served, in the format of Prometheus' exporters. Loaded anew when
         /// it changes.
@@ -262,6 +267,16 @@ impl TryFrom<Args> for Config {
     }
 }
 
+/// Takes `10.0.0.1:1`, `[fd00::1]:1`, and `[10.0.0.1]:1`, as Go does (`net.SplitHostPort`): who writes a manifest for Kubernetes does
+/// not know which family the address of a node is of.
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let parsed = text.parse().ok().or_else(|| {
+        let (address, port) = text.strip_prefix('[')?.split_once("]:")?;
+        Some(SocketAddr::new(IpAddr::V4(address.parse().ok()?), port.parse().ok()?))
+    });
+    parsed.ok_or_else(|| "not an address and port such as `127.0.0.1:12381` or `[::1]:12381`".to_owned())
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "not a duration such as `10ms`, `30s` or `1m`".to_owned())
 }
@@ -283,6 +298,28 @@ mod tests {
         assert_eq!(config.options.backend_commit_limit, Duration::from_millis(25));
         assert_eq!(config.options.process_name, ["etcd"]);
         assert!(matches!(config.command, Task::Run { listen, .. } if listen.ip().is_loopback()));
+    }
+
+    #[test]
+    fn an_address_in_brackets_is_of_either_family() {
+        let cases = [
+            ("127.0.0.1:1", Some("127.0.0.1:1"), "plain"),
+            ("[fd00::1]:1", Some("[fd00::1]:1"), "as the other family needs it"),
+            ("[10.0.0.1]:1", Some("10.0.0.1:1"), "as a manifest has it for both"),
+            ("[10.0.0.1:1", None, "half a bracket"),
+            ("[10.0.0.1]", None, "no port"),
+            ("[10.0.0.1]:65536", None, "no such port"),
+            ("fd00::1:1", None, "who could tell where the port begins"),
+            ("[]:1", None, "an address that was not there"),
+            ("localhost:1", None, "a name"),
+        ];
+        for (text, expected, why) in cases {
+            assert_eq!(
+                socket_address(text).ok().map(|address| address.to_string()).as_deref(),
+                expected,
+                "{text}: {why}"
+            );
+        }
     }
 
     #[test]

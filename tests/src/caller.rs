@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Caller {
     address: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
+    /// What the certificate has to be valid for.
+    name: ServerName<'static>,
 }
 
 /// What came back until the connection was closed.
@@ -41,7 +43,7 @@ impl<S: Read + Write> Line for S {}
 
 impl Caller {
     pub fn plain(address: SocketAddr) -> Self {
-        Self { address, tls: None }
+        Self { address, tls: None, name: ServerName::IpAddress(address.ip().into()) }
     }
 
     /// Trusts one authority, and shows a certificate if it has one.
@@ -59,7 +61,13 @@ impl Caller {
                 builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(&pair.key)?)?
             }
         };
-        Ok(Self { address, tls: Some(Arc::new(config)) })
+        Ok(Self { address, tls: Some(Arc::new(config)), name: ServerName::IpAddress(address.ip().into()) })
+    }
+
+    /// Verifies this name, in place of the address.
+    pub fn named(mut self, name: &str) -> anyhow::Result<Self> {
+        self.name = ServerName::try_from(name.to_owned()).context("cannot take this for a name")?;
+        Ok(self)
     }
 
     /// Returns which of the protocols that it offers is taken, if any.
@@ -67,8 +75,7 @@ impl Caller {
         let mut config =
             ClientConfig::clone(self.tls.as_ref().context("plain connections agree on nothing")?);
         config.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
-        let mut tls =
-            ClientConnection::new(Arc::new(config), ServerName::IpAddress(self.address.ip().into()))?;
+        let mut tls = ClientConnection::new(Arc::new(config), self.name.clone())?;
         let mut stream = TcpStream::connect(self.address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         while tls.is_handshaking() {
@@ -83,8 +90,8 @@ impl Caller {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
-        let name = ServerName::IpAddress(self.address.ip().into());
-        Ok(Box::new(StreamOwned::new(ClientConnection::new(tls.clone(), name)?, stream)))
+        let client = ClientConnection::new(tls.clone(), self.name.clone())?;
+        Ok(Box::new(StreamOwned::new(client, stream)))
     }
 
     /// Sends this, and takes what comes until the end.

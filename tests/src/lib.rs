@@ -34,6 +34,10 @@ pub mod programs;
 
 pub mod prometheus;
 
+pub mod python;
+
+pub mod chart;
+
 pub mod server;
 
 pub mod cluster;

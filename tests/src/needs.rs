@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::cgroup::Hierarchy;
-use crate::{command, etcd, prometheus};
+use crate::{command, etcd, prometheus, python};
 
 /// One thing that a test cannot do without.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,8 @@ pub enum Need {
     Etcd(&'static str),
     /// Prometheus and promtool.
     Prometheus,
+    /// Helm and the schemas of Kubernetes, for Python.
+    Helm,
 }
 
 pub const LOOP_XFS: [Need; 4] = [
@@ -78,6 +80,7 @@ fn lacks(need: Need) -> Option<String> {
             .into_iter()
             .find_map(|program| prometheus::find(program).err())
             .map(|error| format!("{error:#}")),
+        Need::Helm => python::find().err().map(|error| format!("{error:#}")),
     }
 }
 

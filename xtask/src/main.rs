@@ -5,6 +5,7 @@ mod demo;
 mod fuzz;
 mod image;
 mod process;
+mod render;
 mod setup;
 mod test;
 mod tidy;
@@ -72,6 +73,8 @@ enum Task {
         #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: u32,
     },
+    /// Write `deploy/manifests`: the chart, rendered for each distribution
+    Render,
     /// Check what no other tool checks: dependencies, lengths of files, words that must not be committed
     Tidy,
 }
@@ -105,6 +108,7 @@ fn run(task: Task) -> Result<()> {
             compile::ebpf(&setup::run(Scope::Machine)?.toolchain)?;
             fuzz::run(target.as_deref(), seconds)
         }
+        Task::Render => render::run(&setup::python()?),
         Task::Tidy => tidy::run(),
     }
 }

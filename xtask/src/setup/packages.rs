@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Scope, apt};
+use super::{Scope, apt, python};
 use crate::process::{capture, find};
 
 /// A program, and the package that has it.
@@ -47,6 +47,9 @@ pub fn setup(more: &[String], scope: Scope) -> Result<()> {
     missing.extend(programs.filter(|(program, _)| find(program).is_none()).map(|(_, name)| (*name).into()));
     if scope == Scope::Everything && !has_static_libc(AARCH64_LINKER) {
         missing.push("libc6-dev-arm64-cross".to_owned());
+    }
+    if scope == Scope::Everything && !python::can_make_environments() {
+        missing.push(python::PACKAGE.to_owned());
     }
     if !has_static_libc("cc") {
         missing.push("libc6-dev".to_owned());
