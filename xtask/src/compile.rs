@@ -1,7 +1,8 @@
 //! Builds the kernel programs, and the daemon with them inside.
 
+use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -14,6 +15,9 @@ const OBJECT: &str = "target/ebpf/probe";
 
 /// What people, the demo and the tests run.
 pub const BINARY: &str = "target/release/etcd-disk-probe";
+
+/// The same for aarch64.
+pub const BINARY_AARCH64: &str = "target/aarch64-unknown-linux-gnu/release/etcd-disk-probe";
 
 pub fn all(toolchain: &Toolchain) -> Result<()> {
     ebpf(toolchain)?;
@@ -28,8 +32,10 @@ pub fn all(toolchain: &Toolchain) -> Result<()> {
 /// The kernel programs are the same: the machine that they are for is not the one that they run on.
 pub fn aarch64(setup: &Setup) -> Result<()> {
     ebpf(&setup.toolchain)?;
-    let library = setup.aarch64()?.map(|library| format!(" -L {}", library.display()));
-    let flags = format!("-C target-feature=+crt-static{}", library.unwrap_or_default());
+    let mut flags = static_flags()?;
+    if let Some(library) = setup.aarch64()? {
+        flags.extend(["-L".to_owned(), library.display().to_string()]);
+    }
     let mut build = cargo();
     build
         .args([
@@ -43,8 +49,8 @@ pub fn aarch64(setup: &Setup) -> Result<()> {
             "probe-tests",
         ])
         .args(["--bin", "etcd-disk-probe", "--bin", "guest", "--bin", "faulty-probe"])
+        .args(["--config", &rustflags(AARCH64_TARGET, &flags)])
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", AARCH64_LINKER)
-        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags)
         // ring is in C and assembler.
         .env("CC_aarch64_unknown_linux_gnu", AARCH64_LINKER);
     run(&mut build)
@@ -53,13 +59,17 @@ pub fn aarch64(setup: &Setup) -> Result<()> {
 /// Builds the kernel programs in a target directory of their own: their flags and compiler
 /// would otherwise invalidate the host's build, and the host's theirs.
 pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
+    // aya reads the types of maps and programs from BTF, which the linker makes of debug information. Linux 5.10 knows
+    // the instructions of v2; what v3 and v4 add came later.
+    let mut flags =
+        ["-C", "debuginfo=2", "-C", "link-arg=--btf", "-C", "target-cpu=v2"].map(str::to_owned).to_vec();
+    // BTF names the source of every line, those of `core` as well.
+    flags.extend(nameless(&toolchain.sysroot()?)?);
     let mut build = toolchain.cargo();
     build
         .args(["build", "--release", "--package", "probe-ebpf", "--features", "kernel", "--bin", "probe"])
         .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir", "target/ebpf"])
-        // aya reads the types of maps and programs from BTF, which the linker makes of debug information. Linux 5.10 knows
-        // the instructions of v2; what v3 and v4 add came later.
-        .env("RUSTFLAGS", "-C debuginfo=2 -C link-arg=--btf -C target-cpu=v2");
+        .args(["--config", &rustflags("bpfel-unknown-none", &flags)]);
     run(&mut build)?;
     let linked = "target/ebpf/bpfel-unknown-none/release/probe";
     let Some(objcopy) = toolchain.objcopy() else {
@@ -77,15 +87,47 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
 /// Binary, tests and demo all go this way, so that their dependencies are built once.
 pub fn user_space(subcommand: &str) -> Result<Command> {
     let host = host()?;
-    // A flag for the named target leaves build scripts and macros alone, which cannot be static.
-    let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_"));
     let mut command = cargo();
-    command.args([subcommand, "--release", "--target", &host]).env(flags, "-C target-feature=+crt-static");
+    command.args([
+        subcommand,
+        "--release",
+        "--target",
+        &host,
+        "--config",
+        &rustflags(&host, &static_flags()?),
+    ]);
     Ok(command)
 }
 
+/// Returns the setting that has a target, and no build script or macro, compiled with these flags.
+///
+/// A list, where the variable of the same effect is split at blanks.
+fn rustflags(target: &str, flags: &[String]) -> String {
+    format!("target.{target}.rustflags={flags:?}")
+}
+
+/// Returns the flags of a binary that is static, and the same whoever builds it.
+fn static_flags() -> Result<Vec<String>> {
+    let mut flags = ["-C", "target-feature=+crt-static"].map(str::to_owned).to_vec();
+    // Where the compiler came without its library's source, the library has names of this kind already.
+    flags.extend(nameless(Path::new(capture(clean("rustc").args(["--print", "sysroot"]))?.trim()))?);
+    Ok(flags)
+}
+
+/// Returns the flags that keep the directories of this machine out of panics and debug information.
+fn nameless(sysroot: &Path) -> Result<Vec<String>> {
+    let root = env::current_dir().context("cannot tell the current directory")?;
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = cargo_home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
+    let cargo_home =
+        cargo_home.context("cannot find cargo's directory: neither CARGO_HOME nor HOME is set")?;
+    // The last one that fits wins.
+    let named = [(cargo_home.as_path(), "/cargo"), (sysroot, "/rust"), (&root, "/etcd-disk-probe")];
+    Ok(named.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).to_vec())
+}
+
 /// Returns the triple of the machine that builds.
-fn host() -> Result<String> {
+pub fn host() -> Result<String> {
     let about = capture(clean("rustc").arg("-vV"))?;
     let host = about.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(host.context("cannot tell the host of rustc")?.to_owned())

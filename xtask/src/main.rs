@@ -3,6 +3,7 @@
 mod compile;
 mod demo;
 mod fuzz;
+mod image;
 mod process;
 mod render;
 mod setup;
@@ -52,6 +53,18 @@ enum Task {
         #[arg(long, value_name = "TIMES", default_value_t = 1, requires = "only", value_parser = clap::value_parser!(u32).range(1..))]
         repeat: u32,
     },
+    /// Leave the image and its bill of materials in `target/image`, made by podman or docker
+    Image {
+        /// For another machine than this one; may be given twice
+        #[arg(long)]
+        arch: Vec<image::Arch>,
+        /// Another tag than the version
+        #[arg(long)]
+        tag: Option<String>,
+        /// Leave them in this directory
+        #[arg(long, value_name = "DIRECTORY", default_value = "target/image")]
+        output: PathBuf,
+    },
     /// Throw bytes at whatever reads those of others, to find what makes it panic, hang or grow
     Fuzz {
         /// Only this target, of those in `fuzz/fuzz_targets`
@@ -89,6 +102,7 @@ fn run(task: Task) -> Result<()> {
         Task::Build { .. } => compile::all(&setup::run(Scope::Machine)?.toolchain),
         Task::Demo { args } => demo::run(&root, &args),
         Task::Test { only, repeat } => test::run(&root, only.as_deref(), repeat),
+        Task::Image { arch, tag, output } => image::run(&arch, tag.as_deref(), &output),
         Task::Fuzz { target, seconds } => {
             // The kernel programs are inside whatever is built of the daemon.
             compile::ebpf(&setup::run(Scope::Machine)?.toolchain)?;

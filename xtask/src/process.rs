@@ -24,8 +24,11 @@ pub fn clean(program: impl AsRef<OsStr>) -> Command {
     // Cargo describes this package to us in variables that build scripts watch (ring's does): passed on, they
     // would make each build by hand and each one from here undo the other.
     for (name, _) in env::vars_os() {
-        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
-            command.env_remove(name);
+        let text = name.to_string_lossy();
+        let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| text.starts_with(prefix));
+        // Flags for one target would be added to ours.
+        if of_package || text.starts_with("CARGO_TARGET_") && text.ends_with("_RUSTFLAGS") {
+            command.env_remove(&name);
         }
     }
     command

@@ -55,6 +55,16 @@ impl Toolchain {
         command
     }
 
+    /// Returns what its compiler says of itself: `rustc 1.96.0 (…)`.
+    pub fn version(&self) -> Result<String> {
+        capture(self.compiler().arg("--version"))
+    }
+
+    /// Returns the directory of its libraries, and of their source.
+    pub fn sysroot(&self) -> Result<PathBuf> {
+        Ok(capture(self.compiler().args(["--print", "sysroot"]))?.trim().into())
+    }
+
     /// Returns the tool that strips an object of the kernel, if there is one: it comes with LLVM, not with Rust.
     pub fn objcopy(&self) -> Option<PathBuf> {
         let about = capture(self.compiler().arg("-vV")).ok();
@@ -74,8 +84,7 @@ impl Toolchain {
 
     /// Returns whether both programs still run: packages are removed, and caches are cleaned.
     fn works(&self) -> bool {
-        let source = capture(self.compiler().args(["--print", "sysroot"]))
-            .is_ok_and(|sysroot| core_source(Path::new(sysroot.trim())).is_file());
+        let source = self.sysroot().is_ok_and(|sysroot| core_source(&sysroot).is_file());
         source && capture(Command::new(&self.linker).arg("--version")).is_ok()
     }
 

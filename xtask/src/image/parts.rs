@@ -1,0 +1,197 @@
+//! What the binary is made of, as cargo and the compilers tell it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+
+use crate::process::{capture, cargo, clean};
+use crate::setup::Toolchain;
+
+/// The crate that the binary is built from.
+pub const ROOT: &str = "probe-user";
+
+/// A crate by its name and version.
+pub type Key = (String, String);
+
+#[derive(Debug)]
+pub struct Parts {
+    /// Crates whose code is in the binary or in the kernel programs inside.
+    pub crates: Vec<Crate>,
+    /// What comes with the compilers.
+    pub libraries: Vec<Library>,
+}
+
+#[derive(Debug)]
+pub struct Crate {
+    pub package: Package,
+    /// Of what the registry has, from the lock file; none for a crate of this repository.
+    pub checksum: Option<String>,
+    pub depends_on: BTreeSet<Key>,
+    /// Whether it is linked; else a macro or a build script, which ran when it was built.
+    pub linked: bool,
+}
+
+#[derive(Debug)]
+pub struct Library {
+    pub name: &'static str,
+    pub version: String,
+    pub licence: &'static str,
+    pub purl: String,
+}
+
+impl Parts {
+    /// Finds what a binary for `target` has in it, linked by the C compiler `cc`, with kernel programs of that toolchain.
+    pub fn find(target: &str, cc: &str, toolchain: &Toolchain) -> Result<Self> {
+        let kernel = ["probe-ebpf", "--features=kernel", "--target=bpfel-unknown-none"];
+        let user = [ROOT, "--target", target];
+        let both =
+            |edges: &str| -> Result<BTreeSet<Key>> { Ok(&tree(edges, &user)? | &tree(edges, &kernel)?) };
+        let (linked, all) = (both("normal,no-proc-macro")?, both("normal,build")?);
+        let metadata = capture(cargo().args(["metadata", "--format-version=1", "--locked"]))?;
+        let metadata =
+            MetadataCommand::parse(metadata).context("cannot read what cargo tells of the crates")?;
+        let lock = fs::read_to_string("Cargo.lock").context("cannot read Cargo.lock")?;
+        let (checksums, edges) = (checksums(&lock), edges(&metadata)?);
+        let crates =
+            metadata.packages.into_iter().filter(|package| all.contains(&key(package))).map(|package| {
+                let key = key(&package);
+                let depends_on =
+                    edges.get(&key).into_iter().flatten().filter(|on| all.contains(*on)).cloned().collect();
+                Crate {
+                    checksum: checksums.get(&key).cloned(),
+                    depends_on,
+                    linked: linked.contains(&key),
+                    package,
+                }
+            });
+        let mut crates: Vec<_> = crates.collect();
+        crates.sort_by_key(Crate::key);
+        Ok(Self { crates, libraries: libraries(cc, toolchain)? })
+    }
+}
+
+impl Crate {
+    pub fn key(&self) -> Key {
+        key(&self.package)
+    }
+}
+
+fn key(package: &Package) -> Key {
+    (package.name.to_string(), package.version.to_string())
+}
+
+/// Lists a crate and what it depends on, with the features that this crate alone asks for: `cargo metadata` would take
+/// those of the tests, too.
+fn tree(edges: &str, of: &[&str]) -> Result<BTreeSet<Key>> {
+    let mut tree = cargo();
+    tree.args(["tree", "--locked", "--prefix=none", "--format={p}", "--edges", edges, "--package"]).args(of);
+    Ok(capture(&mut tree)?.lines().filter_map(listed).collect())
+}
+
+/// Reads `serde v1.0.228 (proc-macro) (*)`.
+fn listed(line: &str) -> Option<Key> {
+    let mut words = line.split_whitespace();
+    Some((words.next()?.to_owned(), words.next()?.strip_prefix('v')?.to_owned()))
+}
+
+/// Reads from a lock file what it says of the crates of a registry. It is cargo's own, one field a line.
+fn checksums(lock: &str) -> BTreeMap<Key, String> {
+    let of_package = |package: &str| {
+        let field = |name: &str| {
+            let value = package.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = \""));
+            value.map(|value| value.trim_end_matches('"').to_owned())
+        };
+        Some(((field("name")?, field("version")?), field("checksum")?))
+    };
+    lock.split("[[package]]").filter_map(of_package).collect()
+}
+
+/// Returns who depends on whom, for the binary or for building it, but not for tests.
+fn edges(metadata: &Metadata) -> Result<BTreeMap<Key, BTreeSet<Key>>> {
+    let resolve = metadata.resolve.as_ref().context("cannot find the dependencies in what cargo tells")?;
+    let edges = resolve.nodes.iter().map(|node| {
+        let counts = |dependency: &&cargo_metadata::NodeDep| {
+            dependency.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development)
+        };
+        let on = node.deps.iter().filter(counts).map(|dependency| key(&metadata[&dependency.pkg])).collect();
+        (key(&metadata[&node.id]), on)
+    });
+    Ok(edges.collect())
+}
+
+/// Returns what is linked without being a crate: a static binary has its C library inside.
+fn libraries(cc: &str, toolchain: &Toolchain) -> Result<Vec<Library>> {
+    let rust = |name: &'static str, about: &str| -> Result<Library> {
+        let version = about.split_whitespace().nth(1).context("cannot tell the version of rustc")?;
+        let purl = format!("pkg:github/rust-lang/rust@{version}#library/{name}");
+        Ok(Library { name, version: version.to_owned(), licence: "MIT OR Apache-2.0", purl })
+    };
+    let macros =
+        capture(Command::new(cc).args(["-E", "-dM", "-x", "c", "-include", "features.h", "/dev/null"]))?;
+    let glibc = glibc(&macros).context("cannot tell the version of the C library")?;
+    let gcc = capture(Command::new(cc).arg("-dumpfullversion"))?.trim().to_owned();
+    Ok(vec![
+        rust("core", &toolchain.version()?)?,
+        rust("std", &capture(clean("rustc").arg("--version"))?)?,
+        Library {
+            name: "glibc",
+            licence: "LGPL-2.1-or-later",
+            purl: format!("pkg:generic/glibc@{glibc}"),
+            version: glibc,
+        },
+        // It unwinds.
+        Library {
+            name: "libgcc",
+            licence: "GPL-3.0-or-later WITH GCC-exception-3.1",
+            purl: format!("pkg:generic/libgcc@{gcc}"),
+            version: gcc,
+        },
+    ])
+}
+
+/// Reads `#define __GLIBC__ 2` and `#define __GLIBC_MINOR__ 36`.
+fn glibc(macros: &str) -> Option<String> {
+    let value = |name: &str| {
+        macros.lines().find_map(|line| line.strip_prefix("#define ")?.strip_prefix(name)?.strip_prefix(' '))
+    };
+    Some(format!("{}.{}", value("__GLIBC__")?, value("__GLIBC_MINOR__")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_cargo_tree() {
+        let key = |name: &str, version: &str| Some((name.to_owned(), version.to_owned()));
+        let cases = [
+            ("aya v0.14.0", key("aya", "0.14.0"), "a crate"),
+            ("aya v0.14.0 (*)", key("aya", "0.14.0"), "one that was listed before"),
+            ("serde_derive v1.0.228 (proc-macro)", key("serde_derive", "1.0.228"), "a macro"),
+            ("probe-ebpf v0.1.0 (/somewhere else)", key("probe-ebpf", "0.1.0"), "one of this repository"),
+            ("", None, "between two trees"),
+            ("[build-dependencies]", None, "a heading"),
+        ];
+        for (line, expected, why) in cases {
+            assert_eq!(listed(line), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn the_lock_file_has_a_sum_for_what_is_from_a_registry() {
+        let lock = "version = 4\n\n[[package]]\nname = \"a\"\nversion = \"1.0.0\"\nchecksum = \"abc\"\n\
+                    dependencies = [\n \"own\",\n]\n\n[[package]]\nname = \"own\"\nversion = \"0.1.0\"\n";
+        let expected = [(("a".to_owned(), "1.0.0".to_owned()), "abc".to_owned())];
+        assert_eq!(checksums(lock), expected.into());
+    }
+
+    #[test]
+    fn the_c_library_tells_its_version_in_macros() {
+        let macros = "#define __GLIBC_USE(F) 1\n#define __GLIBC_MINOR__ 36\n#define __GLIBC__ 2\n";
+        assert_eq!(glibc(macros).as_deref(), Some("2.36"));
+        assert_eq!(glibc("#define __MUSL__ 1\n"), None, "another one");
+    }
+}
