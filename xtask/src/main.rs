@@ -1,5 +1,6 @@
 //! Every command that people and CI run on this repository.
 
+mod bench;
 mod compile;
 mod demo;
 mod fuzz;
@@ -41,6 +42,12 @@ enum Task {
     /// Probe a real etcd under load and print the report
     Demo {
         /// Passed through to the demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Measure what the probe adds to a system call, beside bpftrace if it is installed
+    Bench {
+        /// Passed through to the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -101,6 +108,7 @@ fn run(task: Task) -> Result<()> {
         Task::Build { aarch64: true, .. } => compile::aarch64(&setup::run(Scope::Everything)?),
         Task::Build { .. } => compile::all(&setup::run(Scope::Machine)?.toolchain),
         Task::Demo { args } => demo::run(&root, &args),
+        Task::Bench { args } => bench::run(&args),
         Task::Test { only, repeat } => test::run(&root, only.as_deref(), repeat),
         Task::Image { arch, tag, output } => image::run(&arch, tag.as_deref(), &output),
         Task::Fuzz { target, seconds } => {
