@@ -66,11 +66,12 @@ impl Crosscheck {
 
     /// Returns whether nothing disagrees and the origin is known.
     pub fn is_exact(&self) -> bool {
-        let zero = |value: f64| value.abs() < 0.5;
-        self.uncertainty.is_some_and(zero)
-            && zero(self.difference)
-            && zero(self.sandwich)
-            && zero(self.dominance)
+        self.uncertainty.is_some_and(|events| events.abs() < 0.5) && self.agrees()
+    }
+
+    /// Returns whether nothing disagrees, as far as the origin is known.
+    pub fn agrees(&self) -> bool {
+        [self.difference, self.sandwich, self.dominance].iter().all(|value| value.abs() < 0.5)
     }
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use crate::certs::{Authority, Pair};
+use crate::command;
 use crate::http::Endpoint;
 use crate::image::Image;
 use crate::podman::Podman;
@@ -149,9 +150,13 @@ impl Pod {
         format!("{0}-{0}", self.name)
     }
 
-    /// Returns what it has logged so far.
+    /// Returns the end of what it has logged.
     pub fn log(&self) -> String {
-        self.podman.run(&["logs", &self.container()]).unwrap_or_else(|error| format!("{error:#}"))
+        // Podman passes on as an error what was written as one.
+        let words =
+            [&self.podman.words()[..], &["logs", "--tail=20", &self.container()].map(str::to_owned)].concat();
+        let log = ["-c", "exec \"$@\" 2>&1", "logs"].map(str::to_owned).into_iter().chain(words);
+        command::run("sh", &log.collect::<Vec<_>>()).unwrap_or_else(|error| format!("{error:#}"))
     }
 
     /// Has another version of it take its place: this one goes first, as in a `DaemonSet` with `maxUnavailable`.
