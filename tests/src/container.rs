@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,12 +10,8 @@ use anyhow::Context;
 use crate::certs::Mutual;
 use crate::command;
 use crate::http::Endpoint;
-use crate::needs::Need;
+use crate::podman::Podman;
 use crate::stop::Stop;
-
-/// What it takes. Where control groups are of both versions, crun refuses, so it is runc.
-pub const PODMAN: [Need; 3] =
-    [Need::Tool("podman", "podman"), Need::Tool("runc", "runc"), Need::Tool("tar", "tar")];
 
 /// Everything in the image but the certificates is etcd.
 const IMAGE: &str = "localhost/etcd-disk-probe-test";
@@ -35,21 +31,6 @@ pub struct Container {
     endpoint: Endpoint,
 }
 
-/// Calls podman with a store of its own, so that nobody's images are touched.
-#[derive(Debug)]
-struct Podman {
-    directory: PathBuf,
-}
-
-impl Podman {
-    fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let (root, run) = (self.directory.join("store"), self.directory.join("run"));
-        let (root, run) = (root.display().to_string(), run.display().to_string());
-        let own = ["--root", &root, "--runroot", &run, "--storage-driver=vfs", "--cgroup-manager=cgroupfs"];
-        command::run("podman", &[&own[..], &["--runtime=runc"], arguments].concat())
-    }
-}
-
 impl Container {
     /// Builds an image from nothing with an etcd and what it takes to talk to it, and starts it under mutual TLS.
     ///
@@ -62,15 +43,13 @@ impl Container {
         fs::create_dir_all(&tls).context("cannot make the image")?;
         let tls = Mutual::create(&tls)?;
         install(binary, &image)?;
-        let podman = Podman { directory: directory.to_owned() };
+        let podman = Podman::create(directory)?;
         let archive = directory.join("image.tar").display().to_string();
         command::run("tar", &["-C", &image.display().to_string(), "-cf", &archive, "."])?;
         podman.run(&["import", "--quiet", &archive, IMAGE])?;
         let url = format!("--listen-client-urls=https://{CLIENT}");
         let advertised = format!("--advertise-client-urls=https://{CLIENT}");
         let run = ["run", "--detach", "--network=none", "--name", name];
-        // Podman asks for more files and processes than a machine may have to give.
-        let limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"];
         let member = format!("--name={name}");
         let etcd = [IMAGE, "/bin/etcd", &member, "--data-dir=/data", &url, &advertised];
         let files = [
@@ -78,9 +57,8 @@ impl Container {
             "--key-file=/tls/server-key.pem",
             "--trusted-ca-file=/tls/ca.pem",
         ];
-        podman.run(&[&run[..], &limits, &etcd, &files, &["--client-cert-auth"]].concat())?;
-        let pid = podman.run(&["inspect", "--format={{.State.Pid}}", name])?;
-        let pid: u32 = pid.parse().with_context(|| format!("cannot take `{pid}` for a pid"))?;
+        podman.run(&[&run[..], &etcd, &files, &["--client-cert-auth"]].concat())?;
+        let pid = podman.pid(name)?;
         let endpoint = Endpoint::tls(CLIENT, &tls.authority, &tls.client)?;
         let endpoint = endpoint.in_network(format!("/proc/{pid}/ns/net").into());
         // What is inside is now only there.
@@ -89,6 +67,11 @@ impl Container {
         let container = Self { podman, name: name.to_owned(), pid, endpoint };
         container.wait_until_healthy()?;
         Ok(container)
+    }
+
+    /// Returns its name, which is etcd's as well.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     pub fn pid(&self) -> u32 {

@@ -66,19 +66,25 @@ impl Crosscheck {
 
     /// Returns whether nothing disagrees and the origin is known.
     pub fn is_exact(&self) -> bool {
-        let zero = |value: f64| value.abs() < 0.5;
-        self.uncertainty.is_some_and(zero)
-            && zero(self.difference)
-            && zero(self.sandwich)
-            && zero(self.dominance)
+        self.uncertainty.is_some_and(|events| events.abs() < 0.5) && self.agrees()
+    }
+
+    /// Returns whether nothing disagrees, as far as the origin is known.
+    pub fn agrees(&self) -> bool {
+        [self.difference, self.sandwich, self.dominance].iter().all(|value| value.abs() < 0.5)
     }
 }
 
 /// Waits until the probe agrees with a resting etcd on every event; an error shows what it says instead.
 pub fn settle(probe: &Probe, member: &str) -> anyhow::Result<[Crosscheck; 2]> {
+    settle_at(&probe.endpoint(), member)
+}
+
+/// The same of a probe of which only the address is known.
+pub fn settle_at(probe: &Endpoint, member: &str) -> anyhow::Result<[Crosscheck; 2]> {
     let mut last = None;
     let settled = Stop::default().wait_for(SETTLE_LIMIT, || {
-        last = of(&probe.metrics()?, member);
+        last = of(&Metrics::parse(&probe.get("/metrics")?.text()?)?, member);
         Ok(last.clone().filter(|figures| figures.iter().all(Crosscheck::is_settled)))
     })?;
     settled.with_context(|| format!("{member} is not reconciled after {SETTLE_LIMIT:?}: {last:?}"))
@@ -109,8 +115,13 @@ pub enum Demand {
 impl Watch {
     /// Starts to read.
     pub fn start(probe: &Probe, members: &[&str], demand: Demand, every: Duration) -> Self {
+        Self::start_at(probe.endpoint(), members, demand, every)
+    }
+
+    /// The same of a probe of which only the address is known.
+    pub fn start_at(endpoint: Endpoint, members: &[&str], demand: Demand, every: Duration) -> Self {
         let stop = Stop::default();
-        let (endpoint, ended) = (probe.endpoint(), stop.clone());
+        let ended = stop.clone();
         let members: Vec<String> = members.iter().map(|&member| member.to_owned()).collect();
         let thread = thread::spawn(move || watch(&endpoint, &members, demand, every, &ended));
         Self { stop, thread: Some(thread) }

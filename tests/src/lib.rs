@@ -24,7 +24,11 @@ pub mod metrics;
 pub mod settings;
 
 pub mod etcd;
+pub mod podman;
 pub mod container;
+pub mod image;
+pub mod bill;
+pub mod pod;
 
 pub mod load;
 

@@ -300,6 +300,11 @@ impl Probe {
         Ok(())
     }
 
+    /// Waits for its end, which somebody else brings about, for `limit` at most.
+    pub fn ended(self, limit: Duration) -> anyhow::Result<Finished> {
+        self.running.wait(limit)
+    }
+
     /// Stops it in order and returns how it ended.
     pub fn stop(mut self) -> anyhow::Result<ExitStatus> {
         self.running.stop()

@@ -46,6 +46,46 @@ pub fn orphans() -> anyhow::Result<BTreeSet<u32>> {
     Ok(loaded.difference(&held).copied().collect())
 }
 
+/// What a process has in the kernel, by id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub programs: BTreeSet<u32>,
+    /// Of which it may have closed some that its programs still use.
+    pub maps: BTreeSet<u32>,
+    pub links: BTreeSet<u32>,
+}
+
+impl Held {
+    pub fn by(pid: u32) -> anyhow::Result<Self> {
+        let programs = of(pid);
+        let mut maps = maps_of(pid);
+        for program in aya::programs::loaded_programs() {
+            let program = program.context("cannot list the programs in the kernel")?;
+            if programs.contains(&program.id()) {
+                maps.extend(
+                    program.map_ids().context("cannot list the maps of a program")?.into_iter().flatten(),
+                );
+            }
+        }
+        Ok(Self { programs, maps, links: held_by(Path::new(&format!("/proc/{pid}/fdinfo")), "link_id:") })
+    }
+
+    /// Returns what of this is still in the kernel.
+    pub fn left(&self) -> anyhow::Result<Self> {
+        let maps = aya::maps::loaded_maps().map(|map| Ok(map?.id()));
+        let maps =
+            maps.collect::<anyhow::Result<BTreeSet<_>>>().context("cannot list the maps in the kernel")?;
+        let links = aya::programs::loaded_links().map(|link| Ok(link?.id()));
+        let links =
+            links.collect::<anyhow::Result<BTreeSet<_>>>().context("cannot list the links in the kernel")?;
+        Ok(Self {
+            programs: &self.programs & &loaded()?,
+            maps: &self.maps & &maps,
+            links: &self.links & &links,
+        })
+    }
+}
+
 /// A process that ends meanwhile holds nothing.
 fn held_by(fdinfo: &Path, field: &str) -> BTreeSet<u32> {
     let files = fs::read_dir(fdinfo).into_iter().flatten().flatten();

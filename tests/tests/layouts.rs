@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use probe_tests::agreement::{assert_exact, put_some};
 use probe_tests::certs::{Authority, Mutual, Validity};
-use probe_tests::container::{self, Container};
+use probe_tests::container::Container;
 use probe_tests::crosscheck;
 use probe_tests::etcd::{self, Etcd, Member, Readiness};
 use probe_tests::http::free_address;
 use probe_tests::needs::{self, Need};
+use probe_tests::podman;
 use probe_tests::probe::{self, Invocation, Probe};
 use probe_tests::scratch::Scratch;
 use probe_tests::settings::Given;
@@ -164,7 +165,7 @@ fn an_etcd_may_sign_for_itself() {
 
 #[test]
 fn an_etcd_in_a_container_has_its_certificates_inside() {
-    needs::require(&[&[Need::Root, Need::Etcd(VERSION)][..], &container::PODMAN].concat());
+    needs::require(&[&[Need::Root, Need::Etcd(VERSION)][..], &podman::NEEDS].concat());
     let scratch = Scratch::on_disk("container").unwrap();
     let probe = run_probe(&scratch);
     let name = format!("contained-{}", std::process::id());

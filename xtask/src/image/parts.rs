@@ -50,7 +50,8 @@ impl Parts {
         let both =
             |edges: &str| -> Result<BTreeSet<Key>> { Ok(&tree(edges, &user)? | &tree(edges, &kernel)?) };
         let (linked, all) = (both("normal,no-proc-macro")?, both("normal,build")?);
-        let metadata = capture(cargo().args(["metadata", "--format-version=1", "--locked"]))?;
+        let metadata =
+            capture(cargo().args(["metadata", "--format-version=1", "--locked", "--all-features"]))?;
         let metadata =
             MetadataCommand::parse(metadata).context("cannot read what cargo tells of the crates")?;
         let lock = fs::read_to_string("Cargo.lock").context("cannot read Cargo.lock")?;

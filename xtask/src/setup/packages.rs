@@ -25,7 +25,7 @@ const PROGRAMS: [(&str, &str); 12] = [
 ];
 
 /// The same for what only the tests need: machines that boot kernels, the other architecture, containers.
-const OF_TESTS: [(&str, &str); 8] = [
+const OF_TESTS: [(&str, &str); 9] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-system-aarch64", "qemu-system-arm"),
     (AARCH64_LINKER, "gcc-aarch64-linux-gnu"),
@@ -34,6 +34,7 @@ const OF_TESTS: [(&str, &str); 8] = [
     ("xz", "xz-utils"),
     ("podman", "podman"),
     ("runc", "runc"),
+    ("catatonit", "catatonit"),
 ];
 
 /// Compiles and links for aarch64.
