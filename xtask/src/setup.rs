@@ -10,6 +10,7 @@ mod modules;
 mod packages;
 mod prometheus;
 mod sources;
+mod systemd;
 mod toolchain;
 
 use std::path::PathBuf;
@@ -71,6 +72,7 @@ pub fn run(scope: Scope) -> Result<Setup> {
     if scope == Scope::Everything {
         kernels::setup(&cache)?;
         prometheus::setup(&cache)?;
+        systemd::setup(&cache)?;
     }
     println!("setup: eBPF toolchain: {}", toolchain.description);
     Ok(Setup { toolchain, cache })
