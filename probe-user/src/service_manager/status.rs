@@ -79,7 +79,7 @@ mod tests {
         for (blindness, members, expected, why) in cases {
             assert_eq!(line("fentry", blindness, &members), expected, "{why}");
         }
-        let longest = line("tracepoint", Some(&long), &[(&long, "journal_contention"); 9]);
+        let longest = line("tracepoint", Some(&long), &[(long.as_str(), "journal_contention"); 9]);
         assert!(longest.len() < 512, "{} bytes", longest.len());
     }
 }
