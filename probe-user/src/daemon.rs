@@ -28,6 +28,7 @@ use crate::{
     privileges, report,
     sampler::{self, SharedFindings},
     server::{self, Served, web::Web},
+    service_manager::ServiceManager,
 };
 
 /// How often members that came and went are looked for.
@@ -85,13 +86,20 @@ async fn run_daemon(
         TcpListener::bind(listen).await.map_err(|source| ListenError { address: listen, source })?;
     let stop = stop_signal()?;
     let monitor = start(options, options.window, fault)?;
+    // By now there are few privileges, and speaking takes none.
+    let manager = ServiceManager::of_environment().context("cannot speak to the service manager")?;
     let address = listener.local_addr().context("cannot tell the address listened on")?;
     info!(listen = %address, "attached");
     warn_of_strangers(address, &web);
     let served =
         Served { monitor: monitor.clone(), options: Arc::new(options.clone()), reloaded: web.reloaded() };
+    let stop = async {
+        stop.await;
+        manager.tell_stopping();
+    };
     tokio::select! {
         () = server::serve(listener, served, web, stop) => Ok(()),
+        () = manager.keep_informed(&monitor) => Ok(()),
         () = scan_forever(&monitor) => Ok(()),
         () = scrape_forever(&monitor, options.scrape_interval, options) => Ok(()),
     }

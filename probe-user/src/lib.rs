@@ -4,7 +4,8 @@
 //! takes) and `latency` is what it counted, `causes` names what a blocked thread waits for, `sampler` looks at that while
 //! operations are `slow`, `members` are the etcds here, `device`, `cgroups`, `starvation` and `io_limit` tell what each of them
 //! runs on and within, and `etcd` asks them for their own figures, `crosscheck` reconciles the two, `monitor` keeps all that
-//! over time, `verdict` judges and `report` tells it, `metrics` and `server` publish, `daemon` runs the commands. Beside the
+//! over time, `verdict` judges and `report` tells it, `metrics` and `server` publish, `service_manager` is told how it is, `daemon` runs
+//! the commands. Beside the
 //! flow, `host` is what this machine allows and `doctor` tells what to do about it; `fuzz` throws bytes at whatever reads those of
 //! others.
 
@@ -30,6 +31,7 @@ pub mod metrics;
 pub mod server;
 pub mod host;
 pub mod doctor;
+pub mod service_manager;
 pub mod daemon;
 pub mod exit;
 pub mod allocator;

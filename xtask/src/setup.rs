@@ -11,6 +11,7 @@ mod packages;
 mod prometheus;
 mod python;
 mod sources;
+mod systemd;
 mod toolchain;
 
 use std::path::PathBuf;
@@ -80,6 +81,7 @@ pub fn run(scope: Scope) -> Result<Setup> {
         kernels::setup(&cache)?;
         prometheus::setup(&cache)?;
         python::setup(&cache)?;
+        systemd::setup(&cache)?;
     }
     println!("setup: eBPF toolchain: {}", toolchain.description);
     Ok(Setup { toolchain, cache })

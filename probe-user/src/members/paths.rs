@@ -2,7 +2,10 @@
 //!
 //! That process may live in a container, and whoever controls the container controls its symbolic links. So a path is
 //! resolved by `openat2(2)` with `RESOLVE_IN_ROOT` (Linux 5.6): a link, absolute or not, never leads out of the root
-//! of the process, and the file is used through the descriptor that this yields.
+//! of the process, and the file is used through the descriptor that this yields. Where that system call is forbidden, `walk` does the
+//! same in steps.
+
+mod walk;
 
 use std::{
     fs::File,
@@ -13,6 +16,7 @@ use std::{
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 
+use self::walk::Bounds;
 use super::process::ProcessId;
 
 /// A file by the path under which a process knows it.
@@ -186,9 +190,14 @@ pub fn as_seen(process: ProcessId, path: &Path) -> PathBuf {
 
 fn open_in(directory: &OwnedFd, path: &Path, flags: OFlags, resolve: ResolveFlags) -> io::Result<OwnedFd> {
     // A magic link (/proc/self/root of the container's own procfs) would be resolved for us, not for the process.
-    let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
+    let safe = resolve | ResolveFlags::NO_MAGICLINKS;
     loop {
-        match rustix::fs::openat2(directory.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        match rustix::fs::openat2(directory.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), safe) {
+            Err(rustix::io::Errno::NOSYS) => {
+                let in_root = resolve.contains(ResolveFlags::IN_ROOT);
+                let bounds = if in_root { Bounds::Root } else { Bounds::Beneath };
+                return walk::open(directory.as_fd(), path, flags, bounds);
+            }
             // The kernel saw a rename somewhere while it resolved `..`, and wants to be asked again.
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             other => return Ok(other?),

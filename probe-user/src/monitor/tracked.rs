@@ -324,6 +324,11 @@ impl Tracked {
         Some(before)
     }
 
+    /// Returns the verdict that was noted last; none before the first scrape.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.held.map(|(held, _)| held)
+    }
+
     /// Returns how long this has been the verdict, in seconds; none if it is another one than the last noted.
     pub fn held_for_s(&self, verdict: Verdict) -> Option<f64> {
         let (_, since) = self.held.filter(|(held, _)| *held == verdict)?;

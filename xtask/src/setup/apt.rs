@@ -58,6 +58,17 @@ impl Apt {
         Ok(parse_depends(&show))
     }
 
+    /// Returns what a system that has nothing would install to have these packages, as `NAME=VERSION`.
+    pub fn closure(&self, packages: &[&str]) -> Result<Vec<String>> {
+        let installed = self.directory.join("nothing-installed");
+        fs::write(&installed, "").with_context(|| format!("cannot write {}", installed.display()))?;
+        let status = format!("Dir::State::status={}", installed.display());
+        let mut install = self.command("apt-get");
+        install.args(["--simulate", "--no-install-recommends", "--option", &status, "install"]);
+        let told = capture(install.args(packages))?;
+        Ok(parse_simulation(&told))
+    }
+
     /// Downloads packages (`name` or `name=version`) and unpacks them into a directory.
     pub fn unpack(&self, packages: &[String], into: &Path) -> Result<()> {
         let downloads = into.with_extension("debs");
@@ -141,6 +152,15 @@ fn parse_depends(show: &str) -> Vec<String> {
     line.split([',', '|']).filter_map(|item| item.split_whitespace().next()).map(str::to_owned).collect()
 }
 
+/// Reads lines of `Inst NAME (VERSION ARCHIVE [ARCHITECTURE])`.
+fn parse_simulation(told: &str) -> Vec<String> {
+    let parse = |line: &str| {
+        let (name, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
+        Some(format!("{name}={}", rest.split(' ').next()?))
+    };
+    told.lines().filter_map(parse).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,5 +182,13 @@ mod tests {
         let show = "Package: a\nDepends: libstd-rust-web-1.96 (= 1.96.0+dfsg1-1~deb12u2), b | c:any\n";
         assert_eq!(parse_depends(show), ["libstd-rust-web-1.96", "b", "c:any"]);
         assert!(parse_depends("Package: a\n").is_empty(), "a package may depend on nothing");
+    }
+
+    #[test]
+    fn what_would_be_installed() {
+        let told = "Reading package lists...\nInst libc6 (2.36-9+deb12u13 Debian:12/oldstable [amd64]) []\n\
+                    Inst dmsetup (2:1.02.185-2 Debian:12/oldstable [amd64])\n\
+                    Conf libc6 (2.36-9+deb12u13 Debian:12/oldstable [amd64])\n";
+        assert_eq!(parse_simulation(told), ["libc6=2.36-9+deb12u13", "dmsetup=2:1.02.185-2"]);
     }
 }
