@@ -335,6 +335,7 @@ fn a_new_version_takes_over_under_load_and_leaves_nothing_behind() {
     let _tracefs = tracefs();
     let etcd = start_etcd("upgraded", node.scratch());
     let before = traces(node.scratch());
+    image(); // Making it is no part of this.
     let load = Load { connections: 2, value_bytes: 512, ..Load::default() };
     let load = load.start(etcd.endpoint());
     let pod = node.run(image()).unwrap();
