@@ -279,8 +279,7 @@ fn a_probe_in_a_container_reconciles_an_etcd_in_another() {
         );
         assert!(is_sensible(&verdict), "{profile}: {verdict}");
 
-        let held = Held::by(podman.pid(&container).unwrap()).unwrap();
-        assert!(!held.programs.is_empty() && !held.maps.is_empty(), "{profile}: {held:?}");
+        let held = held(&podman, &container);
         let asked = Instant::now();
         podman.run(&["stop", "--time=10", &container]).unwrap();
         let Finished { code, stderr, .. } = probe.ended(Duration::from_secs(20)).unwrap();
@@ -288,6 +287,22 @@ fn a_probe_in_a_container_reconciles_an_etcd_in_another() {
         assert_eq!(code, Some(0), "{profile}: {stderr}");
         assert_nothing_left(&held);
     }
+}
+
+/// Returns what the probe in a container has in the kernel.
+fn held(podman: &Podman, container: &str) -> Held {
+    let held = Held::by(podman.pid(container).unwrap()).unwrap();
+    assert!(
+        !held.programs.is_empty() && !held.maps.is_empty() && !held.links.is_empty(),
+        "{container}: {held:?}"
+    );
+    println!(
+        "{container}: {} programs, {} maps, {} links",
+        held.programs.len(),
+        held.maps.len(),
+        held.links.len()
+    );
+    held
 }
 
 fn assert_nothing_left(held: &Held) {
@@ -340,7 +355,7 @@ fn a_new_version_takes_over_under_load_and_leaves_nothing_behind() {
     let load = load.start(etcd.endpoint());
     let pod = node.run(image()).unwrap();
     node.wait_until("readinessProbe", &pod).unwrap();
-    let old = Held::by(node.podman().pid(&pod.container()).unwrap()).unwrap();
+    let old = held(node.podman(), &pod.container());
 
     // The same binary under another name: a version of it that is newer there is not yet.
     let name = format!("{}-next", image().name);
@@ -365,8 +380,7 @@ fn a_new_version_takes_over_under_load_and_leaves_nothing_behind() {
     println!("{puts} puts meanwhile; matched to the last event after {:?}", since.elapsed());
     assert!(since.elapsed() < Duration::from_mins(1), "{:?}", since.elapsed());
 
-    let new = Held::by(node.podman().pid(&pod.container()).unwrap()).unwrap();
-    assert!(!new.programs.is_empty() && !new.maps.is_empty(), "{new:?}");
+    let new = held(node.podman(), &pod.container());
     pod.remove().unwrap();
     node.podman().run(&["rmi", "--all", "--force"]).unwrap();
     assert_nothing_left(&new);

@@ -114,12 +114,12 @@ fn build(arch: Arch, engine: &Engine, description: &Description, tag: &str, outp
 
     let root = file("root");
     lay_out(&root, &binary, &notices::of(&parts)?)?;
-    let built = engine.build(arch, description, &format!("{NAME}:{tag}"), &root, &file("oci.tar"))?;
+    let built = engine.build(arch, description, &format!("{NAME}:{tag}"), &root, &file("tar"))?;
     remove(&root)?;
     println!("image      {NAME}:{tag} for linux/{}, made by {}", arch.name(), engine.name());
     println!("size       {} bytes", built.size);
     println!("digest     {}", built.digest);
-    println!("archive    {}", file("oci.tar").display());
+    println!("archive    {}", file("tar").display());
     println!("materials  {}", path.display());
     Ok(())
 }
