@@ -1,4 +1,4 @@
-//! What systemd, or whoever else started the daemon, is told of it: `Type=notify` and the watchdog of sd_notify(3).
+//! What systemd, or whoever else started the daemon, is told of it: `Type=notify` and the watchdog of `sd_notify(3)`.
 //!
 //! The watchdog is for a daemon that hangs. One that is blind goes on: a restart gives nobody his sight back, and forgets what the
 //! cross-check has learnt; `/-/ready`, the metrics and the status say that it is blind.
