@@ -37,6 +37,46 @@ pub fn loaded() -> anyhow::Result<BTreeSet<u32>> {
     ids.collect::<anyhow::Result<_>>().context("cannot list the programs in the kernel")
 }
 
+/// How the names of systemd's programs for control groups begin: `sd_devices`, `sd_fw_ingress`.
+const OF_SYSTEMD: &str = "sd_";
+
+/// Everything of BPF in the kernel, by id, but what systemd's own programs are: it makes new ones whenever it likes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    pub programs: BTreeSet<u32>,
+    pub maps: BTreeSet<u32>,
+    pub links: BTreeSet<u32>,
+}
+
+impl Loaded {
+    /// Returns whether all of it was there before, too.
+    pub fn is_within(&self, before: &Self) -> bool {
+        self.programs.is_subset(&before.programs)
+            && self.maps.is_subset(&before.maps)
+            && self.links.is_subset(&before.links)
+    }
+
+    /// Looks at the whole kernel.
+    pub fn now() -> anyhow::Result<Self> {
+        let maps = aya::maps::loaded_maps().map(|map| Ok(map?.id()));
+        let links = aya::programs::loaded_links().map(|link| Ok(link?.id()));
+        let programs = aya::programs::loaded_programs().filter_map(|program| match program {
+            Ok(program) => {
+                let is_of_systemd = program.name_as_str().is_some_and(|name| name.starts_with(OF_SYSTEMD));
+                (!is_of_systemd).then_some(Ok(program.id()))
+            }
+            Err(error) => Some(Err(error.into())),
+        });
+        Ok(Self {
+            programs: programs
+                .collect::<anyhow::Result<_>>()
+                .context("cannot list the programs in the kernel")?,
+            maps: maps.collect::<anyhow::Result<_>>().context("cannot list the maps in the kernel")?,
+            links: links.collect::<anyhow::Result<_>>().context("cannot list the links in the kernel")?,
+        })
+    }
+}
+
 /// Returns the ids of programs that no process holds open: attached for good, or not yet freed.
 pub fn orphans() -> anyhow::Result<BTreeSet<u32>> {
     let loaded = loaded()?;

@@ -6,6 +6,7 @@ mod image;
 pub mod kernels;
 mod libraries;
 mod qemu;
+pub mod systemd;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -138,7 +139,8 @@ impl Machine<'_> {
             console.push_str(line);
             console.push('\n');
         };
-        let ended = qemu::boot(self.kernel, &self.image, &self.disks, &names.join(","), LIMIT, &mut take);
+        let asked = format!("probe.cases={}", names.join(","));
+        let ended = qemu::boot(self.kernel, &self.image, &self.disks, &asked, LIMIT, &mut take);
         if let Err(error) = ended.and_then(|()| if done { Ok(()) } else { bail!("the machine died") }) {
             outcome.broke = Some(format!("{error:#}; {}", console_tail(&console)));
         }

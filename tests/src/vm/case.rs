@@ -207,16 +207,16 @@ pub fn planned(kernel: &Kernel) -> Vec<Case> {
     all().filter(|case| has(case.hook) && can(case)).collect()
 }
 
-/// How a case went.
+/// How a case went, or whatever else a machine is asked.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Report {
-    pub case: Case,
+pub struct Report<C = Case> {
+    pub case: C,
     pub seconds: f64,
     /// Figures if it passed, else what failed.
     pub result: Result<String, String>,
 }
 
-impl Report {
+impl<C: fmt::Display + FromStr> Report<C> {
     /// Returns the line for the console.
     pub fn line(&self) -> String {
         let (passed, detail) = match &self.result {

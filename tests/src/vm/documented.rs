@@ -1,4 +1,4 @@
-//! What docs/kernels.md says of a kernel, to be held against what a machine found.
+//! What docs/kernels.md says of a kernel and docs/systemd.md of the unit, to be held against what a machine found.
 
 use std::fs;
 use std::path::Path;
@@ -33,6 +33,22 @@ fn last_cell(text: &str, kernel: &str, then: &[&str]) -> Option<String> {
     rows.filter(|(name, _)| *name <= wanted).max_by_key(|(name, _)| *name).map(|(_, last)| last)
 }
 
+/// Returns the first block of shell commands below a heading.
+pub fn commands(text: &str, heading: &str) -> Option<String> {
+    let (_, below) = text.split_once(&format!("\n## {heading}\n"))?;
+    let below = below.split("\n## ").next()?;
+    let (_, block) = below.split_once("```sh\n")?;
+    Some(block.split_once("```")?.0.to_owned())
+}
+
+/// Returns the overall exposure in tenths, as `systemd-analyze security` tells it or a text that repeats it.
+pub fn exposure(text: &str) -> Option<u32> {
+    let (_, rest) = text.split_once("Overall exposure level for etcd-disk-probe.service: ")?;
+    let (whole, rest) = rest.split_once('.')?;
+    let tenths = rest.chars().next()?.to_digit(10)?;
+    Some(whole.parse::<u32>().ok()? * 10 + tenths)
+}
+
 fn numbers(kernel: &str) -> Option<(u32, u32)> {
     let (major, minor) = kernel.split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
@@ -55,5 +71,21 @@ mod tests {
         for (kernel, then, expected, why) in cases {
             assert_eq!(last_cell(text, kernel, then).as_deref(), expected, "{kernel}: {why}");
         }
+    }
+
+    #[test]
+    fn commands_are_those_below_their_heading() {
+        let text = "# Unit\n```sh\nno\n```\n\n## Install\n\nTwo:\n\n```sh\na\nb\n```\n\n## Remove\n\nnothing\n\n## Else\n```sh\nc\n```\n";
+        assert_eq!(commands(text, "Install").as_deref(), Some("a\nb\n"));
+        assert_eq!(commands(text, "Remove"), None, "the next heading is another matter");
+        assert_eq!(commands(text, "Unit"), None, "a heading of another level");
+    }
+
+    #[test]
+    fn exposures_are_told_in_tenths() {
+        let text = "→ Overall exposure level for etcd-disk-probe.service: 2.7 OK\n";
+        assert_eq!(exposure(text), Some(27));
+        assert_eq!(exposure(&text.replace("2.7", "10.0")), Some(100));
+        assert_eq!(exposure("Overall exposure level for other.service: 2.7"), None);
     }
 }

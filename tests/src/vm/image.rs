@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -26,11 +26,28 @@ pub fn write(path: &Path, kernel: &Kernel, programs: &Programs) -> anyhow::Resul
         files.extend(libraries::closure(&dmsetup, kernel.architecture)?);
         files.push((DMSETUP.to_owned(), dmsetup));
     }
+    files.extend(modules(kernel)?);
+    write_archive(path, files)
+}
+
+/// Writes the image of a machine that has its system on a disk: what finds that, and no more.
+pub fn write_to_find_root(path: &Path, kernel: &Kernel, guest: &Path) -> anyhow::Result<()> {
+    let mut files = modules(kernel)?;
+    files.push(("/init".to_owned(), guest.to_owned()));
+    write_archive(path, files)
+}
+
+fn modules(kernel: &Kernel) -> anyhow::Result<Vec<(String, PathBuf)>> {
     let modules = kernel.directory.join("modules");
-    for entry in fs::read_dir(&modules).with_context(|| format!("cannot read {}", modules.display()))? {
-        let entry = entry.with_context(|| format!("cannot read {}", modules.display()))?;
-        files.push((format!("{MODULES}/{}", entry.file_name().to_string_lossy()), entry.path()));
-    }
+    let failed = || format!("cannot read {}", modules.display());
+    let named = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry.with_context(failed)?;
+        Ok((format!("{MODULES}/{}", entry.file_name().to_string_lossy()), entry.path()))
+    };
+    fs::read_dir(&modules).with_context(failed)?.map(named).collect()
+}
+
+fn write_archive(path: &Path, files: Vec<(String, PathBuf)>) -> anyhow::Result<()> {
     let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     archive(files, BufWriter::new(file))
 }

@@ -11,18 +11,18 @@ use anyhow::{Context, bail};
 
 use super::{Architecture, Kernel, case};
 
-/// Boots a kernel with these cases on its command line.
+/// Boots a kernel with this on its command line.
 pub fn boot(
     kernel: &Kernel,
     image: &Path,
     disks: &[PathBuf],
-    cases: &str,
+    asked: &str,
     limit: Duration,
     take: &mut dyn FnMut(&str),
 ) -> anyhow::Result<()> {
     let mut command = command(kernel);
     // `panic=-1` restarts at once, which ends a machine that may not be restarted.
-    let line = format!("console={} quiet panic=-1 probe.cases={cases}", serial(kernel.architecture));
+    let line = format!("console={} quiet panic=-1 {asked}", serial(kernel.architecture));
     command.arg("-kernel").arg(kernel.directory.join("vmlinuz")).arg("-initrd").arg(image);
     command.args(["-append", &line]);
     for (n, disk) in disks.iter().enumerate() {

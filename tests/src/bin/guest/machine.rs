@@ -118,7 +118,7 @@ fn place(file_system: FileSystem) -> PathBuf {
     Path::new("/").join(file_system.as_str())
 }
 
-fn mount_at(kind: &str, source: &str, point: &Path) -> anyhow::Result<()> {
+pub fn mount_at(kind: &str, source: &str, point: &Path) -> anyhow::Result<()> {
     let failed = || format!("cannot mount {source} at {}", point.display());
     fs::create_dir_all(point).with_context(failed)?;
     mount(source, point, kind, MountFlags::empty(), None).with_context(failed)
@@ -135,7 +135,7 @@ fn raise_loopback() -> anyhow::Result<()> {
 }
 
 /// Loads what setup has put into the image, in the order of its names.
-fn load_modules() -> anyhow::Result<()> {
+pub fn load_modules() -> anyhow::Result<()> {
     let entries = fs::read_dir(MODULES).with_context(|| format!("cannot read {MODULES}"))?;
     let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();

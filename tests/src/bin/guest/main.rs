@@ -6,7 +6,9 @@ mod disks;
 mod exact;
 mod machine;
 mod refusals;
+mod root;
 mod slow;
+mod systemd;
 mod trace;
 mod verdict;
 
@@ -19,6 +21,7 @@ use anyhow::Context;
 use probe_tests::blinding::Blinding;
 use probe_tests::faults::worker::{WORD, Work};
 use probe_tests::vm::case::{Case, DONE, Kind, Report};
+use probe_tests::vm::systemd::WORD as OF_SYSTEMD;
 
 use crate::machine::Machine;
 
@@ -30,7 +33,16 @@ fn main() -> anyhow::Result<()> {
     {
         return Work::parse(task).context("cannot be in the way")?.run();
     }
-    if let Err(error) = run() {
+    // What systemd starts, once it is there.
+    if arguments == [OF_SYSTEMD] {
+        systemd::run();
+        return Ok(());
+    }
+    let outcome = match root::disk() {
+        Some(disk) => root::enter(&disk),
+        None => run(),
+    };
+    if let Err(error) = outcome {
         println!("guest: {error:#}");
     } else {
         println!("{DONE}");

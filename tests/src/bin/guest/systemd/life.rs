@@ -1,0 +1,165 @@
+//! How the unit comes and goes: installed, started, hung, failed, stopped, removed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use probe_tests::process;
+use probe_tests::programs::{self, Loaded};
+use probe_tests::vm::documented;
+use probe_tests::vm::systemd::{CHECKOUT, UNIT};
+use rustix::process::Signal;
+
+use super::unit::{
+    DropIn, LISTENS, TRACEPOINT, number, pid, probe, property, set_defaults, shell, systemctl, wait_for,
+};
+use super::{Trial, documentation};
+
+/// How long an emulated processor may take to start it.
+const START_LIMIT: Duration = Duration::from_mins(1);
+
+/// How long stopping may take: docs/web.md gives answers under way 2 s.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where something could be left behind.
+const PLACES: [&str; 9] =
+    ["/dev/shm", "/etc", "/home", "/root", "/run", "/tmp", "/usr/lib/systemd", "/usr/local", "/var"];
+
+/// The documented commands install it, and systemctl returns when it is ready: the first who asks gets an answer.
+pub fn is_installed(_: &mut Trial) -> anyhow::Result<String> {
+    let commands =
+        documented::commands(&documentation()?, "Install").context("nothing says how to install it")?;
+    let begun = Instant::now();
+    shell(&commands)?;
+    let returned = begun.elapsed();
+    let ready = probe().get("/-/ready").context("nobody answers once systemctl has returned")?;
+    ensure!(ready.status == 200, "it is not ready once systemctl has returned: {ready:?}");
+    for (name, expected) in
+        [("Type", "notify"), ("ActiveState", "active"), ("SubState", "running"), ("UnitFileState", "enabled")]
+    {
+        let found = property(UNIT, name)?;
+        ensure!(found == expected, "{name} is {found}, not {expected}");
+    }
+    let started = number(UNIT, "ExecMainStartTimestampMonotonic")?;
+    let active = number(UNIT, "ActiveEnterTimestampMonotonic")?;
+    let until_ready = Duration::from_micros(active.saturating_sub(started));
+    Ok(format!("ready {until_ready:.2?} after its start; the commands took {returned:.2?}"))
+}
+
+/// One that does not run any more is taken for what it is, after the time in the unit and no longer.
+pub fn is_restarted_when_it_hangs(_: &mut Trial) -> anyhow::Result<String> {
+    let watchdog = Duration::from_micros(number_of_time("WatchdogUSec")?);
+    ensure!(watchdog > Duration::ZERO, "there is no watchdog");
+    let rest = Duration::from_micros(number_of_time("RestartUSec")?);
+    let (hung, before) = (pid()?, number(UNIT, "NRestarts")?);
+    process::send(hung, Signal::STOP)?;
+    let since = Instant::now();
+    wait_for("systemd takes it for hung", watchdog + START_LIMIT, || {
+        Ok((property(UNIT, "Result")? == "watchdog").then_some(()))
+    })?;
+    let noticed = since.elapsed();
+    ensure!(noticed < watchdog + Duration::from_secs(5), "noticed after {noticed:?}");
+    wait_for("another one runs", rest + START_LIMIT, || {
+        let again = number(UNIT, "NRestarts")? == before + 1 && property(UNIT, "SubState")? == "running";
+        Ok((again && pid()? != hung).then_some(()))
+    })?;
+    let running = since.elapsed();
+    let ready = probe().get("/-/ready")?;
+    ensure!(ready.status == 200, "the new one is not ready: {ready:?}");
+    Ok(format!("noticed after {noticed:.1?}, ready again after {running:.1?}; WatchdogSec {watchdog:?}"))
+}
+
+/// Reads a time as `systemctl show` tells it: `30s`, `5s`.
+fn number_of_time(name: &str) -> anyhow::Result<u64> {
+    let told = property(UNIT, name)?;
+    let seconds = told.strip_suffix('s').and_then(|number| number.parse::<u64>().ok());
+    Ok(seconds.with_context(|| format!("cannot read {name}: `{told}`"))? * 1_000_000)
+}
+
+/// Each exit code that only somebody can mend ends it; one that time may mend does not.
+pub fn is_not_restarted_in_vain(_: &mut Trial) -> anyhow::Result<String> {
+    systemctl(&["stop", UNIT])?;
+    let cases = [
+        (64, "ETCD_DISK_PROBE_WINDOW=nonsense", ""),
+        (66, "ETCD_DISK_PROBE_CACERT=/nowhere/ca.crt", ""),
+        (69, "", "InaccessiblePaths=/sys/kernel/btf"),
+        (77, "", "CapabilityBoundingSet=\nAmbientCapabilities="),
+    ];
+    let mut told = Vec::new();
+    for (code, defaults, settings) in cases {
+        set_defaults(&format!("{defaults}\n"))?;
+        let drop_in = (!settings.is_empty()).then(|| DropIn::add(UNIT, settings)).transpose()?;
+        systemctl(&["reset-failed", UNIT])?;
+        ensure!(systemctl(&["start", UNIT]).is_err(), "{code}: it has started");
+        let ended =
+            [property(UNIT, "ExecMainStatus")?, property(UNIT, "SubState")?, property(UNIT, "NRestarts")?];
+        ensure!(ended == [&code.to_string(), "failed", "0"], "{code}: ended as {ended:?}");
+        told.push(code.to_string());
+        drop(drop_in);
+    }
+    set_defaults(TRACEPOINT)?;
+    systemctl(&["reset-failed", UNIT])?;
+    let taken = TcpListener::bind(LISTENS).context("cannot take the probe's address")?;
+    ensure!(systemctl(&["start", UNIT]).is_err(), "it has started at an address that is taken");
+    let state = [property(UNIT, "ExecMainStatus")?, property(UNIT, "SubState")?];
+    ensure!(state == ["71", "auto-restart"], "an address that is taken: {state:?}");
+    drop(taken);
+    wait_for("it tries again", START_LIMIT, || Ok((property(UNIT, "SubState")? == "running").then_some(())))?;
+    Ok(format!("{} end it; 71 is tried again", told.join(", ")))
+}
+
+/// It ends in time and takes everything with it; the documented commands remove the rest.
+pub fn leaves_nothing(trial: &mut Trial) -> anyhow::Result<String> {
+    let pid = pid()?;
+    let held = programs::of(pid);
+    let with = Loaded::now()?;
+    ensure!(!held.is_empty() && held.is_subset(&with.programs), "{held:?} of {with:?}");
+    let since = Instant::now();
+    systemctl(&["stop", UNIT])?;
+    let took = since.elapsed();
+    ensure!(took < STOP_LIMIT, "it took {took:?} to stop");
+    let ended = [property(UNIT, "ActiveState")?, property(UNIT, "Result")?];
+    ensure!(ended == ["inactive", "success"], "ended as {ended:?}");
+    // The kernel frees what nobody holds a little later.
+    // systemd itself may have tried what this kernel can, and be done with it by now.
+    wait_for("nothing of BPF is left", Duration::from_secs(10), || {
+        let now = Loaded::now()?;
+        let is_clean = now.is_within(&trial.before);
+        is_clean.then_some(Some(())).with_context(|| format!("{now:?}, before {:?}", trial.before))
+    })?;
+    let commands =
+        documented::commands(&documentation()?, "Remove").context("nothing says how to remove it")?;
+    shell(&commands)?;
+    let state = property(UNIT, "LoadState")?;
+    ensure!(state == "not-found", "its unit is {state}");
+    let left: Vec<_> = PLACES.iter().flat_map(|place| named_here(Path::new(place))).collect();
+    ensure!(left.is_empty(), "files are left: {left:?}");
+    let gone = |with: &BTreeSet<u32>, before: &BTreeSet<u32>| with.difference(before).count();
+    Ok(format!(
+        "stopped in {took:.2?}; {} programs, {} maps and {} links are gone, and every file",
+        gone(&with.programs, &trial.before.programs),
+        gone(&with.maps, &trial.before.maps),
+        gone(&with.links, &trial.before.links)
+    ))
+}
+
+/// Returns what is called after the probe below a directory, the checkout left out.
+fn named_here(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.starts_with(CHECKOUT) {
+            continue;
+        }
+        if entry.file_name().to_string_lossy().contains("etcd-disk-probe") {
+            found.push(path.clone());
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(named_here(&path));
+        }
+    }
+    found
+}

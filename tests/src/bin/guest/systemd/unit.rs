@@ -1,0 +1,114 @@
+//! Talks to systemd, and to the probe as its unit has it.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use probe_tests::command;
+use probe_tests::http::Endpoint;
+use probe_tests::metrics::Metrics;
+use probe_tests::stop::Stop;
+use probe_tests::vm::systemd::{CHECKOUT, UNIT};
+
+/// Where the probe listens if nobody says otherwise.
+pub const LISTENS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 12381);
+
+pub const DEFAULT_FILE: &str = "/etc/default/etcd-disk-probe";
+
+/// A setting that the default file may have.
+pub const TRACEPOINT: &str = "ETCD_DISK_PROBE_HOOK=tracepoint\n";
+
+/// Runs systemctl.
+pub fn systemctl(words: &[&str]) -> anyhow::Result<String> {
+    command::run("systemctl", words)
+}
+
+/// Returns a property of a unit as systemd has it now.
+pub fn property(unit: &str, name: &str) -> anyhow::Result<String> {
+    systemctl(&["show", "--value", "--property", name, unit])
+}
+
+pub fn number(unit: &str, name: &str) -> anyhow::Result<u64> {
+    let value = property(unit, name)?;
+    value.parse().with_context(|| format!("cannot read {name} of {unit}: `{value}`"))
+}
+
+/// Returns the pid of the probe.
+pub fn pid() -> anyhow::Result<u32> {
+    Ok(u32::try_from(number(UNIT, "MainPID")?)?)
+}
+
+/// Runs commands of the documentation where a checkout is.
+pub fn shell(commands: &str) -> anyhow::Result<String> {
+    command::run("sh", &["-e", "-c", &format!("cd {CHECKOUT}\n{commands}")])
+}
+
+pub fn probe() -> Endpoint {
+    Endpoint::plain(LISTENS)
+}
+
+pub fn metrics() -> anyhow::Result<Metrics> {
+    Metrics::parse(&probe().get("/metrics")?.text()?)
+}
+
+/// Waits until something holds; what it is that does not is the error.
+pub fn wait_for<T>(
+    what: &str,
+    limit: Duration,
+    mut holds: impl FnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let mut last = None;
+    let found = Stop::default().wait_for(limit, || {
+        // A daemon that is about to start refuses connections.
+        let outcome = holds();
+        Ok(match outcome {
+            Ok(found) => found,
+            Err(error) => {
+                last = Some(error);
+                None
+            }
+        })
+    })?;
+    let last = last.map(|error| format!("; {error:#}")).unwrap_or_default();
+    found.with_context(|| format!("{what}: not after {limit:?}{last}"))
+}
+
+/// Settings of a unit that a step adds. Taken back on drop.
+#[must_use]
+pub struct DropIn(PathBuf);
+
+impl DropIn {
+    pub fn add(unit: &str, settings: &str) -> anyhow::Result<Self> {
+        let directory = PathBuf::from(format!("/run/systemd/system/{unit}.d"));
+        fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let path = directory.join("of-the-test.conf");
+        fs::write(&path, format!("[Service]\n{settings}\n"))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        let added = Self(path);
+        systemctl(&["daemon-reload"])?;
+        Ok(added)
+    }
+}
+
+impl Drop for DropIn {
+    fn drop(&mut self) {
+        let undone =
+            fs::remove_file(&self.0).map_err(Into::into).and_then(|()| systemctl(&["daemon-reload"]));
+        if let Err(error) = undone {
+            println!("guest: cannot take a setting back: {error:#}");
+        }
+    }
+}
+
+/// Replaces the default file.
+pub fn set_defaults(lines: &str) -> anyhow::Result<()> {
+    fs::write(Path::new(DEFAULT_FILE), lines).with_context(|| format!("cannot write {DEFAULT_FILE}"))
+}
+
+/// Returns the last that was logged of the unit, for whoever reads a failure.
+pub fn journal() -> String {
+    let words = ["--unit", UNIT, "--lines", "12", "--no-pager", "--output", "cat"];
+    command::run("journalctl", &words).unwrap_or_else(|error| format!("{error:#}"))
+}

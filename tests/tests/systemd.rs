@@ -1,0 +1,74 @@
+//! The unit of deploy/systemd, in a virtual machine whose first program is a real systemd: what the machine reports of each step,
+//! as tests.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use libtest_mimic::{Arguments, Failed, Trial};
+use probe_tests::needs::{self, Need};
+use probe_tests::vm::case::Report;
+use probe_tests::vm::systemd::{self, Programs, STEPS};
+use probe_tests::vm::{Architecture, kernels};
+use probe_tests::{etcd, probe};
+
+/// The kernel that most of those who run etcd from a unit have, or soon will: that of Debian 13.
+const KERNEL: &str = "6.12";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let is_asked = |name: &&str| !arguments.is_filtered_out(&Trial::test(*name, || Ok(())));
+    let asked: Vec<&str> = STEPS.into_iter().filter(is_asked).collect();
+    // All of them or none: each begins where the one before has ended.
+    let outcome = if arguments.list || asked.is_empty() { None } else { Some(run()) };
+    let trials = asked.into_iter().map(|name| {
+        let result = outcome.as_ref().map_or(Ok(()), |outcome| result_of(outcome, name));
+        Trial::test(name, move || result)
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// What the machine said, and why it said no more.
+type Outcome = (Vec<Report<String>>, anyhow::Result<()>);
+
+fn run() -> Outcome {
+    match prepare() {
+        Ok((kernel, programs)) => systemd::run(&kernel, &programs, &|report| {
+            let (Ok(detail) | Err(detail)) = &report.result;
+            println!("{}: {:.1} s: {detail}", report.case, report.seconds);
+        }),
+        Err(error) => (Vec::new(), Err(error)),
+    }
+}
+
+fn prepare() -> anyhow::Result<(kernels::Kernel, Programs)> {
+    let missing = needs::missing(&[
+        Need::Root,
+        Need::Tool("qemu-system-x86_64", "qemu-system-x86"),
+        Need::Tool("mkfs.ext4", "e2fsprogs"),
+        Need::Etcd("3.5.16"),
+    ]);
+    if !missing.is_empty() {
+        bail!("cannot boot a machine with systemd:\n  {}", missing.join("\n  "));
+    }
+    let is_it =
+        |kernel: &kernels::Kernel| kernel.name == KERNEL && kernel.architecture == Architecture::Amd64;
+    let kernel = kernels::recorded()?.into_iter().find(is_it);
+    let programs = Programs {
+        guest: PathBuf::from(env!("CARGO_BIN_EXE_guest")),
+        probe: probe::binary()?,
+        etcd: kernels::etcd_for(Architecture::Amd64)?,
+        system: systemd::system(&etcd::cache()?)?,
+    };
+    let missing = || format!("cannot find Linux {KERNEL} in the cache; `cargo xtask setup` gets it");
+    Ok((kernel.with_context(missing)?, programs))
+}
+
+fn result_of((reports, ended): &Outcome, name: &str) -> Result<(), Failed> {
+    match (reports.iter().find(|report| report.case == name), ended) {
+        (Some(Report { result: Ok(_), .. }), _) => Ok(()),
+        (Some(Report { result: Err(detail), .. }), _) => Err(detail.as_str().into()),
+        (None, Err(why)) => Err(format!("{why:#}").into()),
+        (None, Ok(())) => Err("the machine said nothing of this step".into()),
+    }
+}
