@@ -280,7 +280,7 @@ mod tests {
             let line = report.line();
             assert_eq!(Report::parse(&line).as_ref(), Some(&report));
             assert_eq!(Report::parse(&format!("[    1.0] {line}")).as_ref(), Some(&report), "after a time");
-            assert_eq!(Report::parse(&line[..line.len() - 1]), None, "cut short");
+            assert_eq!(Report::<Case>::parse(&line[..line.len() - 1]), None, "cut short");
         }
     }
 }
