@@ -86,7 +86,7 @@ impl DropIn {
         let path = directory.join("of-the-test.conf");
         fs::write(&path, format!("[Service]\n{settings}\n"))
             .with_context(|| format!("cannot write {}", path.display()))?;
-        let added = Self(path);
+        let added = Self(directory);
         systemctl(&["daemon-reload"])?;
         Ok(added)
     }
@@ -95,7 +95,7 @@ impl DropIn {
 impl Drop for DropIn {
     fn drop(&mut self) {
         let undone =
-            fs::remove_file(&self.0).map_err(Into::into).and_then(|()| systemctl(&["daemon-reload"]));
+            fs::remove_dir_all(&self.0).map_err(Into::into).and_then(|()| systemctl(&["daemon-reload"]));
         if let Err(error) = undone {
             println!("guest: cannot take a setting back: {error:#}");
         }
