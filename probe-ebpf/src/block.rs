@@ -13,7 +13,7 @@ use aya_ebpf::{
 use probe_ebpf::{
     layout::ABSENT,
     miss::Miss,
-    request::{Class, LOST_AFTER_NS, NOBODY, Owner, OwnerKey, Request, SENT_FLUSH, WAYS, first_place},
+    request::{Class, LOST_AFTER_NS, NOBODY, Owner, OwnerKey, Request, SENT_FLUSH, WAYS, set_of},
 };
 
 use crate::{
@@ -71,20 +71,15 @@ pub fn block_bio_queue(ctx: RawTracePointContext) -> i32 {
 pub fn block_rq_issue(ctx: RawTracePointContext) -> i32 {
     let request = argument!(ctx, rq_issue_argument);
     let now_ns = now_ns();
-    let mut bio: u64 = field(request, offset!(request_bio)).unwrap_or(0);
+    let bio: u64 = field(request, offset!(request_bio)).unwrap_or(0);
     if bio == 0 {
         send_flush(request, now_ns);
         return 0;
     }
-    for _ in 0..MERGED {
-        if let Some(place) = place_of(bio) {
-            // SAFETY: the element lives as long as its map; nobody else issues this bio.
-            unsafe { (*place).issued_ns = now_ns };
-        }
-        bio = field(bio, offset!(bio_next)).unwrap_or(0);
-        if bio == 0 {
-            break;
-        }
+    // The first bio keeps the time for all that were merged.
+    if let Some(place) = place_of(bio) {
+        // SAFETY: the element lives as long as its map; nobody else issues this bio.
+        unsafe { (*place).issued_ns = now_ns };
     }
     0
 }
@@ -96,17 +91,23 @@ pub fn block_rq_complete(ctx: RawTracePointContext) -> i32 {
     let mut left = ctx.arg::<u64>(2) as u32;
     let mut bio: u64 = field(request, offset!(request_bio)).unwrap_or(0);
     if bio == 0 {
-        end(request);
+        end_bio(request, 0);
         return 0;
     }
+    // SAFETY: the element lives as long as its map.
+    let issued_ns = place_of(bio).map_or(0, |place| unsafe { (*place).issued_ns });
     for _ in 0..MERGED {
-        // A request may complete in parts: what is left of the last bio completes later.
+        // A request may complete in parts: what is left of the last bio completes later, and is the first then.
         let bytes: u32 = field(bio, offset!(bio_size)).unwrap_or(0);
         if bytes > left {
+            if let Some(place) = place_of(bio) {
+                // SAFETY: as above.
+                unsafe { (*place).issued_ns = issued_ns };
+            }
             break;
         }
         left -= bytes;
-        end(bio);
+        end_bio(bio, issued_ns);
         bio = field(bio, offset!(bio_next)).unwrap_or(0);
         if bio == 0 {
             break;
@@ -117,22 +118,27 @@ pub fn block_rq_complete(ctx: RawTracePointContext) -> i32 {
 
 #[raw_tracepoint(tracepoint = "block_bio_complete")]
 pub fn block_bio_complete(ctx: RawTracePointContext) -> i32 {
-    end(argument!(ctx, bio_complete_argument));
+    end_bio(argument!(ctx, bio_complete_argument), 0);
     0
 }
 
-/// A request is over, if it is one of those that are followed.
-#[inline(always)]
-fn end(bio: u64) {
+/// A request is over, if it is one of those that are followed; the driver got it then, or 0. Returns nothing: 0.
+///
+/// To the verifier this is a global function, which it looks at once, for any arguments (Linux 5.6), and not once for each turn of
+/// the loop that calls it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn end_bio(bio: u64, issued_ns: u64) -> u64 {
     if let Some(place) = place_of(bio) {
         // SAFETY: the element lives as long as its map, and a bio completes once.
         let request = unsafe { *place };
         // SAFETY: as above.
         unsafe { (*place).bio = 0 };
         if request.class != SENT_FLUSH {
-            complete(&request);
+            complete(&Request { issued_ns, ..request });
         }
     }
+    0
 }
 
 /// The block layer sends a flush by itself, for one or several that asked for one: it has no bio.
@@ -191,12 +197,9 @@ fn queue(bio: u64, layer: u32) {
     if is_target()
         && let Ok(Some(thread)) = known_thread()
     {
-        // SAFETY: elements live as long as their map, and only this thread uses its own.
-        unsafe {
-            (*thread).requests = (*thread).requests.wrapping_add(1);
-            if matches!(class, Class::Flush) {
-                (*thread).flushes = (*thread).flushes.wrapping_add(1);
-            }
+        thread.requests = thread.requests.wrapping_add(1);
+        if matches!(class, Class::Flush) {
+            thread.flushes = thread.flushes.wrapping_add(1);
         }
     }
 }
@@ -262,13 +265,20 @@ fn number_of(disk: u64) -> Option<u32> {
     Some(major << 20 | field::<u32>(disk, offset!(disk_first_minor))?)
 }
 
+/// Returns the places that a request may be in.
+#[inline(always)]
+fn places(bio: u64) -> Option<*mut Request> {
+    REQUESTS.get_ptr_mut(set_of(bio)).map(<*mut [Request; WAYS as usize]>::cast)
+}
+
 /// Returns the place of a request that is in flight.
 #[inline(always)]
 fn place_of(bio: u64) -> Option<*mut Request> {
-    let first = first_place(bio);
-    for way in 0..WAYS {
-        let place = REQUESTS.get_ptr_mut(first + way)?;
-        // SAFETY: the element lives as long as its map.
+    let places = places(bio)?;
+    for way in 0..WAYS as usize {
+        // SAFETY: the element lives as long as its map, and holds this many.
+        let place = unsafe { places.add(way) };
+        // SAFETY: as above.
         if unsafe { (*place).bio } == bio {
             return Some(place);
         }
@@ -282,10 +292,11 @@ fn place_for(bio: u64, now_ns: u64) -> Option<*mut Request> {
     if let Some(place) = place_of(bio) {
         return Some(place);
     }
-    let first = first_place(bio);
-    for way in 0..WAYS {
-        let place = REQUESTS.get_ptr_mut(first + way)?;
-        // SAFETY: the element lives as long as its map.
+    let places = places(bio)?;
+    for way in 0..WAYS as usize {
+        // SAFETY: the element lives as long as its map, and holds this many.
+        let place = unsafe { places.add(way) };
+        // SAFETY: as above.
         let Request { bio: other, queued_ns, .. } = unsafe { *place };
         if other == 0 || now_ns.saturating_sub(queued_ns) > LOST_AFTER_NS {
             return Some(place);

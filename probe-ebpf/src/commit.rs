@@ -99,10 +99,9 @@ impl Backend {
         now_ns.saturating_sub(self.commit_started_ns)
     }
 
-    /// A sync begins; returns whether a commit ends with it.
+    /// Returns whether a commit ends with the sync that begins.
     #[inline(always)]
-    pub fn begin_sync(&mut self, now_ns: u64) -> bool {
-        self.used_ns = now_ns;
+    pub const fn ends_with_sync(&self) -> bool {
         self.meta_written != 0
     }
 
@@ -146,10 +145,10 @@ mod tests {
     /// Plays a commit of one data page; returns what each end reported.
     fn commit(backend: &mut Backend, at_ns: u64) -> (u64, u64) {
         backend.begin_write(Page::Data, PAGE, at_ns);
-        assert!(!backend.begin_sync(at_ns + 10), "the sync of the data pages ends no commit");
+        assert!(!backend.ends_with_sync(), "the sync of the data pages ends no commit");
         backend.begin_write(Page::Meta, PAGE, at_ns + 20);
         let meta_ns = backend.end_meta(at_ns + 25);
-        assert!(backend.begin_sync(at_ns + 30), "the sync of the meta page does");
+        assert!(backend.ends_with_sync(), "the sync of the meta page does");
         (meta_ns, backend.end_commit(at_ns + 40))
     }
 
@@ -158,14 +157,14 @@ mod tests {
         let mut backend = Backend::default();
         assert_eq!(commit(&mut backend, 1_000), (25, 40));
         assert_eq!(commit(&mut backend, 5_000), (25, 40), "and the next begins anew");
-        assert!(!backend.begin_sync(6_000), "a sync without a meta page ends nothing");
+        assert!(!backend.ends_with_sync(), "a sync without a meta page ends nothing");
     }
 
     #[test]
     fn growth_belongs_to_the_commit() {
         let mut backend = Backend::default();
         backend.begin_write(Page::Data, 0, 500);
-        assert!(!backend.begin_sync(600));
+        assert!(!backend.ends_with_sync());
         assert_eq!(commit(&mut backend, 1_000), (525, 540));
     }
 
@@ -173,7 +172,7 @@ mod tests {
     fn a_new_database_is_no_commit() {
         let mut backend = Backend::default();
         backend.begin_write(Page::New, 4 * PAGE, 100);
-        assert!(!backend.begin_sync(200));
+        assert!(!backend.ends_with_sync());
         assert_eq!(commit(&mut backend, 1_000), (25, 40), "its first pages do not lengthen the first commit");
     }
 

@@ -48,13 +48,13 @@ macro_rules! hooks {
     ($program:expr, $op:expr, $enter:ident, $exit:ident) => {
         #[fentry]
         pub fn $enter(ctx: FEntryContext) -> i32 {
-            enter(&ctx, $program, $op, Arguments::of($op, |position| argument(&ctx, position)));
+            enter($program, $op, || Arguments::of($op, |position| argument(&ctx, position)));
             0
         }
 
         #[fexit]
         pub fn $exit(ctx: FExitContext) -> i32 {
-            exit(&ctx, $program, $op, returned(&ctx));
+            exit($program, $op, returned(&ctx));
             0
         }
     };

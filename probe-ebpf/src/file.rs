@@ -6,7 +6,7 @@
 use probe_ebpf::{
     layout::ABSENT,
     miss::Miss,
-    name::{self, Name, Named},
+    name::{self, Name},
 };
 
 use crate::{
@@ -15,9 +15,15 @@ use crate::{
     target::{load, read, task, typed_task},
 };
 
-/// A file by the kernel's `dentry`.
+/// A file by the kernel's `dentry`, and what that says.
 #[derive(Clone, Copy)]
-pub struct Dentry(*const u8);
+pub struct Dentry {
+    address: *const u8,
+    /// The hash of the name, and its length in the upper half.
+    hash_len: u64,
+    name: *const u8,
+    inode: Inode,
+}
 
 /// A file by the kernel's `inode`.
 #[derive(Clone, Copy)]
@@ -34,7 +40,7 @@ pub struct Identity {
 #[inline(always)]
 pub fn open_file(descriptor: u64) -> Result<Option<Dentry>, Miss> {
     let Some(file) = file(descriptor)? else { return Ok(None) };
-    read(file, offset!(file_dentry)).map(|dentry| Some(Dentry(dentry)))
+    Dentry::at(read(file, offset!(file_dentry))?).map(Some)
 }
 
 /// Returns where the next byte of a descriptor goes, as of now.
@@ -72,50 +78,90 @@ fn descriptors() -> Result<(u32, *const u8), Miss> {
     Ok((read(table, offset!(fdt_max_fds))?, read(table, offset!(fdt_fd))?))
 }
 
+/// [`role_of_name`]: etcd gives no file that we time such a name.
+const NO_ROLE: u64 = u64::MAX;
+/// [`role_of_name`]: it could not be read.
+const NO_NAME: u64 = u64::MAX - 1;
+
+/// Returns the role of a name in the kernel's memory, packed, or [`NO_ROLE`], or [`NO_NAME`].
+///
+/// To the verifier this is a global function, which it looks at once (Linux 5.6): else it would follow every name to the end.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn role_of_name(name: u64, length: u64) -> u64 {
+    let length = length as u32;
+    if !name::may_matter(length) {
+        return NO_ROLE;
+    }
+    // The kernel allocates names in steps of 32 bytes or more and ends them with zero; what lies behind is not looked at.
+    match read::<Name>(name as *const u8, 0) {
+        Ok(name) => name::role(&name, length).map_or(NO_ROLE, |named| named.packed().into()),
+        Err(_) => NO_NAME,
+    }
+}
+
 impl Dentry {
+    /// Reads what a `dentry` says.
+    #[inline(always)]
+    fn at(address: *const u8) -> Result<Self, Miss> {
+        let (hash_len, name, inode) = (offset!(dentry_hash_len), offset!(dentry_name), offset!(dentry_inode));
+        // From 5.10 to 7.2 they follow each other, and one call of the helper is cheaper than three.
+        if name == hash_len + 8 && inode == hash_len + 16 {
+            let [hash_len, name, inode] = read::<[u64; 3]>(address, hash_len)?;
+            return Ok(Self { address, hash_len, name: name as *const u8, inode: Inode(inode as *const u8) });
+        }
+        Ok(Self {
+            address,
+            hash_len: read(address, hash_len)?,
+            name: read(address, name)?,
+            inode: Inode(read(address, inode)?),
+        })
+    }
+
     #[inline(always)]
     pub fn address(self) -> u64 {
-        self.0 as u64
+        self.address as u64
     }
 
-    /// Returns the hash of the name, and its length in the upper half.
     #[inline(always)]
-    pub fn hash_len(self) -> Result<u64, Miss> {
-        read(self.0, offset!(dentry_hash_len))
+    pub fn hash_len(self) -> u64 {
+        self.hash_len
     }
 
-    /// Returns the role that the file's name gives it, if any.
     #[inline(always)]
-    pub fn named(self, hash_len: u64) -> Result<Option<Named>, Miss> {
-        let length = (hash_len >> 32) as u32;
-        if !name::may_matter(length) {
-            return Ok(None);
+    pub fn name_length(self) -> u32 {
+        (self.hash_len >> 32) as u32
+    }
+
+    /// Returns the role that the file's name gives it, packed, if any.
+    #[inline(always)]
+    pub fn named(self) -> Result<Option<u32>, Miss> {
+        match role_of_name(self.name as u64, self.name_length().into()) {
+            NO_ROLE => Ok(None),
+            NO_NAME => Err(Miss::UnreadableFile),
+            packed => Ok(Some(packed as u32)),
         }
-        let name: *const u8 = read(self.0, offset!(dentry_name))?;
-        // The kernel allocates names in steps of 32 bytes or more and ends them with zero; what lies behind is not looked at.
-        Ok(name::role(&read::<Name>(name, 0)?, length))
     }
 
     /// Returns whether this is a directory called `snap`, where etcd keeps its database and snapshots.
     #[inline(always)]
     pub fn is_snap(self) -> Result<bool, Miss> {
-        let name: *const u8 = read(self.0, offset!(dentry_name))?;
-        Ok(self.hash_len()? >> 32 == 4 && read::<u32>(name, 0)? == u32::from_le_bytes(*b"snap"))
+        Ok(self.name_length() == 4 && read::<u32>(self.name, 0)? == u32::from_le_bytes(*b"snap"))
     }
 
     #[inline(always)]
     pub fn parent(self) -> Result<Self, Miss> {
-        read(self.0, offset!(dentry_parent)).map(Self)
+        Self::at(read(self.address, offset!(dentry_parent))?)
     }
 
     #[inline(always)]
-    pub fn inode(self) -> Result<Inode, Miss> {
-        read(self.0, offset!(dentry_inode)).map(Inode)
+    pub fn inode(self) -> Inode {
+        self.inode
     }
 
     #[inline(always)]
     pub fn identity(self) -> Result<Identity, Miss> {
-        self.inode()?.identity()
+        self.inode.identity()
     }
 }
 

@@ -11,7 +11,7 @@ use probe_ebpf::{
     histogram::Histogram,
     layout::{ABSENT, Names, Offsets},
     miss::Miss,
-    request::{DEVICE_NUMBERS, LAYERS, LayerTotals, OWNERS, Owner, OwnerKey, REQUESTS as PLACES, Request},
+    request::{DEVICE_NUMBERS, LAYERS, LayerTotals, OWNERS, Owner, OwnerKey, Request, SETS, WAYS},
     series::SERIES,
     state::{ErrorKey, ProcessKey, Record, Target, Thread, ThreadKey, Waits},
 };
@@ -179,7 +179,7 @@ pub static LAYER_TOTALS: Array<LayerTotals> = Array::with_max_entries(LAYERS, MM
 
 /// Requests in flight, in one of four places that the address tells: no insertion, no deletion.
 #[map]
-pub static REQUESTS: Array<Request> = Array::with_max_entries(PLACES, MMAPABLE);
+pub static REQUESTS: Array<[Request; WAYS as usize]> = Array::with_max_entries(SETS, MMAPABLE);
 
 #[map]
 pub static OWNER_BY_KEY: HashMap<OwnerKey, u32> = HashMap::with_max_entries(OWNERS, 0);
@@ -195,7 +195,7 @@ pub static OWNER_STATE: Array<Owner> = Array::with_max_entries(OWNERS, MMAPABLE)
 #[map]
 pub static FAULT_EVENTS: Array<u64> = Array::with_max_entries(1, 0);
 
-const _: () = assert!(size_of::<Record>() == 24, "no padding allowed");
+const _: () = assert!(size_of::<Record>() == 16, "no padding allowed");
 
 /// Reads one offset; the verifier knows its value, since the daemon freezes what it sets.
 #[macro_export]

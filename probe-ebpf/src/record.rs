@@ -1,45 +1,50 @@
 //! Adds a latency to its histogram.
 
 use probe_ebpf::{
-    histogram::{Histogram, slot},
+    histogram::{SLOTS, slot},
     miss::Miss,
     series::SERIES,
-    state::{ErrorKey, Record, Split},
+    state::{Ended, ErrorKey, Record, Split, Thread},
 };
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 
-use crate::maps::{ERRORS, HISTOGRAMS, RECORDING, RECORDS, SLOW_NS, atomic_add, count};
+use crate::maps::{ERRORS, HISTOGRAMS, RECORDING, RECORDS, SLOW_NS, THREAD_STATE, atomic_add, count};
 
-/// What was measured.
-#[derive(Clone, Copy)]
-pub struct Measured {
-    pub target: u32,
-    pub entered_ns: u64,
-    pub latency_ns: u64,
-    pub bytes: u64,
-    pub split: Split,
-}
-
-impl Measured {
-    /// Returns whether this is to be told of by itself.
-    #[inline(always)]
-    pub fn is_slow(&self) -> bool {
-        self.latency_ns > SLOW_NS.load()
-    }
-}
-
-/// Counts a latency in one series of its target.
+/// Returns whether a latency is to be told of by itself.
 #[inline(always)]
-pub fn add(series: u32, measured: Measured) {
-    let Some(histogram) = histogram(measured.target, series) else { return };
-    let latency_ns = measured.latency_ns;
-    let Split { on_cpu_ns, run_queue_ns } = measured.split;
-    // SAFETY: the element lives as long as its map, its fields are aligned `u64`s, and `slot` never reaches `SLOTS`.
+pub fn is_slow(latency_ns: u64) -> bool {
+    latency_ns > SLOW_NS.load()
+}
+
+/// Counts what a thread has just ended in one series of its target.
+#[inline(always)]
+pub fn add(series: u32, thread: &Thread) {
+    add_ended(series.into(), thread.index.into());
+}
+
+/// Does this, by the thread's position; returns nothing: 0. A global function, which the verifier looks at once for all that may
+/// end at once (Linux 5.6); those take numbers only before Linux 5.12.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn add_ended(series: u64, thread: u64) -> u64 {
+    if let Some(thread) = THREAD_STATE.get_ptr_mut(thread as u32) {
+        // SAFETY: elements live as long as their map, and only this thread uses its own.
+        count_ended(series as u32, unsafe { &*thread });
+    }
+    0
+}
+
+#[inline(always)]
+fn count_ended(series: u32, thread: &Thread) {
+    let Ended { latency_ns, slot, bytes, split: Split { on_cpu_ns, run_queue_ns } } = thread.ended;
+    let Some(histogram) = HISTOGRAMS.get_ptr_mut(thread.target * SERIES + series) else { return };
+    let slot = if slot < SLOTS as u64 { slot as usize } else { SLOTS - 1 };
+    // SAFETY: the element lives as long as its map, its fields are aligned `u64`s, and the slot is one of them.
     unsafe {
         // The slot before the sum: the daemon reads in the other order, so its sum never holds an event that its
         // slots lack.
-        atomic_add((&raw mut (*histogram).slots).cast::<u64>().add(slot(latency_ns)), 1);
+        atomic_add((&raw mut (*histogram).slots).cast::<u64>().add(slot), 1);
         atomic_add(&raw mut (*histogram).sum_ns, latency_ns);
         // And the whole before its parts, likewise.
         if on_cpu_ns > 0 {
@@ -48,7 +53,7 @@ pub fn add(series: u32, measured: Measured) {
         if run_queue_ns > 0 {
             atomic_add(&raw mut (*histogram).run_queue_ns, run_queue_ns);
         }
-        if measured.is_slow() {
+        if is_slow(latency_ns) {
             let slow = &raw mut (*histogram).slow;
             atomic_add(&raw mut (*slow).events, 1);
             atomic_add(&raw mut (*slow).sum_ns, latency_ns);
@@ -60,22 +65,29 @@ pub fn add(series: u32, measured: Measured) {
                 atomic_add(&raw mut (*slow).run_queue_ns, run_queue_ns);
             }
         }
-        if measured.bytes > 0 {
-            atomic_add(&raw mut (*histogram).bytes, measured.bytes);
+        if bytes > 0 {
+            atomic_add(&raw mut (*histogram).bytes, bytes);
         }
         if latency_ns > (*histogram).max_ns {
             (*histogram).max_ns = latency_ns;
         }
     }
     if RECORDING.load() != 0 {
-        record(series, measured);
+        record(series, thread.target, latency_ns);
     }
+}
+
+/// Returns the slot of a latency: a global function, for the verifier would follow each way through it to the end of the program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn slot_of(latency_ns: u64) -> u64 {
+    slot(latency_ns) as u64
 }
 
 /// Counts `by` events of a reconciled series as begun; wraps, so that a failed one can be taken back.
 #[inline(always)]
 pub fn enter(series: u32, target: u32, by: u64) {
-    if let Some(histogram) = histogram(target, series) {
+    if let Some(histogram) = HISTOGRAMS.get_ptr_mut(target * SERIES + series) {
         // SAFETY: the element lives as long as its map, and its fields are aligned `u64`s.
         unsafe { atomic_add(&raw mut (*histogram).entered, by) };
     }
@@ -94,14 +106,8 @@ pub fn error(target: u32, series: u32, errno: u32) {
 }
 
 #[inline(always)]
-fn histogram(target: u32, series: u32) -> Option<*mut Histogram> {
-    HISTOGRAMS.get_ptr_mut(target * SERIES + series)
-}
-
-#[inline(always)]
-fn record(series: u32, measured: Measured) {
-    let Measured { target, entered_ns, latency_ns, .. } = measured;
-    if RECORDS.output::<Record>(Record { entered_ns, latency_ns, target, series }, 0).is_err() {
+fn record(series: u32, target: u32, latency_ns: u64) {
+    if RECORDS.output::<Record>(Record { latency_ns, target, series }, 0).is_err() {
         count(Miss::RingFull);
     }
 }

@@ -12,6 +12,9 @@ pub const REQUESTS: u32 = 2048;
 /// Places that one request can be kept in; which ones, its address tells.
 pub const WAYS: u32 = 4;
 
+/// Sets of such places: one element of the kernel's array each, so that one look finds all four.
+pub const SETS: u32 = REQUESTS / WAYS;
+
 /// A request whose end was not seen for this long gives up its place.
 pub const LOST_AFTER_NS: u64 = 60_000_000_000;
 
@@ -72,7 +75,8 @@ pub struct Request {
     /// Address of the `bio`, of a [`SENT_FLUSH`] of the `request`; 0 while the place is free.
     pub bio: u64,
     pub queued_ns: u64,
-    /// When the driver got it; 0 before, and on devices that pass requests on instead, such as dm.
+    /// When the driver got it, kept with the first bio of what it got; 0 before, and on devices that pass requests on instead, such
+    /// as dm.
     pub issued_ns: u64,
     pub owner: u32,
     pub layer: u32,
@@ -139,15 +143,14 @@ pub struct Owner {
 
 const _: () = assert!(size_of::<Owner>() == 128, "no padding allowed");
 
-/// Returns the first of the places that a request may be in.
+/// Returns the set of places that a request may be in.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "nine bits are left")]
-pub const fn first_place(bio: u64) -> u32 {
+pub const fn set_of(bio: u64) -> u32 {
     // The address of an object of some hundred bytes: its lower bits tell little. Fibonacci hashing takes the upper ones of
     // the product.
-    let sets = REQUESTS / WAYS;
-    let hashed = bio.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - sets.ilog2());
-    (hashed as u32 & (sets - 1)) * WAYS
+    let hashed = bio.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SETS.ilog2());
+    hashed as u32 & (SETS - 1)
 }
 
 #[cfg(feature = "user")]
@@ -188,11 +191,9 @@ mod tests {
 
     #[test]
     fn places_are_within_the_table_and_spread() {
-        let mut used = [0_u32; (REQUESTS / WAYS) as usize];
-        for n in 0..u64::from(REQUESTS / WAYS) {
-            let place = first_place(0xffff_8881_0000_0000 + n * 192);
-            assert!(place <= REQUESTS - WAYS && place.is_multiple_of(WAYS), "{place}");
-            used[(place / WAYS) as usize] += 1;
+        let mut used = [0_u32; SETS as usize];
+        for n in 0..u64::from(SETS) {
+            used[set_of(0xffff_8881_0000_0000 + n * 192) as usize] += 1;
         }
         assert!(used.iter().all(|n| *n <= WAYS), "as many neighbours in a slab as there are sets fit");
     }

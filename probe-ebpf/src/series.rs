@@ -46,6 +46,19 @@ impl Op {
     pub const ALL: [Self; 6] =
         [Self::Fdatasync, Self::Fsync, Self::Write, Self::Pwrite64, Self::Ftruncate, Self::Fallocate];
 
+    /// Returns the one with this number; of those that there are not, the last.
+    #[inline(always)]
+    pub const fn numbered(number: u32) -> Self {
+        match number {
+            0 => Self::Fdatasync,
+            1 => Self::Fsync,
+            2 => Self::Write,
+            3 => Self::Pwrite64,
+            4 => Self::Ftruncate,
+            _ => Self::Fallocate,
+        }
+    }
+
     /// Returns the value of the label `op`: the name of the system call.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -10,7 +10,6 @@ use crate::{
     file,
     maps::{SLOW, SLOW_BUDGET, atomic_add},
     operation::now_ns,
-    record::Measured,
     switch,
 };
 
@@ -20,7 +19,7 @@ const PER_SECOND: u64 = 500;
 
 /// Sends the record of an operation that has just ended.
 #[inline(always)]
-pub fn tell(op: Op, thread: &Thread, measured: Measured, errno: u32) -> Result<(), Miss> {
+pub fn tell(op: Op, thread: &Thread, started_ns: u64, errno: u32) -> Result<(), Miss> {
     if !is_within_budget() {
         return Err(Miss::SlowLimited);
     }
@@ -30,19 +29,19 @@ pub fn tell(op: Op, thread: &Thread, measured: Measured, errno: u32) -> Result<(
         Op::Pwrite64 => thread.offset,
         // The position is behind what was written by now.
         Op::Write => {
-            file::position(thread.descriptor).map_or(NO_OFFSET, |end| end.wrapping_sub(measured.bytes))
+            file::position(thread.descriptor).map_or(NO_OFFSET, |end| end.wrapping_sub(thread.ended.bytes))
         }
         _ => NO_OFFSET,
     };
-    // SAFETY: the ring has given us room for one record, which is written as a whole before it is submitted.
+    // SAFETY: the ring has given us room for one record, which is written before it is submitted.
     unsafe {
-        (*record).started_ns = measured.entered_ns;
-        (*record).latency_ns = measured.latency_ns;
-        (*record).split = measured.split;
-        (*record).bytes = measured.bytes;
+        (*record).started_ns = started_ns;
+        (*record).latency_ns = thread.ended.latency_ns;
+        (*record).split = thread.ended.split;
+        (*record).bytes = thread.ended.bytes;
         (*record).offset = offset;
         (*record).inode = thread.inode;
-        (*record).target = measured.target;
+        (*record).target = thread.target;
         (*record).series = thread.series;
         (*record).thread = thread.index;
         (*record).thread_id = thread.key.pid_tgid as u32;
@@ -56,12 +55,8 @@ pub fn tell(op: Op, thread: &Thread, measured: Measured, errno: u32) -> Result<(
                     (*record).waits[n] = (*waits).waits[n];
                 }
             }
-            None => {
-                (*record).used = 0;
-                for n in 0..WAITS {
-                    (*record).waits[n] = probe_ebpf::state::Wait { stack: 0, blocked_us: 0 };
-                }
-            }
+            // The waits stay what the ring held there before, which nobody looks at.
+            None => (*record).used = 0,
         }
     }
     entry.submit(0);

@@ -33,7 +33,7 @@ pub struct Backend {
     pub inode: u64,
     /// First write of the transaction in progress; 0 if none.
     pub commit_started_ns: u64,
-    /// When it was last written or synced.
+    /// When it was last written.
     pub used_ns: u64,
     pub dev: u32,
     /// Length of the last meta page seen; 0 before.
@@ -75,13 +75,14 @@ pub struct Thread {
     pub target: u32,
     /// Its position in [`crate::series::OPERATIONS`], or [`UNKNOWN`].
     pub series: u32,
-    pub dev: u32,
+    /// Position of that database among those of its target.
+    pub backend: u32,
     /// What else ends with this operation: `ENDS_*`.
     pub ends: u32,
     /// Which programs saw it begin: [`FIRST`], [`SPARE`].
-    pub began: u32,
+    pub saw_begin: u32,
     /// Which programs saw the last operation end.
-    pub ended: u32,
+    pub saw_end: u32,
     /// The thread's account when the operation began.
     pub account: Account,
     /// Where in the file, for calls that say so.
@@ -93,20 +94,36 @@ pub struct Thread {
     /// Block requests that it queued in the operation, and those of them that flush.
     pub requests: u32,
     pub flushes: u32,
+    /// What was counted last.
+    pub ended: Ended,
     /// Files that it used, by the lowest bits of their descriptors.
     pub files: [KnownFile; KNOWN_FILES],
 }
 
-const _: () = assert!(size_of::<Thread>() == 256, "no padding allowed");
+const _: () = assert!(size_of::<Thread>() == 296, "no padding allowed");
+
+/// An event as it is counted.
+///
+/// It is written to memory and read back, so that the verifier forgets the many ways on which its numbers came about.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    pub latency_ns: u64,
+    /// Of that latency: reckoned once, for it takes a division.
+    pub slot: u64,
+    pub bytes: u64,
+    pub split: Split,
+}
 
 /// Files that are remembered of each thread: a segment, the database, and what two descriptors more may be.
 pub const KNOWN_FILES: usize = 4;
 
 /// A file whose role has been found out, so that the next operation need not walk to its names again.
 ///
-/// It is known again by its `dentry` and the hash of its name, which a rename changes and which depends on the directory
-/// (`full_name_hash` and `d_move`, `fs/dcache.c`, Linux 5.10 to 7.2). What is known of the directory holds for as long as it has that
-/// `dentry`. A file that is removed and made anew may get the same: that matters to a database, whose inode is looked at again.
+/// It is known again by its `dentry`, the hash of its name, which a rename changes and which depends on the directory
+/// (`full_name_hash` and `d_move`, `fs/dcache.c`, Linux 5.10 to 7.2), and the `inode`. What is known of the directory holds for as long
+/// as it has that `dentry`. A database that is removed and made anew under its name may get all three: it goes on as the old one,
+/// which had no transaction in progress then.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KnownFile {
@@ -114,13 +131,21 @@ pub struct KnownFile {
     pub dentry: u64,
     /// `dentry.d_name.hash_len`
     pub hash_len: u64,
-    /// Address of the kernel's `inode`, its number and its device; of databases only.
+    /// Address of the kernel's `inode`.
     pub inode_address: u64,
+    /// Its number and its device; of databases only.
     pub inode: u64,
     pub dev: u32,
-    /// [`crate::name::Named`], packed.
+    /// [`crate::name::Named`], packed; or why an operation on it counts as nothing: [`FOREIGN`], [`UNREADABLE`].
     pub named: u32,
 }
+
+/// `KnownFile::named`: a segment outside the WAL's directory.
+pub const FOREIGN: u32 = 1 << 8;
+/// `KnownFile::named`: the file could not be read; it is looked at again the next time.
+pub const UNREADABLE: u32 = 1 << 9;
+/// `KnownFile::named`: its name says nothing, so it may be a directory of the WAL's.
+pub const UNNAMED: u32 = 1 << 10;
 
 const _: () = assert!(size_of::<KnownFile>() == 40, "no padding allowed");
 
@@ -251,16 +276,17 @@ impl Thread {
         inode: 0,
         target: 0,
         series: 0,
-        dev: 0,
+        backend: 0,
         ends: 0,
-        began: 0,
-        ended: 0,
+        saw_begin: 0,
+        saw_end: 0,
         account: Account { exec_ns: 0, run_delay_ns: 0 },
         offset: 0,
         descriptor: 0,
         index: 0,
         requests: 0,
         flushes: 0,
+        ended: Ended { latency_ns: 0, slot: 0, bytes: 0, split: Split { on_cpu_ns: 0, run_queue_ns: 0 } },
         files: [KnownFile { dentry: 0, hash_len: 0, inode_address: 0, inode: 0, dev: 0, named: 0 };
             KNOWN_FILES],
     };
@@ -268,16 +294,16 @@ impl Thread {
     /// Returns whether a call that begins is news, or the other program has seen it already.
     #[inline(always)]
     pub fn begins(&mut self, program: u32) -> bool {
-        let told = self.started_ns != 0 && self.began & program == 0;
-        self.began = if told { self.began | program } else { program };
+        let told = self.started_ns != 0 && self.saw_begin & program == 0;
+        self.saw_begin = if told { self.saw_begin | program } else { program };
         !told
     }
 
     /// Returns whether a call that ends is news, or the other program has seen it already.
     #[inline(always)]
     pub fn ends(&mut self, program: u32) -> bool {
-        let told = self.started_ns == 0 && self.ended != 0 && self.ended & program == 0;
-        self.ended = if told { self.ended | program } else { program };
+        let told = self.started_ns == 0 && self.saw_end != 0 && self.saw_end & program == 0;
+        self.saw_end = if told { self.saw_end | program } else { program };
         !told
     }
 }
@@ -317,7 +343,6 @@ pub struct ErrorKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    pub entered_ns: u64,
     pub latency_ns: u64,
     pub target: u32,
     pub series: u32,

@@ -37,8 +37,6 @@ pub fn sched_switch(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn leave(ctx: &RawTracePointContext, preempted: bool) -> Result<(), Miss> {
     let Some(thread) = known_thread()? else { return Ok(()) };
-    // SAFETY: elements live as long as their map, and only this thread uses its own.
-    let thread = unsafe { &*thread };
     let Some(waits) = waits(thread) else { return Ok(()) };
     if thread.started_ns == 0 {
         return Ok(());

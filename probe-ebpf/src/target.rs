@@ -8,7 +8,7 @@ use aya_ebpf::{
     },
 };
 use probe_ebpf::{
-    layout::COMM_BYTES,
+    layout::{ABSENT, COMM_BYTES},
     miss::Miss,
     state::{ProcessKey, Target, Thread, ThreadKey},
 };
@@ -32,6 +32,11 @@ pub fn is_target() -> bool {
 /// Returns the running thread's name as two words; aligned, or comparing it would take sixteen loads.
 #[inline(always)]
 pub fn comm() -> [u64; 2] {
+    let comm = offset!(task_comm);
+    if TYPED.load() != 0 && comm != ABSENT as usize {
+        let task = typed_task();
+        return [load(task, comm), load(task, comm + 8)];
+    }
     let mut words = [0; 2];
     // SAFETY: the helper fills the bytes that it is told of. It cannot fail: there is a running thread.
     unsafe { bpf_get_current_comm((&raw mut words).cast(), COMM_BYTES as u32) };
@@ -88,14 +93,15 @@ pub fn load<T>(base: *const u8, offset: usize) -> T {
 
 /// Returns what is remembered of the running thread, or none if it is not known yet.
 #[inline(always)]
-pub fn known_thread() -> Result<Option<*mut Thread>, Miss> {
+pub fn known_thread() -> Result<Option<&'static mut Thread>, Miss> {
     let key = thread_key()?;
     let guess = THREAD_GUESS.get_ptr_mut(key.pid_tgid as u32 % THREADS);
     if let Some(guess) = guess
         // SAFETY: elements live as long as their map, and a position is written as a whole.
-        && let Some(thread) = THREAD_STATE.get_ptr_mut(unsafe { guess.read_volatile() })
-        // SAFETY: as above. Only the running thread has its key, and its position keeps it until the thread is gone.
-        && unsafe { (*thread).key.pid_tgid == key.pid_tgid && (*thread).key.started_ns == key.started_ns }
+        && let Some(thread) = thread_at(unsafe { guess.read_volatile() })
+        // Only the running thread has its key, and its position keeps it until the thread is gone.
+        && thread.key.pid_tgid == key.pid_tgid
+        && thread.key.started_ns == key.started_ns
     {
         return Ok(Some(thread));
     }
@@ -105,26 +111,30 @@ pub fn known_thread() -> Result<Option<*mut Thread>, Miss> {
         // SAFETY: as above.
         unsafe { guess.write_volatile(index) };
     }
-    Ok(THREAD_STATE.get_ptr_mut(index))
+    Ok(thread_at(index))
+}
+
+/// Returns what is remembered at a position of the running thread's.
+#[inline(always)]
+fn thread_at(index: u32) -> Option<&'static mut Thread> {
+    // SAFETY: elements live as long as their map, and only the thread whose it is uses one.
+    THREAD_STATE.get_ptr_mut(index).map(|thread| unsafe { &mut *thread })
 }
 
 /// Returns what is remembered of the running thread, beginning with this call if need be.
 #[inline(always)]
-pub fn thread() -> Result<*mut Thread, Miss> {
+pub fn thread() -> Result<&'static mut Thread, Miss> {
     if let Some(known) = known_thread()? {
         return Ok(known);
     }
     let key = thread_key()?;
     let target = target()?;
     let index = FREE_THREADS.pop().ok().flatten().ok_or(Miss::ThreadsFull)?;
-    let thread = THREAD_STATE.get_ptr_mut(index).ok_or(Miss::ThreadsFull)?;
-    // SAFETY: the element lives as long as its map, and nobody else was given this position.
-    unsafe {
-        (*thread).key = key;
-        (*thread).target = target;
-        (*thread).index = index;
-        (*thread).started_ns = 0;
-    }
+    let thread = thread_at(index).ok_or(Miss::ThreadsFull)?;
+    thread.key = key;
+    thread.target = target;
+    thread.index = index;
+    thread.started_ns = 0;
     // Nobody else inserts this thread's key, so the only failure is a full table.
     THREAD_BY_KEY.insert(key, index, BPF_NOEXIST.into()).map_err(|_| Miss::ThreadsFull)?;
     Ok(thread)

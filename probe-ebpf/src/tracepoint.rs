@@ -31,13 +31,13 @@ macro_rules! hooks {
     ($program:expr, $op:expr, $enter:ident, $exit:ident) => {
         #[tracepoint]
         pub fn $enter(ctx: TracePointContext) -> u32 {
-            enter(&ctx, $program, $op, Arguments::of($op, |position| word(&ctx, position)));
+            enter($program, $op, || Arguments::of($op, |position| word(&ctx, position)));
             0
         }
 
         #[tracepoint]
         pub fn $exit(ctx: TracePointContext) -> u32 {
-            exit(&ctx, $program, $op, word(&ctx, 0) as i64);
+            exit($program, $op, word(&ctx, 0) as i64);
             0
         }
     };
