@@ -195,7 +195,7 @@ pub static OWNER_STATE: Array<Owner> = Array::with_max_entries(OWNERS, MMAPABLE)
 #[map]
 pub static FAULT_EVENTS: Array<u64> = Array::with_max_entries(1, 0);
 
-const _: () = assert!(size_of::<Record>() == 16, "no padding allowed");
+const _: () = assert!(size_of::<Record>() == 24, "no padding allowed");
 
 /// Reads one offset; the verifier knows its value, since the daemon freezes what it sets.
 #[macro_export]

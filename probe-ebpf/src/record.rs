@@ -9,7 +9,10 @@ use probe_ebpf::{
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 
-use crate::maps::{ERRORS, HISTOGRAMS, RECORDING, RECORDS, SLOW_NS, THREAD_STATE, atomic_add, count};
+use crate::{
+    maps::{ERRORS, HISTOGRAMS, RECORDING, RECORDS, SLOW_NS, THREAD_STATE, atomic_add, count},
+    operation::now_ns,
+};
 
 /// Returns whether a latency is to be told of by itself.
 #[inline(always)]
@@ -107,7 +110,8 @@ pub fn error(target: u32, series: u32, errno: u32) {
 
 #[inline(always)]
 fn record(series: u32, target: u32, latency_ns: u64) {
-    if RECORDS.output::<Record>(Record { latency_ns, target, series }, 0).is_err() {
+    let record = Record { recorded_ns: now_ns(), latency_ns, target, series };
+    if RECORDS.output::<Record>(record, 0).is_err() {
         count(Miss::RingFull);
     }
 }

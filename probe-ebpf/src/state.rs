@@ -343,6 +343,8 @@ pub struct ErrorKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
+    /// When it was recorded, shortly after its end.
+    pub recorded_ns: u64,
     pub latency_ns: u64,
     pub target: u32,
     pub series: u32,

@@ -19,6 +19,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    allocator,
     config::{Config, Options, Output, Task},
     doctor,
     etcd::AllowList,
@@ -193,6 +194,7 @@ fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::R
         },
     );
     monitor.scan();
+    allocator::give_back();
     Ok(Arc::new(Mutex::new(monitor)))
 }
 

@@ -3,6 +3,7 @@
 //! [`Kernel::attach`] loads and attaches; from then on the counts are read from memory that we share with the kernel.
 
 mod block;
+mod histograms;
 mod hook;
 mod in_flight;
 mod load;
@@ -15,6 +16,7 @@ mod slow;
 mod start;
 mod switch;
 mod tracefs;
+mod types;
 
 use std::sync::Arc;
 
@@ -25,18 +27,19 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use probe_ebpf::{
-    histogram::{Histogram, SLOTS, Slow},
+    histogram::{SLOTS, Slow},
     miss::Miss,
-    series::SERIES,
     state::{ErrorKey, ProcessKey, Record, Target, Thread, ThreadKey},
 };
 use rustix::time::{ClockId, clock_gettime};
 
 pub use block::Block;
+use histograms::Histograms;
 pub use hook::Hook;
 pub use in_flight::InFlight;
 pub use load::{Fault, KernelConfig};
 use mapped::Mapped;
+use offsets::Layout;
 pub use reclaim::NS_PER_TICK;
 use runs::Programs;
 pub use runs::{Runs, skipped};
@@ -48,6 +51,7 @@ pub use start::{HookChoice, StartError, start};
 use crate::{
     host,
     latency::{Latencies, TimeSpent},
+    logging::chain,
 };
 
 /// Threads at once, of all targets: `THREADS` of the kernel side.
@@ -120,7 +124,7 @@ impl KernelError {
 /// The attached programs and their state. Dropping it detaches them.
 pub struct Kernel {
     targets: Mapped<Target>,
-    histograms: Mapped<Histogram>,
+    histograms: Histograms,
     threads: Arc<Mapped<Thread>>,
     misses: Mapped<u64>,
     errors: HashMap<MapData, ErrorKey, u64>,
@@ -160,10 +164,15 @@ impl Kernel {
     /// # Errors
     /// Names what this kernel or these privileges do not allow; then nothing is left attached.
     pub fn attach(hook: Hook, config: &KernelConfig) -> Result<Self, KernelError> {
+        Self::attach_to(&Layout::read()?, hook, config)
+    }
+
+    /// Does this with the kernel's layout as it was read before.
+    fn attach_to(layout: &Layout, hook: Hook, config: &KernelConfig) -> Result<Self, KernelError> {
         if !host::in_initial_pid_namespace() {
             return Err(KernelError::PidNamespace);
         }
-        let (mut ebpf, blocks) = load::load(hook, config)?;
+        let (mut ebpf, blocks) = load::load(layout, hook, config)?;
         let logger = if config.log { EbpfLogger::init(&mut ebpf).ok() } else { None };
         let mut free_targets =
             Stack::try_from(take(&mut ebpf, "FREE_TARGETS")?).map_err(in_map("FREE_TARGETS"))?;
@@ -178,7 +187,7 @@ impl Kernel {
         }
         let kernel = Self {
             targets: mapped(&mut ebpf, "TARGET_STATE", config.places())?,
-            histograms: mapped(&mut ebpf, "HISTOGRAMS", config.places() * SERIES)?,
+            histograms: Histograms::take(&mut ebpf, config.places())?,
             threads: Arc::new(mapped(&mut ebpf, "THREAD_STATE", THREADS)?),
             misses: mapped(&mut ebpf, "MISSES", MISSES)?,
             errors: hash(&mut ebpf, "ERRORS")?,
@@ -235,9 +244,18 @@ impl Kernel {
     /// Returns the processes that the programs have found.
     pub fn processes(&self) -> Vec<Process> {
         let all = (0..self.targets.length()).map(|target| (target, self.targets.read(target)));
-        let used = all.filter(|(_, state)| state.started_ns != 0);
+        let used = all.filter(|(target, state)| state.started_ns != 0 && self.can_read(*target));
         used.map(|(target, state)| Process { target, pid: state.tgid, started_ns: state.started_ns })
             .collect()
+    }
+
+    /// Returns whether a target's histograms are in our memory, having mapped them if need be.
+    fn can_read(&self, target: u32) -> bool {
+        let mapped = self.histograms.map(target);
+        if let Err(error) = &mapped {
+            tracing::warn!(target, error = chain(error), "a process is not measured");
+        }
+        mapped.is_ok()
     }
 
     /// Returns the state of a target, as the programs keep it.
@@ -247,8 +265,7 @@ impl Kernel {
 
     /// Returns one histogram as of now.
     pub fn latencies(&self, target: u32, series: u32) -> Latencies {
-        let index = target * SERIES + series;
-        let word = |word| self.histograms.word(index, word);
+        let word = |word| self.histograms.word(target, series, word);
         // The sum first, then the slots: the programs write in the other order, so the sum never holds an event that
         // the slots lack.
         let (sum_ns, max_ns, bytes) = (word(SUM_NS), word(MAX_NS), word(BYTES));
@@ -257,8 +274,7 @@ impl Kernel {
 
     /// Returns how the time of one series was spent, and that of its slow events.
     pub fn time_spent(&self, target: u32, series: u32) -> TimeSpent {
-        let index = target * SERIES + series;
-        let word = |word| self.histograms.word(index, word);
+        let word = |word| self.histograms.word(target, series, word);
         // Against the order in which they are written, so that no part exceeds its whole.
         let slow = |part: usize| word(SLOW + part);
         let (slow_run_queue_ns, slow_on_cpu_ns) = (slow(3), slow(2));
@@ -279,7 +295,7 @@ impl Kernel {
 
     /// Returns how many events of a reconciled series have begun.
     pub fn entered(&self, target: u32, series: u32) -> u64 {
-        self.histograms.word(target * SERIES + series, ENTERED)
+        self.histograms.word(target, series, ENTERED)
     }
 
     /// Returns what was not measured, by reason.

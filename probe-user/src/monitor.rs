@@ -215,7 +215,9 @@ impl Monitor {
         self.absorb();
         self.test_eyesight(TESTED_EVERY);
         self.retire_dead();
-        let scan = self.scanner.scan(&self.settings.overrides, &self.settings.process_names);
+        let processes = self.kernel.processes();
+        let suspects: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+        let scan = self.scanner.scan(&self.settings.overrides, &self.settings.process_names, &suspects);
         let mut unreadable = BTreeMap::new();
         for process in scan.unreadable {
             if !self.unreadable.contains_key(&process.pid) {
@@ -225,14 +227,13 @@ impl Monitor {
             unreadable.insert(process.pid, process.to_string());
         }
         self.unreadable = unreadable;
-        let processes = self.kernel.processes();
         for member in scan.members {
             let process = processes.iter().find(|process| is_same(process, member.id)).copied();
             self.track(member, process);
         }
         self.members.values_mut().for_each(Tracked::look_at_certificates);
         self.tell_layers();
-        self.host.refresh_cgroups();
+        self.host.name_cgroups(self.kernel.block());
         // What a verdict looks back on is most of what a member takes of our memory.
         let window = self.settings.window;
         let silent = self.members.values_mut().filter(|tracked| tracked.gone_for() > Some(window));

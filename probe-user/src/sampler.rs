@@ -1,7 +1,8 @@
 //! Looks at what slow operations wait for: a thread that glances at shared memory now and then, and takes stacks only while
 //! operations are slow.
 //!
-//! A glance costs no system call but its timer. Once an operation has been in flight for longer than the threshold, or has ended
+//! A glance costs no system call but its timer, and looks at those threads only that were there a second ago: four times a second
+//! where nothing was slow for ten minutes, for waking up costs more than looking, and else often enough to meet most of what is. Once an operation has been in flight for longer than the threshold, or has ended
 //! so, every one is looked at two hundred times a second, whatever its age, until five seconds pass without a slow one: looking
 //! only at those that are slow already would see how they end and never how they begin.
 
@@ -40,8 +41,17 @@ const SAMPLED_EVERY_AT_MOST: Duration = Duration::from_millis(250);
 /// How long sampling goes on after the last slow operation.
 const ALERT_FOR_NS: u64 = 5_000_000_000;
 
-/// Between glances at most, while operations are fast.
+/// Between glances at most, while operations are fast but were slow of late.
 const GLANCE_AT_MOST: Duration = Duration::from_millis(50);
+
+/// Between glances while nothing was slow for long.
+const GLANCE_AT_REST: Duration = Duration::from_millis(250);
+
+/// How long it is remembered that something was slow.
+const WATCHFUL_FOR_NS: u64 = 600_000_000_000;
+
+/// How often new threads are looked for while operations are fast; what one of them does slowly is told when it ends, anyhow.
+const POSITIONS_EVERY_NS: u64 = 1_000_000_000;
 
 /// Operations sampled at a time. etcd has a handful in flight; a stack takes some 10 µs.
 const SAMPLED_AT_ONCE: usize = 32;
@@ -110,6 +120,9 @@ struct Sampler {
     /// Until when operations are sampled.
     alert_until_ns: u64,
     looked_ns: u64,
+    /// Where threads were when that was last looked at, and when.
+    positions: Vec<u32>,
+    positions_ns: u64,
     /// How long the last look took.
     look_took: Duration,
     /// By position of the thread and the start of its operation: a thread may be in the next one before the record of the last
@@ -139,6 +152,8 @@ impl Sampler {
             findings,
             alert_until_ns: 0,
             looked_ns: 0,
+            positions: Vec::new(),
+            positions_ns: 0,
             look_took: Duration::ZERO,
             samples: HashMap::new(),
             snapshots: VecDeque::new(),
@@ -148,9 +163,7 @@ impl Sampler {
     /// Runs for as long as somebody shares the findings.
     fn run(mut self) {
         while Arc::strong_count(&self.findings) > 1 {
-            let is_alert = monotonic_ns() < self.alert_until_ns;
-            let rested = (self.look_took * REST).min(SAMPLED_EVERY_AT_MOST);
-            let every = if is_alert { SAMPLED_EVERY.max(rested) } else { self.glance_every };
+            let every = self.pause(monotonic_ns());
             let since = Duration::from_nanos(monotonic_ns().saturating_sub(self.looked_ns));
             if let Err(error) = self.wait(every.saturating_sub(since)) {
                 tracing::error!(%error, "slow operations are not looked at any more");
@@ -164,6 +177,16 @@ impl Sampler {
                 self.look_took = Duration::from_nanos(monotonic_ns().saturating_sub(self.looked_ns));
             }
         }
+    }
+
+    /// Returns how long to wait between two looks.
+    fn pause(&self, now_ns: u64) -> Duration {
+        if now_ns < self.alert_until_ns {
+            return SAMPLED_EVERY.max((self.look_took * REST).min(SAMPLED_EVERY_AT_MOST));
+        }
+        // Nothing was slow since the start: then it is 0.
+        let watchful = self.alert_until_ns > 0 && now_ns < self.alert_until_ns + WATCHFUL_FOR_NS;
+        if watchful { self.glance_every } else { self.glance_every.max(GLANCE_AT_REST) }
     }
 
     /// Waits for a record, or until it is time to look.
@@ -211,7 +234,11 @@ impl Sampler {
     fn look(&mut self) {
         let now_ns = monotonic_ns();
         self.looked_ns = now_ns;
-        let mut in_flight = self.memory.in_flight();
+        if now_ns < self.alert_until_ns || now_ns.saturating_sub(self.positions_ns) > POSITIONS_EVERY_NS {
+            self.positions = self.memory.positions();
+            self.positions_ns = now_ns;
+        }
+        let mut in_flight = self.memory.in_flight(&self.positions);
         if in_flight.iter().any(|(_, age_ns)| *age_ns > self.threshold_ns) {
             self.alert_until_ns = now_ns + ALERT_FOR_NS;
         }

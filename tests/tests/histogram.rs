@@ -72,9 +72,9 @@ fn every_latency_is_where_it_belongs() {
     let syncs = of_series(&records, fdatasync);
     assert_eq!(syncs.len(), brackets.len(), "one record a sync");
     for (n, (record, (before_ns, after_ns))) in syncs.iter().zip(&brackets).enumerate() {
-        let left_ns = record.entered_ns + record.latency_ns;
+        let entered_ns = record.recorded_ns - record.latency_ns;
         assert!(
-            *before_ns <= record.entered_ns && left_ns <= *after_ns,
+            *before_ns <= entered_ns && record.recorded_ns <= *after_ns,
             "sync {n}: {record:?} is not within {before_ns} to {after_ns}"
         );
     }

@@ -127,17 +127,17 @@ fn programs(architecture: Architecture) -> anyhow::Result<Programs> {
     if architecture == Architecture::Amd64 {
         bail!("cannot build for x86-64 on this machine; run the tests on one");
     }
-    let built =
-        Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/aarch64-unknown-linux-gnu/release");
-    let there = |name: &str| {
-        let path = built.join(name);
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/aarch64-unknown-linux-gnu");
+    // The profile of what is shipped, and that of the tests.
+    let there = |profile: &str, name: &str| {
+        let path = target.join(profile).join(name);
         let found = path.is_file().then_some(path.clone());
         found.with_context(|| {
             format!("cannot find {}; `cargo xtask build --aarch64` makes it", path.display())
         })
     };
-    let faulty_probe = there("faulty-probe")?;
-    Ok(Programs { guest: there("guest")?, probe: there("etcd-disk-probe")?, faulty_probe, etcd })
+    let (guest, faulty_probe) = (there("tests", "guest")?, there("tests", "faulty-probe")?);
+    Ok(Programs { guest, probe: there("release", "etcd-disk-probe")?, faulty_probe, etcd })
 }
 
 fn result_of(outcome: &Outcome, kernel: &Kernel, case: Case) -> Result<(), Failed> {

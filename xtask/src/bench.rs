@@ -8,7 +8,7 @@ use crate::{compile, setup};
 pub fn run(args: &[String]) -> Result<()> {
     let setup = setup::run(setup::Scope::Machine)?;
     compile::ebpf(&setup.toolchain)?;
-    let mut bench = compile::user_space("run")?;
+    let mut bench = compile::for_tests("run")?;
     bench.args(["--package", "probe-tests", "--bin", "bench", "--", "calls"]).args(args);
     run_command(&mut bench)
 }

@@ -16,12 +16,15 @@ const OBJECT: &str = "target/ebpf/probe";
 /// What people, the demo and the tests run.
 pub const BINARY: &str = "target/release/etcd-disk-probe";
 
+/// The profile of tests, demo and benchmark.
+const TESTS: &str = "tests";
+
 /// The same for aarch64.
 pub const BINARY_AARCH64: &str = "target/aarch64-unknown-linux-gnu/release/etcd-disk-probe";
 
 pub fn all(toolchain: &Toolchain) -> Result<()> {
     ebpf(toolchain)?;
-    let mut build = user_space("build")?;
+    let mut build = user_space("build", "release")?;
     build.args(["--package", "probe-user", "--bin", "etcd-disk-probe"]);
     run(&mut build)?;
     copy_if_changed(&format!("target/{}/release/etcd-disk-probe", host()?), BINARY)
@@ -36,24 +39,22 @@ pub fn aarch64(setup: &Setup) -> Result<()> {
     if let Some(library) = setup.aarch64()? {
         flags.extend(["-L".to_owned(), library.display().to_string()]);
     }
-    let mut build = cargo();
-    build
-        .args([
-            "build",
-            "--release",
-            "--target",
-            AARCH64_TARGET,
-            "--package",
-            "probe-user",
-            "--package",
-            "probe-tests",
-        ])
-        .args(["--bin", "etcd-disk-probe", "--bin", "guest", "--bin", "faulty-probe"])
-        .args(["--config", &rustflags(AARCH64_TARGET, &flags)])
-        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", AARCH64_LINKER)
-        // ring is in C and assembler.
-        .env("CC_aarch64_unknown_linux_gnu", AARCH64_LINKER);
-    run(&mut build)
+    let builds: [&[&str]; 2] = [
+        &["--release", "--package", "probe-user", "--bin", "etcd-disk-probe"],
+        &["--profile", TESTS, "--package", "probe-tests", "--bin", "guest", "--bin", "faulty-probe"],
+    ];
+    for what in builds {
+        let mut build = cargo();
+        build
+            .args(["build", "--target", AARCH64_TARGET])
+            .args(what)
+            .args(["--config", &rustflags(AARCH64_TARGET, &flags)])
+            .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", AARCH64_LINKER)
+            // ring is in C and assembler.
+            .env("CC_aarch64_unknown_linux_gnu", AARCH64_LINKER);
+        run(&mut build)?;
+    }
+    Ok(())
 }
 
 /// Builds the kernel programs in a target directory of their own: their flags and compiler
@@ -67,11 +68,21 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
     flags.extend(nameless(&toolchain.sysroot()?)?);
     let mut build = toolchain.cargo();
     build
-        .args(["build", "--release", "--package", "probe-ebpf", "--features", "kernel", "--bin", "probe"])
+        .args([
+            "build",
+            "--profile",
+            "ebpf",
+            "--package",
+            "probe-ebpf",
+            "--features",
+            "kernel",
+            "--bin",
+            "probe",
+        ])
         .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir", "target/ebpf"])
         .args(["--config", &rustflags("bpfel-unknown-none", &flags)]);
     run(&mut build)?;
-    let linked = "target/ebpf/bpfel-unknown-none/release/probe";
+    let linked = "target/ebpf/bpfel-unknown-none/ebpf/probe";
     let Some(objcopy) = toolchain.objcopy() else {
         println!("keeping the debug information of the kernel programs: there is no llvm-objcopy");
         return copy_if_changed(linked, OBJECT);
@@ -82,15 +93,19 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
     copy_if_changed(stripped, OBJECT)
 }
 
-/// Returns cargo set up for a subcommand on what runs in user space: released, static, for this machine.
-///
-/// Binary, tests and demo all go this way, so that their dependencies are built once.
-pub fn user_space(subcommand: &str) -> Result<Command> {
+/// Returns cargo set up for a subcommand on tests, demo and benchmark.
+pub fn for_tests(subcommand: &str) -> Result<Command> {
+    user_space(subcommand, TESTS)
+}
+
+/// Returns cargo set up for a subcommand on what runs in user space: static, for this machine.
+fn user_space(subcommand: &str, profile: &str) -> Result<Command> {
     let host = host()?;
     let mut command = cargo();
     command.args([
         subcommand,
-        "--release",
+        "--profile",
+        profile,
         "--target",
         &host,
         "--config",

@@ -10,7 +10,7 @@ use crate::{compile, setup};
 pub fn run(root: &Path, args: &[String]) -> Result<()> {
     let setup = setup::run(setup::Scope::Machine)?;
     compile::all(&setup.toolchain)?;
-    let mut demo = compile::user_space("run")?;
+    let mut demo = compile::for_tests("run")?;
     demo.args(["--package", "probe-tests", "--bin", "demo", "--", "--probe"])
         .arg(root.join(compile::BINARY))
         .arg("--etcd")

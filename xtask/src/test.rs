@@ -38,15 +38,16 @@ pub fn run(root: &Path, only: Option<&str>, times: u32) -> Result<()> {
         outcomes.push(check("clippy", || run_command(cargo().args(clippy))));
     }
     outcomes.push(tests("unit", times, || {
-        let mut unit = compile::user_space("test")?;
-        unit.args(["--no-fail-fast", "--"]).args(only);
+        // All packages are chosen both times, so that there is one set of features of what they depend on.
+        let mut unit = compile::for_tests("test")?;
+        unit.args(["--workspace", "--no-fail-fast", "--lib", "--bins", "--"]).args(only);
         Ok(unit)
     }));
     // These share one kernel and one disk, so they run one after the other.
     outcomes.push(tests("integration", times, || {
-        let mut integration = compile::user_space("test")?;
+        let mut integration = compile::for_tests("test")?;
         integration
-            .args(["--no-fail-fast", "--package", "probe-tests", "--", "--test-threads=1"])
+            .args(["--workspace", "--no-fail-fast", "--test", "*", "--", "--test-threads=1"])
             .args(only)
             .env("ETCD_DISK_PROBE_BIN", root.join(compile::BINARY))
             .env("ETCD_DISK_PROBE_CACHE", setup.cache_directory());

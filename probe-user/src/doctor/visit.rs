@@ -84,7 +84,7 @@ pub enum Role {
 
 /// Looks for members once, as the daemon does each second, and asks all their endpoints at once.
 pub async fn all(options: &Options, overrides: &Overrides, entrance: &Entrance) -> Visited {
-    let scan = Scanner::default().scan(overrides, &options.process_name);
+    let scan = Scanner::default().scan(overrides, &options.process_name, &[]);
     let mut asking = JoinSet::new();
     for (place, member) in scan.members.iter().enumerate() {
         for (order, endpoint) in member.endpoints.iter().enumerate() {

@@ -132,6 +132,12 @@ impl Block {
         owners_of(&self.owners).filter(|owner| owner.key.layer == layer).collect()
     }
 
+    /// Returns the control groups of all who did anything; 0 is none.
+    pub fn cgroups(&self) -> impl Iterator<Item = u64> {
+        let used = (0..self.owners.length()).filter(|index| self.owners.word(*index, USED) != 0);
+        used.map(|index| self.owners.word(index, 0)).filter(|cgroup| *cgroup != 0)
+    }
+
     /// Returns the memory that a sampler reads.
     pub(super) fn shared(&self) -> (Arc<Mapped<Request>>, Arc<Mapped<Owner>>) {
         (self.requests.clone(), self.owners.clone())

@@ -3,13 +3,13 @@
 use std::env::consts::ARCH;
 
 use aya::{
-    Btf, Ebpf,
+    Btf, Ebpf, Endianness,
     programs::{FEntry, FExit, Program, ProgramError, TracePoint},
 };
 use probe_ebpf::series::Op;
 use procfs::KernelVersion;
 
-use super::{KernelError, tracefs};
+use super::{KernelError, offsets::Layout, tracefs};
 
 /// Where the kernel calls the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +59,13 @@ impl Hook {
     ///
     /// # Errors
     /// Names what this kernel or these privileges do not allow.
-    pub(super) fn load(self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    pub(super) fn load(self, ebpf: &mut Ebpf, layout: &Layout) -> Result<(), KernelError> {
         // Fentry programs are loaded for a function by its number among the kernel's types.
         let btf = match self {
-            Self::Fentry => Some(Btf::from_sys_fs().map_err(|error| KernelError::NoBtf(error.to_string()))?),
+            Self::Fentry => Some(
+                Btf::parse(&layout.functions.as_types(), Endianness::default())
+                    .map_err(|error| KernelError::NoBtf(error.to_string()))?,
+            ),
             Self::Tracepoint => None,
         };
         for (side, op, turn) in self.programs() {
@@ -161,7 +164,7 @@ fn is_preemptible() -> bool {
 }
 
 /// Returns the kernel's function of a system call on this machine (`arch/*/include/asm/syscall_wrapper.h`).
-fn function(op: Op) -> String {
+pub(super) fn function(op: Op) -> String {
     let prefix = if ARCH == "aarch64" { "__arm64" } else { "__x64" };
     format!("{prefix}_sys_{}", op.as_str())
 }

@@ -7,7 +7,7 @@ use probe_ebpf::{
     state::{Thread, UNKNOWN},
 };
 
-use super::{Kernel, monotonic_ns};
+use super::{Kernel, mapped::Mapped, monotonic_ns};
 
 /// What seems to hang for longer than this is looked at: the kernel may not have run the program that was to see its end.
 const LOOKED_AT_NS: u64 = 500_000_000;
@@ -25,13 +25,33 @@ impl Kernel {
     /// Returns the operations that have begun and not returned.
     pub fn in_flight(&self) -> Vec<InFlight> {
         let now_ns = monotonic_ns();
-        let all = (0..self.threads.length()).map(|thread| self.threads.read(thread));
-        all.filter(|thread| thread.started_ns != 0 && thread.series != UNKNOWN)
+        in_operation(&self.threads, taken(&self.threads))
             .map(|thread| (thread, now_ns.saturating_sub(thread.started_ns)))
             .filter(|(thread, age_ns)| *age_ns < LOOKED_AT_NS || is_in_call(thread))
             .map(|(thread, age_ns)| InFlight { target: thread.target, series: thread.series, age_ns })
             .collect()
     }
+}
+
+/// The word of a [`Thread`] that holds when its operation began.
+const STARTED_NS: usize = 2;
+
+const _: () = assert!(std::mem::offset_of!(Thread, started_ns) == 8 * STARTED_NS, "the third word");
+
+/// Returns the positions that threads have.
+pub(super) fn taken(threads: &Mapped<Thread>) -> impl Iterator<Item = u32> {
+    // The process and thread numbers come first, and are 0 where nobody is.
+    (0..threads.length()).filter(|index| threads.word(*index, 0) != 0)
+}
+
+/// Returns those of the threads at these positions that are in an operation; of all others one word is looked at.
+pub(super) fn in_operation(
+    threads: &Mapped<Thread>,
+    positions: impl Iterator<Item = u32>,
+) -> impl Iterator<Item = Thread> {
+    let began = positions.filter(|index| threads.word(*index, STARTED_NS) != 0);
+    let read = began.map(|index| threads.read(index));
+    read.filter(|thread| thread.started_ns != 0 && thread.series != UNKNOWN)
 }
 
 /// Returns whether a thread still is in the system call of its operation, as far as can be told.

@@ -6,7 +6,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use probe_ebpf::{layout::Names, series::SERIES};
 use procfs::KernelVersion;
 
-use super::{Hook, KernelError, block, offsets, switch};
+use super::{Hook, KernelError, block, offsets::Layout, switch};
 
 /// The kernel programs, compiled by `cargo xtask build`.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("PROBE_EBPF_OBJECT"));
@@ -14,8 +14,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("PROBE_EBPF_OBJECT"));
 /// One page: a ring that nobody writes to still has to have a size.
 const SMALLEST_RING: u32 = 4096;
 
-/// `bpf_get_current_task_btf` (Linux 3ca1032ab7ab): fields of the running thread can be loaded, at a tenth of what the helper that
-/// reads memory takes.
+/// `bpf_get_current_task_btf` (Linux 3ca1032ab7ab): fields of the running thread can be loaded, without the helper that reads memory.
 const TYPED_SINCE: KernelVersion = KernelVersion { major: 5, minor: 11, patch: 0 };
 
 /// What the programs are to do.
@@ -60,8 +59,12 @@ pub enum Fault {
 /// Names what this kernel or these privileges do not allow.
 ///
 /// What is said of block requests is a second answer: an error there leaves the rest to work.
-pub fn load(hook: Hook, config: &KernelConfig) -> Result<(Ebpf, Result<(), KernelError>), KernelError> {
-    let offsets = offsets::running_kernel(hook)?;
+pub fn load(
+    layout: &Layout,
+    hook: Hook,
+    config: &KernelConfig,
+) -> Result<(Ebpf, Result<(), KernelError>), KernelError> {
+    let offsets = layout.offsets(hook)?;
     let mut names = Names::NONE;
     for name in &config.process_names {
         if !names.add(name) {
@@ -102,7 +105,7 @@ pub fn load(hook: Hook, config: &KernelConfig) -> Result<(Ebpf, Result<(), Kerne
         loader.map_max_entries("AYA_LOGS", SMALLEST_RING);
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))?;
-    hook.load(&mut ebpf)?;
+    hook.load(&mut ebpf, layout)?;
     if config.exact_causes {
         switch::load(&mut ebpf)?;
     }

@@ -2,16 +2,15 @@
 
 mod optional;
 
-use std::{env::consts::ARCH, fs::File, io, os::fd::AsRawFd};
+use std::env::consts::ARCH;
 
-use btf_rs::{Backend, Btf, Type};
-use probe_ebpf::layout::Offsets;
-use rustix::fs::{MemfdFlags, memfd_create};
+use btf_rs::Type;
+use probe_ebpf::{layout::Offsets, series::Op};
 
-use super::{Hook, KernelError};
-
-/// The running kernel's description of its own types; there since Linux 5.4 with `CONFIG_DEBUG_INFO_BTF`.
-const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+use super::{
+    Hook, KernelError, hook,
+    types::{Functions, Types},
+};
 
 /// The longest common fields before a tracepoint's own that the programs expect, in bytes.
 const LONGEST_COMMON_FIELDS: usize = 12;
@@ -19,16 +18,80 @@ const LONGEST_COMMON_FIELDS: usize = 12;
 /// Structures whose members are followed inwards: unions and structures without a name, as deep as the kernel nests them.
 const DEPTH: usize = 4;
 
-/// Returns the offsets in the running kernel that the programs of one kind of hook need.
-///
-/// # Errors
-/// If the kernel has no BTF, or its structures are not those that the programs know.
-pub fn running_kernel(hook: Hook) -> Result<Offsets, KernelError> {
-    let btf = types().map_err(|error| KernelError::NoBtf(error.to_string()))?;
-    if hook == Hook::Tracepoint {
-        check_tracepoints(&btf)?;
+/// What is looked up here, and in [`optional`].
+const NAMES: [&str; 31] = [
+    "bio",
+    "blkcg",
+    "blkcg_gq",
+    "block_device",
+    "btf_trace_block_bio_complete",
+    "btf_trace_block_bio_queue",
+    "btf_trace_block_rq_issue",
+    "bvec_iter",
+    "cgroup",
+    "cgroup_subsys_id",
+    "cgroup_subsys_state",
+    "css_set",
+    "dentry",
+    "fdtable",
+    "file",
+    "files_struct",
+    "gendisk",
+    "inode",
+    "kernfs_node",
+    "path",
+    "pt_regs",
+    "qstr",
+    "req_flag_bits",
+    "request",
+    "request_queue",
+    "sched_entity",
+    "sched_info",
+    "super_block",
+    "task_struct",
+    "trace_entry",
+    "user_pt_regs",
+];
+
+/// What the programs have to know of the running kernel.
+#[derive(Debug)]
+pub struct Layout {
+    offsets: Offsets,
+    tracepoints: Result<(), KernelError>,
+    /// Those that programs can be attached to.
+    pub functions: Functions,
+}
+
+impl Layout {
+    /// Looks it up; the kernel's types are closed again afterwards.
+    ///
+    /// # Errors
+    /// If the kernel has no BTF, or its structures are not those that the programs know.
+    pub fn read() -> Result<Self, KernelError> {
+        let functions = Op::ALL.into_iter().map(hook::function);
+        let names: Vec<String> = NAMES.map(str::to_owned).into_iter().chain(functions).collect();
+        let types = Types::open(&names).map_err(|error| KernelError::NoBtf(error.to_string()))?;
+        Ok(Self {
+            offsets: offsets(&types)?,
+            tracepoints: check_tracepoints(&types),
+            functions: types.functions(),
+        })
     }
-    let of = |path: &[(&'static str, &'static str)]| offset(&btf, path);
+
+    /// Returns the offsets that the programs of one kind of hook need.
+    ///
+    /// # Errors
+    /// If its calls are made otherwise than the programs know.
+    pub fn offsets(&self, hook: Hook) -> Result<Offsets, KernelError> {
+        match (&self.tracepoints, hook) {
+            (Err(KernelError::NoField(of, what)), Hook::Tracepoint) => Err(KernelError::NoField(of, what)),
+            _ => Ok(self.offsets),
+        }
+    }
+}
+
+fn offsets(types: &Types) -> Result<Offsets, KernelError> {
+    let of = |path: &[(&'static str, &'static str)]| offset(types, path);
     let mut offsets = Offsets {
         task_files: of(&[("task_struct", "files")])?,
         task_group_leader: of(&[("task_struct", "group_leader")])?,
@@ -44,29 +107,16 @@ pub fn running_kernel(hook: Hook) -> Result<Offsets, KernelError> {
         inode_number: of(&[("inode", "i_ino")])?,
         inode_sb: of(&[("inode", "i_sb")])?,
         sb_dev: of(&[("super_block", "s_dev")])?,
-        regs_arguments: arguments(&btf)?,
+        regs_arguments: arguments(types)?,
         ..Offsets::default()
     };
-    optional::add(&btf, &mut offsets);
+    optional::add(types, &mut offsets);
     Ok(offsets)
 }
 
-/// Opens the kernel's types. Mapped, they are not parsed as a whole, which takes 0.3 s and 20 MiB.
-///
-/// sysfs lets the file be mapped since Linux 6.16; before, a copy in memory is, some 6 MiB for as long as it is looked into.
-fn types() -> anyhow::Result<Btf> {
-    if let Ok(btf) = Btf::from_file_with_backend(VMLINUX, Backend::Mmap) {
-        return Ok(btf);
-    }
-    let mut copy = File::from(memfd_create("btf", MemfdFlags::CLOEXEC)?);
-    io::copy(&mut File::open(VMLINUX)?, &mut copy)?;
-    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
-    Ok(Btf::from_file_with_backend(path, Backend::Mmap)?)
-}
-
 /// Returns where `pt_regs` keeps the first four arguments of a system call on this machine.
-fn arguments(btf: &Btf) -> Result<[u32; 4], KernelError> {
-    let of = |register| offset(btf, &[("pt_regs", register)]);
+fn arguments(types: &Types) -> Result<[u32; 4], KernelError> {
+    let of = |register| offset(types, &[("pt_regs", register)]);
     if ARCH == "aarch64" {
         // `syscall_get_arguments`, arch/arm64/include/asm/syscall.h; the first one survives in `regs[0]` until the exit.
         let first = of("regs")?;
@@ -77,8 +127,8 @@ fn arguments(btf: &Btf) -> Result<[u32; 4], KernelError> {
 }
 
 /// Refuses a kernel whose tracepoints begin with longer common fields, as some real-time kernels of vendors may.
-fn check_tracepoints(btf: &Btf) -> Result<(), KernelError> {
-    let entry = structure(btf, "trace_entry")?;
+fn check_tracepoints(types: &Types) -> Result<(), KernelError> {
+    let entry = structure(types, "trace_entry")?;
     if entry.size() > LONGEST_COMMON_FIELDS {
         return Err(KernelError::NoField("trace_entry", "members of 12 bytes or less"));
     }
@@ -86,18 +136,18 @@ fn check_tracepoints(btf: &Btf) -> Result<(), KernelError> {
 }
 
 /// Returns the offset in bytes of a member of a member …
-fn offset(btf: &Btf, path: &[(&'static str, &'static str)]) -> Result<u32, KernelError> {
+fn offset(types: &Types, path: &[(&'static str, &'static str)]) -> Result<u32, KernelError> {
     let mut total = 0;
     for (name, member) in path {
-        let found = member_offset(btf, &structure(btf, name)?, member, DEPTH);
+        let found = member_offset(types, &structure(types, name)?, member, DEPTH);
         total += found.ok_or(KernelError::NoField(name, member))?;
     }
     Ok(total)
 }
 
-fn structure(btf: &Btf, name: &'static str) -> Result<btf_rs::Struct, KernelError> {
-    let types = btf.resolve_types_by_name(name).map_err(|_| KernelError::NoField(name, "definition"))?;
+fn structure(types: &Types, name: &'static str) -> Result<btf_rs::Struct, KernelError> {
     types
+        .named(name)
         .into_iter()
         .find_map(|found| match found {
             Type::Struct(structure) => Some(structure),
@@ -107,14 +157,14 @@ fn structure(btf: &Btf, name: &'static str) -> Result<btf_rs::Struct, KernelErro
 }
 
 /// Returns the offset in bytes of a member, looking into members without a name, too.
-fn member_offset(btf: &Btf, structure: &btf_rs::Struct, wanted: &str, depth: usize) -> Option<u32> {
+fn member_offset(types: &Types, structure: &btf_rs::Struct, wanted: &str, depth: usize) -> Option<u32> {
     structure.members.iter().find_map(|member| {
         let bytes = member.bit_offset() / 8;
-        match btf.resolve_name(member).unwrap_or_default().as_str() {
+        match types.btf().resolve_name(member).unwrap_or_default().as_str() {
             name if name == wanted => Some(bytes),
-            "" if depth > 0 => match btf.resolve_chained_type(member) {
+            "" if depth > 0 => match types.btf().resolve_chained_type(member) {
                 Ok(Type::Struct(inner) | Type::Union(inner)) => {
-                    member_offset(btf, &inner, wanted, depth - 1).map(|inside| bytes + inside)
+                    member_offset(types, &inner, wanted, depth - 1).map(|inside| bytes + inside)
                 }
                 _ => None,
             },
@@ -127,11 +177,14 @@ fn member_offset(btf: &Btf, structure: &btf_rs::Struct, wanted: &str, depth: usi
 mod tests {
     use super::*;
 
+    fn types() -> Types {
+        Types::open(&NAMES.map(str::to_owned)).expect("the tests need a kernel with BTF")
+    }
+
     /// A fact of every 64-bit kernel from 5.10 to 7.2: `struct qstr` is the hash, the length, the pointer.
     #[test]
     fn this_kernel_has_every_field() {
-        let offsets =
-            running_kernel(Hook::Tracepoint).expect("the tests need a kernel with BTF, 5.10 or later");
+        let offsets = offsets(&types()).expect("the tests need a kernel of 5.10 or later");
         assert_eq!(offsets.dentry_name, offsets.dentry_hash_len + 8, "{offsets:?}");
         assert_eq!(offsets.fdt_fd, 8, "`max_fds` and padding come first");
         let [first, second, ..] = offsets.regs_arguments;
@@ -145,8 +198,7 @@ mod tests {
 
     #[test]
     fn an_unknown_member_is_named() {
-        let btf = Btf::from_file(VMLINUX).expect("the tests need a kernel with BTF");
-        let error = offset(&btf, &[("dentry", "d_nothing")]).expect_err("there is no such member");
+        let error = offset(&types(), &[("dentry", "d_nothing")]).expect_err("there is no such member");
         assert!(error.to_string().contains("`dentry.d_nothing`"), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use std::{fs, io};
 use probe_ebpf::state::{ErrorKey, ProcessKey, Thread};
 use procfs::{FromRead, process::Stat};
 
-use super::{Kernel, KernelError, in_map};
+use super::{Kernel, KernelError, in_flight::taken, in_map};
 
 /// `/proc` counts in ticks of 10 ms (`USER_HZ`, the same on every architecture that etcd runs on).
 pub const NS_PER_TICK: u64 = 10_000_000;
@@ -27,9 +27,7 @@ impl Kernel {
         let state = self.state(target);
         let key = ProcessKey { started_ns: state.started_ns, tgid: u64::from(state.tgid) };
         self.target_by_process.remove(&key).map_err(in_map("TARGET_BY_PROCESS"))?;
-        for series in 0..probe_ebpf::series::SERIES {
-            self.histograms.clear(target * probe_ebpf::series::SERIES + series);
-        }
+        self.histograms.release(target)?;
         self.targets.clear(target);
         self.free_targets.push(target, 0).map_err(in_map("FREE_TARGETS"))
     }
@@ -39,13 +37,7 @@ impl Kernel {
     /// # Errors
     /// If the kernel refuses.
     pub(super) fn release_threads(&mut self, target: u32) -> Result<(), KernelError> {
-        for index in 0..self.threads.length() {
-            let thread = self.threads.read(index);
-            if thread.key.pid_tgid != 0 && thread.target == target {
-                self.release_thread(index, &thread)?;
-            }
-        }
-        Ok(())
+        self.release_those(|thread| thread.target == target)
     }
 
     /// Gives back the positions of threads that have ended while their process lives on.
@@ -53,9 +45,13 @@ impl Kernel {
     /// # Errors
     /// If the kernel refuses.
     pub fn release_ended_threads(&mut self) -> Result<(), KernelError> {
-        for index in 0..self.threads.length() {
+        self.release_those(has_ended)
+    }
+
+    fn release_those(&mut self, are_gone: impl Fn(&Thread) -> bool) -> Result<(), KernelError> {
+        for index in taken(&self.threads).collect::<Vec<_>>() {
             let thread = self.threads.read(index);
-            if thread.key.pid_tgid != 0 && has_ended(&thread) {
+            if are_gone(&thread) {
                 self.release_thread(index, &thread)?;
             }
         }

@@ -1,14 +1,23 @@
 //! What the kernel tells of the programs: when it skipped them; and how often and how long they ran, while it counts that.
 
-use std::{collections::BTreeMap, fs, os::fd::AsFd, os::fd::AsRawFd, os::fd::RawFd};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::fd::{AsFd, AsRawFd},
+    os::unix::fs::FileExt,
+};
 
 use aya::Ebpf;
 
 use super::hook;
 
-/// The loaded programs, those that see the same calls together.
+/// What the kernel tells of a program takes some 400 bytes.
+const FDINFO_BYTES: usize = 1024;
+
+/// The loaded programs, those that see the same calls together; of each what the kernel tells of it, which is told anew whenever
+/// it is read from its beginning.
 #[derive(Debug)]
-pub struct Programs(Vec<Vec<(String, RawFd)>>);
+pub struct Programs(Vec<Vec<(String, File)>>);
 
 /// What became of one program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,23 +33,22 @@ pub struct Runs {
 impl Programs {
     /// Finds those that are loaded; `ebpf` has to live for as long as they are asked after.
     pub fn of(ebpf: &Ebpf) -> Self {
-        let mut by_place: BTreeMap<&str, Vec<(String, RawFd)>> = BTreeMap::new();
+        let mut by_place: BTreeMap<&str, Vec<(String, File)>> = BTreeMap::new();
         for (name, program) in ebpf.programs() {
-            if let Ok(descriptor) = program.fd() {
-                by_place
-                    .entry(hook::place(name))
-                    .or_default()
-                    .push((name.to_owned(), descriptor.as_fd().as_raw_fd()));
+            let Ok(descriptor) = program.fd() else { continue };
+            if let Ok(file) = File::open(format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd())) {
+                by_place.entry(hook::place(name)).or_default().push((name.to_owned(), file));
             }
         }
         Self(by_place.into_values().collect())
     }
 
-    /// Asks the kernel after each of them, one file each; those that see the same calls together.
+    /// Asks the kernel after each of them, one system call each; those that see the same calls together.
     pub fn runs(&self) -> Vec<Vec<Runs>> {
-        let one = |(program, descriptor): &(String, RawFd)| {
-            let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).unwrap_or_default();
-            Runs { program: program.clone(), ..parse(&text) }
+        let one = |(program, file): &(String, File)| {
+            let mut buffer = [0; FDINFO_BYTES];
+            let read = file.read_at(&mut buffer, 0).unwrap_or(0);
+            Runs { program: program.clone(), ..parse(&String::from_utf8_lossy(&buffer[..read])) }
         };
         self.0.iter().map(|of_place| of_place.iter().map(one).collect()).collect()
     }

@@ -14,10 +14,17 @@ use aya::{
 use probe_ebpf::{
     request::{Owner, Request},
     series::OPERATIONS,
-    state::{SlowRecord, Thread, UNKNOWN},
+    state::{SlowRecord, Thread},
 };
 
-use super::{Kernel, KernelError, block::owners_of, in_map, mapped::Mapped, monotonic_ns, take};
+use super::{
+    Kernel, KernelError,
+    block::owners_of,
+    in_flight::{in_operation, taken},
+    in_map,
+    mapped::Mapped,
+    monotonic_ns, take,
+};
 
 /// The ring of operations that took longer than the threshold, and with exact causes the stacks that they name.
 pub struct SlowRing {
@@ -74,13 +81,15 @@ impl SlowRing {
 }
 
 impl Shared {
-    /// Returns the threads that are in an operation, by position, with how long they have been.
-    pub fn in_flight(&self) -> Vec<(Thread, u64)> {
+    /// Returns the positions that threads have now.
+    pub fn positions(&self) -> Vec<u32> {
+        taken(&self.threads).collect()
+    }
+
+    /// Returns those of the threads at these positions that are in an operation, with how long they have been.
+    pub fn in_flight(&self, positions: &[u32]) -> Vec<(Thread, u64)> {
         let now_ns = monotonic_ns();
-        let threads = (0..self.threads.length()).filter(|index| self.threads.word(*index, STARTED_NS) != 0);
-        threads
-            .map(|index| self.threads.read(index))
-            .filter(|thread| thread.started_ns != 0 && thread.series != UNKNOWN)
+        in_operation(&self.threads, positions.iter().copied())
             .filter(|thread| (thread.series as usize) < OPERATIONS.len())
             .map(|thread| (thread, now_ns.saturating_sub(thread.started_ns)))
             .collect()
@@ -103,11 +112,6 @@ impl Shared {
         owners_of(&self.owners).collect()
     }
 }
-
-/// The word of a [`Thread`] that holds when its operation began.
-const STARTED_NS: usize = 2;
-
-const _: () = assert!(std::mem::offset_of!(Thread, started_ns) == 8 * STARTED_NS, "the third word");
 
 impl Kernel {
     /// Returns what a sampler needs, once.

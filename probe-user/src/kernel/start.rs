@@ -4,7 +4,7 @@ use std::{error::Error, iter};
 
 use tracing::info;
 
-use super::{Hook, Kernel, KernelConfig, KernelError, SelfTestError};
+use super::{Hook, Kernel, KernelConfig, KernelError, SelfTestError, offsets::Layout};
 use crate::{
     exit::is_permission,
     host::{Host, Lockdown},
@@ -55,14 +55,15 @@ pub enum StartError {
 /// # Errors
 /// Why that does not work here; then nothing is left attached.
 pub fn start(choice: HookChoice, config: &KernelConfig) -> Result<Kernel, StartError> {
+    let layout = Layout::read()?;
     match choice {
-        HookChoice::Fentry => attach_and_test(Hook::Fentry, config),
-        HookChoice::Tracepoint => attach_and_test(Hook::Tracepoint, config),
-        HookChoice::Auto => match attach_and_test(Hook::Fentry, config) {
+        HookChoice::Fentry => attach_and_test(&layout, Hook::Fentry, config),
+        HookChoice::Tracepoint => attach_and_test(&layout, Hook::Tracepoint, config),
+        HookChoice::Auto => match attach_and_test(&layout, Hook::Fentry, config) {
             Err(error) if error.is_of_the_hook() => {
                 let fentry = chain(&error);
                 info!("the fentry hook does not work here, so it is tracepoint: {fentry}");
-                attach_and_test(Hook::Tracepoint, config)
+                attach_and_test(&layout, Hook::Tracepoint, config)
                     .map_err(|error| StartError::None { fentry, source: Box::new(error) })
             }
             outcome => outcome,
@@ -70,8 +71,8 @@ pub fn start(choice: HookChoice, config: &KernelConfig) -> Result<Kernel, StartE
     }
 }
 
-fn attach_and_test(hook: Hook, config: &KernelConfig) -> Result<Kernel, StartError> {
-    let mut kernel = Kernel::attach(hook, config).map_err(|error| explain(hook, error))?;
+fn attach_and_test(layout: &Layout, hook: Hook, config: &KernelConfig) -> Result<Kernel, StartError> {
+    let mut kernel = Kernel::attach_to(layout, hook, config).map_err(|error| explain(hook, error))?;
     kernel.self_test()?;
     Ok(kernel)
 }

@@ -1,7 +1,7 @@
 //! Finds the processes that go by etcd's name.
 //!
-//! Runs each second on nodes with hundreds of processes, so a process that is nothing to us costs one read of
-//! `/proc/PID/comm`. Whoever vanishes while being read was not there.
+//! Runs each second on nodes with hundreds of processes, so one that is nothing to us is looked at for as long as it is young, and
+//! then every ten seconds. Whoever vanishes while being read was not there.
 
 use std::{
     collections::HashMap,
@@ -11,14 +11,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use procfs::{ProcError, process::Process};
+use procfs::{
+    FromRead, ProcError,
+    process::{Process, Stat},
+};
 
 use crate::privileges;
 
 /// The kernel cuts a process's name to 15 bytes (`TASK_COMM_LEN` is 16).
 const COMM_BYTES: usize = 15;
 
-/// How often a process of an unchanged `comm` has its arguments looked at again: it may have been replaced by another.
+/// How often everybody is looked at, and how long a process counts as young: until then a shell or a container's runtime has
+/// become what it is to be.
 const SCANS_PER_RECHECK: u32 = 10;
 
 /// `PF_KTHREAD` of include/linux/sched.h.
@@ -94,7 +98,7 @@ impl std::fmt::Display for Unreadable {
 impl ProcessId {
     /// Returns the current life of a pid; `None` if there is none, or only its remains.
     pub fn of(pid: u32) -> Option<Self> {
-        let stat = Process::new(i32::try_from(pid).ok()?).and_then(|process| process.stat()).ok()?;
+        let stat = Stat::from_read(fs::File::open(format!("/proc/{pid}/stat")).ok()?).ok()?;
         let gone = matches!(stat.state, 'Z' | 'X' | 'x') || stat.flags & KERNEL_THREAD != 0;
         (!gone).then_some(Self { pid, start_ticks: stat.starttime })
     }
@@ -159,34 +163,53 @@ impl ProcessId {
 /// Finds processes by name, remembering who is none of ours.
 #[derive(Debug, Default)]
 pub struct Finder {
-    /// The `comm` under which a pid was found to be nobody.
-    nobodies: HashMap<u32, String>,
+    nobodies: HashMap<u32, Nobody>,
     scans: u32,
+}
+
+/// Who is none of ours.
+#[derive(Debug)]
+struct Nobody {
+    /// The name under which it was found to be that.
+    comm: String,
+    /// The scan that met it first.
+    since: u32,
 }
 
 impl Finder {
     /// Returns the processes whose `comm`, or the last part of whose `argv[0]` or executable, is one of the names.
     ///
+    /// Suspects are looked at whatever is known of them: the kernel side has met them under such a name.
+    ///
     /// # Errors
     ///
     /// When `/proc` cannot be listed.
-    pub fn find(&mut self, names: &[String]) -> io::Result<Vec<ProcessId>> {
+    pub fn find(&mut self, names: &[String], suspects: &[u32]) -> io::Result<Vec<ProcessId>> {
         self.scans = self.scans.wrapping_add(1);
-        if self.scans.is_multiple_of(SCANS_PER_RECHECK) {
-            self.nobodies.clear();
-        }
+        let everybody = self.scans.is_multiple_of(SCANS_PER_RECHECK);
         let mut nobodies = HashMap::with_capacity(self.nobodies.len());
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
                 continue;
             };
+            let known = self.nobodies.remove(&pid);
+            let since = known.as_ref().map_or(self.scans, |nobody| nobody.since);
+            let is_old = self.scans.wrapping_sub(since) > SCANS_PER_RECHECK;
+            let known = match known {
+                Some(nobody) if is_old && !everybody && !suspects.contains(&pid) => {
+                    nobodies.insert(pid, nobody);
+                    continue;
+                }
+                other => other,
+            };
             let Ok(comm) = fs::read_to_string(format!("/proc/{pid}/comm")) else { continue };
             let comm = comm.trim_end_matches('\n');
             if !names.iter().any(|name| comm_is(comm, name)) {
-                let known = self.nobodies.remove(&pid).filter(|known| known == comm);
+                let known = known.filter(|nobody| nobody.comm == comm && !everybody);
                 if known.is_some() || !goes_by(pid, names) {
-                    nobodies.insert(pid, known.unwrap_or_else(|| comm.to_owned()));
+                    let nobody = known.unwrap_or_else(|| Nobody { comm: comm.to_owned(), since });
+                    nobodies.insert(pid, nobody);
                     continue;
                 }
             }

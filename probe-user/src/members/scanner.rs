@@ -42,8 +42,8 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// Examines every process that goes by one of the names.
-    pub fn scan(&mut self, overrides: &Overrides, names: &[String]) -> Scan {
+    /// Examines every process that goes by one of the names; suspects are those that the kernel side has met under one.
+    pub fn scan(&mut self, overrides: &Overrides, names: &[String], suspects: &[u32]) -> Scan {
         if self.overrides != *overrides {
             self.overrides = overrides.clone();
             self.members.clear();
@@ -51,7 +51,7 @@ impl Scanner {
         let mut scan = Scan::default();
         let looked_for: Vec<String> =
             names.iter().cloned().chain(layout::embedding().map(str::to_owned)).collect();
-        let found = match self.finder.find(&looked_for) {
+        let found = match self.finder.find(&looked_for, suspects) {
             Ok(found) => found,
             Err(error) => {
                 let error = error.to_string();

@@ -46,6 +46,8 @@ pub struct Surroundings {
 pub struct Host {
     roots: Roots,
     names: Names,
+    /// Control groups that no walk met.
+    nameless: BTreeSet<u64>,
     /// The kernel side's number of every watched device, and of every layer.
     watched: BTreeMap<u32, u32>,
     layers: BTreeMap<DeviceNumber, u32>,
@@ -56,6 +58,7 @@ impl Host {
         Self {
             roots: Roots::read(Path::new(PROC)),
             names: Names::default(),
+            nameless: BTreeSet::new(),
             watched: BTreeMap::new(),
             layers: BTreeMap::new(),
         }
@@ -133,9 +136,18 @@ impl Host {
         self.names.path(Hierarchy::of_block_io(&self.roots), id)
     }
 
-    /// Looks for control groups that came.
-    pub fn refresh_cgroups(&mut self) {
+    /// Looks for control groups if somebody is in one whose name is not known. Called each second, before they are gone.
+    pub fn name_cgroups(&mut self, block: &Block) {
+        let hierarchy = Hierarchy::of_block_io(&self.roots);
+        let unknown = |id: &u64| self.names.path(hierarchy, *id).is_none() && !self.nameless.contains(id);
+        let unknown: Vec<u64> = block.cgroups().filter(unknown).collect();
+        if unknown.is_empty() {
+            return;
+        }
         self.names.refresh(&self.roots);
+        // One that was gone by then has no name any more.
+        self.nameless.retain(|id| block.cgroups().any(|other| other == *id));
+        self.nameless.extend(unknown.into_iter().filter(|id| self.names.path(hierarchy, *id).is_none()));
     }
 
     /// Reads what keeps a process from running.

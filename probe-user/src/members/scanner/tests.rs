@@ -97,7 +97,7 @@ fn scan_for(scanner: &mut Scanner, fakes: &[&Fake]) -> Scan {
     let ours = |pid: u32| fakes.iter().any(|fake| fake.0.id() == pid);
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        let mut scan = scanner.scan(&Overrides::default(), &names());
+        let mut scan = scanner.scan(&Overrides::default(), &names(), &[]);
         scan.members.retain(|member| ours(member.id.pid));
         scan.pending.retain(|pending| ours(pending.id.pid));
         scan.unreadable.retain(|unreadable| ours(unreadable.pid));
@@ -161,7 +161,7 @@ fn a_pending_process_becomes_a_member_and_a_dead_one_leaves() {
     assert_eq!(scan.members[0].data_dir, fs::canonicalize(&scratch.0).unwrap().join("default.etcd"));
     let id = fake.id();
     drop(fake);
-    let scan = scanner.scan(&Overrides::default(), &names());
+    let scan = scanner.scan(&Overrides::default(), &names(), &[]);
     assert!(!scan.members.iter().any(|member| member.id == id), "a dead member is none");
 }
 
