@@ -6,10 +6,17 @@
 mod figures;
 mod table;
 mod system;
+mod memory;
+mod puts;
+mod paired;
 mod worker;
 mod tracers;
 mod calls;
 mod programs;
+mod daemon;
+mod etcd;
+mod accuracy;
+mod scale;
 
 use std::fs;
 use std::path::PathBuf;
@@ -45,6 +52,12 @@ pub struct Options {
     /// Divide the number of calls by this, on a machine that is slow
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     fewer: u32,
+    /// How long `scale` has operations made at a fixed rate
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// How many seconds `etcd` may take for each load until its intervals are narrow
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
     /// Where files go that have to be on a disk, or need not be
     #[arg(long, default_value = "/var/tmp")]
     directory: PathBuf,
@@ -56,6 +69,14 @@ enum Section {
     Calls,
     /// Nanoseconds of a program's run, by the kernel's count
     Programs,
+    /// Start, memory, CPU time and scrapes of the daemon
+    Daemon,
+    /// Throughput, latency and CPU time of a real etcd
+    Etcd,
+    /// Error of the quantiles that are read from histograms
+    Accuracy,
+    /// Operations a second, threads, targets and memory
+    Scale,
 }
 
 impl Options {
@@ -93,6 +114,10 @@ fn run(mut options: Options) -> anyhow::Result<()> {
         let tables = match section {
             Section::Calls => calls::run(&options, &stage),
             Section::Programs => programs::run(&options, &stage),
+            Section::Daemon => daemon::run(&options),
+            Section::Etcd => etcd::run(&options, &stage),
+            Section::Accuracy => accuracy::run(&options, hook),
+            Section::Scale => scale::run(&options, &stage),
         };
         let tables = tables.with_context(|| format!("cannot measure {name}"))?;
         println!("{name} ({:.0} s)\n", started.elapsed().as_secs_f64());

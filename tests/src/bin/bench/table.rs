@@ -78,7 +78,7 @@ impl Cell {
 /// Writes a number with no more digits than mean something.
 fn digits(number: f64) -> String {
     let decimals = match number.abs() {
-        size if size >= 100.0 || size == size.trunc() => 0,
+        size if size >= 100.0 || size.fract() <= 0.0 => 0,
         size if size >= 10.0 => 1,
         size if size >= 0.1 => 2,
         _ => 4,

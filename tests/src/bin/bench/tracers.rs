@@ -17,7 +17,6 @@ use self::peers::PEERS;
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tracer {
-    None,
     /// With all that is always on.
     Probe,
     /// With nothing on block requests.
@@ -26,7 +25,7 @@ pub enum Tracer {
     Exact,
     /// Programs that do nothing, at the probe's hooks for three of its calls.
     Empty,
-    /// There, too, what ebpf_exporter does.
+    /// There, too, what `ebpf_exporter` does.
     Exporter,
     Bpftrace,
     Syscount,
@@ -35,22 +34,8 @@ pub enum Tracer {
 }
 
 impl Tracer {
-    pub const ALL: [Self; 10] = [
-        Self::None,
-        Self::Probe,
-        Self::WithoutBlock,
-        Self::Exact,
-        Self::Empty,
-        Self::Exporter,
-        Self::Bpftrace,
-        Self::Syscount,
-        Self::PerfTrace,
-        Self::Strace,
-    ];
-
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::None => "none",
             Self::Probe => "probe",
             Self::WithoutBlock => "probe, no block",
             Self::Exact => "probe, exact",
@@ -88,7 +73,6 @@ impl Tracer {
     /// Begins to trace a process; ends on drop.
     pub fn start(self, stage: &Stage, pid: u32) -> anyhow::Result<Tracing> {
         Ok(match self {
-            Self::None => Tracing::Nothing,
             Self::Probe | Self::WithoutBlock | Self::Exact => {
                 let (block, exact_causes) = (self != Self::WithoutBlock, self == Self::Exact);
                 let config = KernelConfig { block, exact_causes, ..always_on(stage.max_targets) };
@@ -142,7 +126,6 @@ impl Stage {
 
 /// Something that traces.
 pub enum Tracing {
-    Nothing,
     Probe(Box<Kernel>),
     #[expect(dead_code, reason = "dropping it detaches")]
     Shapes(Box<Ebpf>),

@@ -28,21 +28,21 @@ pub fn serve(arguments: &[String]) -> anyhow::Result<()> {
     let files = Files::create(Path::new(directory), name == "etcd")?;
     println!("ready");
     for line in stdin().lock().lines() {
-        let line = line?;
-        let words: Vec<_> = line.split(' ').collect();
-        match words[..] {
-            ["time", call, times] => println!("{}", files.time(call.parse()?, times.parse()?)?),
-            ["threads", threads, times] => {
-                println!("{}", many::cost(&files, threads.parse()?, times.parse()?)?)
-            }
-            ["rate", rate, seconds] => {
-                println!("{}", many::at_rate(&files, rate.parse()?, seconds.parse()?)?)
-            }
-            _ => bail!("cannot follow `{line}`"),
-        }
+        println!("{}", follow(&line?, &files)?);
         stdout().flush()?;
     }
     Ok(())
+}
+
+/// Does what a line says, and returns the answer.
+fn follow(line: &str, files: &Files) -> anyhow::Result<String> {
+    let words: Vec<_> = line.split(' ').collect();
+    Ok(match words[..] {
+        ["time", call, times] => files.time(call.parse()?, times.parse()?)?.to_string(),
+        ["threads", threads, times] => many::cost(files, threads.parse()?, times.parse()?)?.to_string(),
+        ["rate", rate, seconds] => many::at_rate(files, rate.parse()?, seconds.parse()?)?.to_string(),
+        _ => bail!("cannot follow `{line}`"),
+    })
 }
 
 /// Keeps this thread, and those that it starts, on one CPU.

@@ -16,8 +16,8 @@ use crate::system;
 /// How long a turn takes, in which its share of the rate is made at once.
 const TURN: Duration = Duration::from_millis(5);
 
-/// Writes until the segment is begun anew.
-const REWIND_AFTER: u64 = 4096;
+/// Operations between two looks at the clock, at most.
+const AT_ONCE: u64 = 4096;
 
 /// What a worker made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,13 +43,13 @@ impl FromStr for Made {
     }
 }
 
-/// Makes `per_second` operations in every second, writes and syncs in turn. What one turn could not do the next one does.
+/// Makes `per_second` operations in every second, or as many as go: writes and syncs in turn. What is late is made up for.
 pub fn at_rate(files: &Files, per_second: u64, seconds: u64) -> anyhow::Result<Made> {
     let mut made = Made::default();
-    let (wanted, started) = (per_second * seconds, Instant::now());
-    while made.writes + made.syncs < wanted {
-        let due = due(started.elapsed(), per_second).min(wanted);
-        while made.writes + made.syncs < due {
+    let (lasting, started) = (Duration::from_secs(seconds), Instant::now());
+    while started.elapsed() < lasting {
+        let late = due(started.elapsed(), per_second).saturating_sub(made.writes + made.syncs);
+        for _ in 0..late.min(AT_ONCE) {
             if made.writes == made.syncs {
                 io::write(&files.segment, &[0])?;
                 made.writes += 1;
@@ -57,11 +57,12 @@ pub fn at_rate(files: &Files, per_second: u64, seconds: u64) -> anyhow::Result<M
                 fdatasync(files.segment.as_fd())?;
                 made.syncs += 1;
             }
-            if made.writes % REWIND_AFTER == 0 {
-                files.rewind()?;
-            }
         }
-        thread::sleep(TURN);
+        if late < AT_ONCE {
+            thread::sleep(TURN);
+        }
+        // So that the segment does not grow.
+        files.rewind()?;
     }
     made.took = started.elapsed();
     Ok(made)
