@@ -6,7 +6,7 @@
 //! element for the slot and to one for the sum.
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch, core_intrinsics)]
+#![feature(core_intrinsics)]
 #![expect(internal_features, reason = "the bpf target has no `AtomicU64::fetch_add`")]
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};

@@ -39,7 +39,7 @@ pub fn run(options: &Options, hook: Hook) -> anyhow::Result<Vec<Table>> {
     let mut exact_ms: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let mut before = None;
     for run in 0..RUNS {
-        sync_beside_another(&scratch.path().join(format!("{run}")))?;
+        sync_beside_another(scratch.path(), run)?;
         let own = std::process::id();
         let process = kernel.processes().into_iter().find(|process| process.pid == own);
         let process = process.context("the probe has not seen the syncs")?;
@@ -54,6 +54,7 @@ pub fn run(options: &Options, hook: Hook) -> anyhow::Result<Vec<Table>> {
             exact.len(),
             measured.count()
         );
+        ensure!(exact.len() == SYNCS, "{} latencies of {SYNCS} syncs", exact.len());
         for (name, q) in QUANTILES {
             let truth = quantile(&exact, q).context("there are latencies")? as f64;
             exact_ms.entry(name).or_default().push(truth / 1e6);
@@ -101,7 +102,9 @@ fn latencies(kernel: &mut Kernel) -> Vec<u64> {
 }
 
 /// Appends to a segment and syncs it, while another thread keeps the disk busy, as the backend of an etcd does.
-fn sync_beside_another(directory: &Path) -> anyhow::Result<()> {
+///
+/// A process has one directory of segments, so that every run has a segment there.
+fn sync_beside_another(directory: &Path, run: usize) -> anyhow::Result<()> {
     let wal = directory.join("wal");
     fs::create_dir_all(&wal).with_context(|| format!("cannot create {}", wal.display()))?;
     let over = AtomicBool::new(false);
@@ -116,7 +119,7 @@ fn sync_beside_another(directory: &Path) -> anyhow::Result<()> {
         });
         let syncs =
             thread::Builder::new().name(NAME.to_owned()).spawn_scoped(scope, || -> anyhow::Result<()> {
-                let mut file = File::create(wal.join("0000000000000000-0000000000000000.wal"))?;
+                let mut file = File::create(wal.join(format!("{run:016x}-0000000000000000.wal")))?;
                 for n in 0..SYNCS {
                     file.write_all(&vec![0; 64 << (n % 9)])?;
                     file.sync_data()?;
