@@ -1,13 +1,8 @@
 //! Nanoseconds that tracing adds to one call: of a process that is traced, and of one that is not.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::linux::fs::MetadataExt;
-use std::path::Path;
 
 use anyhow::Context;
-use probe_tests::scratch::{Format, LoopFs, Scratch, Tmpfs};
-use rustix::fs::{major, minor};
 
 use crate::Options;
 use crate::figures::{Spread, median};
@@ -40,8 +35,7 @@ const TRACERS: [Tracer; 8] = [
 const AROUND: [Tracer; 3] = [Tracer::WithoutBlock, Tracer::Probe, Tracer::Exact];
 
 pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
-    let scratch = Scratch::new(&options.directory, "calls")?;
-    let memory = Tmpfs::mount(&scratch.path().join("memory"), 64)?;
+    let memory = options.in_memory("calls", 64)?;
     let start = |name| Ok((name, Worker::start(name, &memory.path().join(name), options.cpu)?));
     let callers = ["etcd", "other"].into_iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
     let columns = (0..callers.len()).flat_map(|caller| Call::PLAIN.map(|call| (caller, call))).collect();
@@ -52,33 +46,21 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
         plain.ratios(),
     ];
     drop(plain);
-    tables.push(around(options, stage, scratch.path())?);
+    tables.push(around(options, stage)?);
     Ok(tables)
 }
 
 /// Returns what a switch of the scheduler and a block request get slower by.
-fn around(options: &Options, stage: &Stage, directory: &Path) -> anyhow::Result<Table> {
-    let mut stage = stage.clone();
-    let mut columns = vec![(0, Call::Switch)];
-    let mut place = directory.join("no-disk");
-    // A machine without loop devices has no disk of ours.
-    let disk = LoopFs::create(&directory.join("disk"), Format::Ext4, 64);
-    match &disk {
-        Ok(disk) => {
-            let device = fs::metadata(disk.path()).context("cannot look at a disk")?.st_dev();
-            // As the kernel has it inside (`MKDEV` in `include/linux/kdev_t.h`).
-            stage.device = Some(major(device) << 20 | minor(device));
-            disk.path().clone_into(&mut place);
-            columns.push((0, Call::DirectRead));
-        }
-        Err(error) => eprintln!("bench: without a block request: {error:#}"),
-    }
-    let callers = vec![("other", Worker::start("other", &place, options.cpu)?)];
+fn around(options: &Options, stage: &Stage) -> anyhow::Result<Table> {
+    let disk = options.on_disk("around")?;
+    let stage = Stage { device: Some(disk.device()?), ..stage.clone() };
+    let columns = vec![(0, Call::Switch), (0, Call::DirectRead)];
+    let callers = vec![("other", Worker::start("other", disk.path(), options.cpu)?)];
     let times = options.times(FEWER_TIMES);
     let mut comparison = Comparison { callers, columns, times, measured: BTreeMap::new() };
     let there = comparison.interleave(options.rounds, &stage, &AROUND)?;
-    let title = "ns added to a switch between two threads (two calls of futex are part of it) and to a direct read of 4 KiB from a loop \
-                 device";
+    let title = "ns added to a switch between two threads (two calls of futex are part of it) and to a direct read of 4 KiB from a disk (a \
+                 loop device on the host)";
     Ok(comparison.table(title, &there))
 }
 

@@ -28,7 +28,7 @@ const LOAD: Pace = Pace::PerSecond { puts: 500, connections: 32 };
 const STARTS: u32 = 5;
 
 /// How long it is watched.
-const AT_REST: Duration = Duration::from_secs(15);
+const AT_REST: Duration = Duration::from_secs(10);
 const SCRAPED: Duration = Duration::from_secs(30);
 
 /// What CPU time is told by.

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use probe_tests::etcd::{self as installed, Etcd, Member};
-use probe_tests::scratch::{Scratch, Tmpfs};
 use probe_user::kernel::{Toggle, start};
 
 use crate::Options;
@@ -63,8 +62,7 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
                 continue;
             }
             // Each on an etcd of its own, which has as much behind it as the other's.
-            let scratch = Scratch::new(&options.directory, "etcd")?;
-            let memory = Tmpfs::mount(&scratch.path().join("memory"), MIB)?;
+            let memory = options.in_memory("etcd", MIB)?;
             let etcd = Member::new(&installed::find("3.5.16")?, "bench", memory.path()).start()?;
             let load = Generator::start(&etcd.endpoint(), pace);
             let pairs = under(&load, &etcd, tracer, options, stage)

@@ -51,6 +51,34 @@ impl Estimate {
     }
 }
 
+/// The share that is left out at either end of a list for its mean: phases in which something else happened.
+const TRIMMED: f64 = 0.2;
+
+/// Returns the mean of the middle of a list, and its error by Yuen: the deviation of the list with its ends drawn in to where they were
+/// cut off.
+pub fn trimmed_mean(values: &[f64]) -> Option<Estimate> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count")]
+    let cut = (TRIMMED * sorted.len() as f64) as usize;
+    let middle = &sorted[cut..sorted.len() - cut];
+    let (Some(first), Some(last)) = (middle.first(), middle.last()) else { return None };
+    if middle.len() < 2 {
+        return None;
+    }
+    let value = mean(middle);
+    let drawn_in: Vec<f64> = sorted.iter().map(|value| value.clamp(*first, *last)).collect();
+    let center = mean(&drawn_in);
+    let squares: f64 = drawn_in.iter().map(|value| (value - center).powi(2)).sum();
+    let n = sorted.len() as f64;
+    let deviation = (squares / (n - 1.0)).sqrt();
+    Some(Estimate { value, standard_error: deviation / (middle.len() as f64 / n * n.sqrt()) })
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
 /// Estimates by leaving out one of `blocks` at a time (the jackknife): right for ratios, and for quantiles of all that was measured
 /// if a block holds many measurements. Neighbours share a block, so that what drifts slowly is not taken for noise.
 ///
@@ -68,8 +96,8 @@ pub fn jackknife(
     let without: Vec<f64> = (0..blocks)
         .map(|left_out| estimate(&|item| item * blocks / items != left_out))
         .collect::<Option<_>>()?;
-    let mean = without.iter().sum::<f64>() / blocks as f64;
-    let sum: f64 = without.iter().map(|value| (value - mean).powi(2)).sum();
+    let center = mean(&without);
+    let sum: f64 = without.iter().map(|value| (value - center).powi(2)).sum();
     let standard_error = (sum * (blocks - 1) as f64 / blocks as f64).sqrt();
     Some(Estimate { value, standard_error })
 }
@@ -103,15 +131,28 @@ mod tests {
     #[test]
     fn the_error_of_a_mean_is_the_textbooks() {
         let values = [2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0];
-        let mean = |counts: &dyn Fn(usize) -> bool| {
+        let of_those = |counts: &dyn Fn(usize) -> bool| {
             let kept: Vec<f64> = (0..values.len()).filter(|n| counts(*n)).map(|n| values[n]).collect();
-            Some(kept.iter().sum::<f64>() / kept.len() as f64)
+            Some(mean(&kept))
         };
-        let estimate = jackknife(values.len(), values.len(), mean).unwrap();
+        let estimate = jackknife(values.len(), values.len(), of_those).unwrap();
         // s = sqrt(32 / 7), and s / sqrt(8).
         assert!(
             (estimate.value - 5.0).abs() < 1e-12 && (estimate.standard_error - 0.755_928_946).abs() < 1e-6
         );
         assert_eq!(jackknife(1, 20, |_| Some(1.0)), None, "one tells nothing of its own error");
+    }
+
+    #[test]
+    fn what_is_far_off_moves_no_trimmed_mean() {
+        let calm: Vec<f64> = (0..10).map(f64::from).collect();
+        let estimate = trimmed_mean(&calm).unwrap();
+        // 2 to 7 are left; with the ends drawn in to those, the deviation is sqrt(42.5 / 9).
+        let expected = (42.5_f64 / 9.0).sqrt() / (0.6 * 10_f64.sqrt());
+        assert!((estimate.value - 4.5).abs() < 1e-12 && (estimate.standard_error - expected).abs() < 1e-12);
+        let mut disturbed = calm;
+        disturbed[9] = 1e9;
+        assert_eq!(trimmed_mean(&disturbed), Some(estimate), "one that is far off");
+        assert_eq!(trimmed_mean(&[1.0]), None, "one tells nothing of its own error");
     }
 }

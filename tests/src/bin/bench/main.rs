@@ -7,6 +7,7 @@ mod figures;
 mod table;
 mod system;
 mod memory;
+mod place;
 mod puts;
 mod paired;
 mod worker;
@@ -17,18 +18,23 @@ mod daemon;
 mod etcd;
 mod accuracy;
 mod scale;
+mod machine;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use probe_tests::needs::{self, Need};
 use probe_user::kernel::{HookChoice, start};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
+use self::place::{Disk, Memory};
 use self::tracers::Stage;
+
+/// Before the line that `--json -` prints.
+const JSON: &str = "bench: json ";
 
 /// Measure what the probe costs, beside other tracers.
 #[derive(Clone, Debug, Parser)]
@@ -40,9 +46,18 @@ pub struct Options {
     /// How often whatever is compared is measured
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Write everything to this file, too
+    /// Write everything to this file, too; `-` prints it as one line
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Measure `calls` and `programs` in a virtual machine that boots this kernel, such as 6.12, instead of here
+    #[arg(long, value_name = "KERNEL")]
+    vm: Option<String>,
+    /// A directory in memory, in place of a file system that is mounted for it
+    #[arg(long)]
+    memory: Option<PathBuf>,
+    /// A directory on a disk that is read, in place of a loop device
+    #[arg(long)]
+    disk: Option<PathBuf>,
     /// How the probe's programs are called
     #[arg(long, value_enum, default_value_t = HookChoice::Auto)]
     hook: HookChoice,
@@ -84,6 +99,22 @@ impl Options {
     fn times(&self, of_a_fast_machine: u32) -> u32 {
         of_a_fast_machine / self.fewer
     }
+
+    /// Returns a directory in memory that has so much room.
+    fn in_memory(&self, name: &str, mib: u32) -> anyhow::Result<Memory> {
+        match &self.memory {
+            Some(directory) => Memory::within(directory, name),
+            None => Memory::mount(&self.directory, name, mib),
+        }
+    }
+
+    /// Returns a directory on a disk.
+    fn on_disk(&self, name: &str) -> anyhow::Result<Disk> {
+        match &self.disk {
+            Some(directory) => Disk::within(directory, name),
+            None => Disk::mount(&self.directory, name),
+        }
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -93,10 +124,24 @@ fn main() -> anyhow::Result<()> {
     {
         return worker::serve(rest);
     }
-    run(Options::parse())
+    let options = Options::parse();
+    let whole = match &options.vm {
+        Some(kernel) => machine::run(&options, kernel)?,
+        None => here(options.clone())?,
+    };
+    match options.json.as_deref() {
+        None => {}
+        Some(path) if path == Path::new("-") => println!("{JSON}{whole}"),
+        Some(path) => {
+            let text = serde_json::to_string_pretty(&whole)?;
+            fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
-fn run(mut options: Options) -> anyhow::Result<()> {
+/// Measures on this machine.
+fn here(mut options: Options) -> anyhow::Result<Value> {
     needs::require(&[Need::Root, Need::Bpf]);
     let _tracefs = system::tracefs()?;
     // The last one: the first has most of the interrupts.
@@ -126,15 +171,10 @@ fn run(mut options: Options) -> anyhow::Result<()> {
         }
         sections.insert(name, tables.iter().map(table::Table::json).collect());
     }
-    let whole = json!({
+    Ok(json!({
         "machine": system::describe(),
         "hook": stage.hook.as_str(),
         "rounds": options.rounds,
         "sections": sections,
-    });
-    if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(&whole)?;
-        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    }))
 }

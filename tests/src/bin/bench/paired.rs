@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use probe_user::kernel::Toggle;
 
-use crate::figures::{Estimate, jackknife, quantile};
+use crate::figures::{Estimate, jackknife, quantile, trimmed_mean};
 use crate::puts::{Generator, Put, Window};
 use crate::system::cpu_time;
 use crate::tracers::{Stage, Tracer, Tracing};
@@ -88,9 +88,25 @@ pub struct Changes {
     pub p99: Option<Estimate>,
 }
 
+/// Something of phases.
+type Figure = fn(&[&Phase]) -> Option<f64>;
+
 impl Changes {
+    /// Tells throughput, CPU time and the median by the pairs, each of which has its own change, and those that something disturbed are
+    /// left out; p99 by all puts together.
     pub fn of(pairs: &[Pair]) -> Self {
-        let change = |figure: fn(&[&Phase]) -> Option<f64>| {
+        // The logarithm, so that half and double are as far away.
+        let of_pair = |figure: Figure| {
+            let one = |pair: &Pair| {
+                let ratio = figure(&[&pair.with])? / figure(&[&pair.without])?;
+                (ratio.is_finite() && ratio > 0.0).then(|| ratio.ln())
+            };
+            let estimate = trimmed_mean(&pairs.iter().filter_map(one).collect::<Vec<_>>())?;
+            let value = estimate.value.exp_m1() * 100.0;
+            Some(Estimate { value, standard_error: estimate.standard_error * (100.0 + value) })
+        };
+        // A phase has too few puts for its own p99.
+        let of_all = |figure: Figure| {
             jackknife(pairs.len(), BLOCKS, |counts| {
                 let counted = || pairs.iter().enumerate().filter(|(n, _)| counts(*n)).map(|(_, pair)| pair);
                 let with = figure(&counted().map(|pair| &pair.with).collect::<Vec<_>>())?;
@@ -99,10 +115,10 @@ impl Changes {
             })
         };
         Self {
-            throughput: change(throughput),
-            cpu_per_put: change(cpu_per_put_ns),
-            p50: change(|phases| latency_ns(phases, 0.5)),
-            p99: change(|phases| latency_ns(phases, 0.99)),
+            throughput: of_pair(throughput),
+            cpu_per_put: of_pair(cpu_per_put_ns),
+            p50: of_pair(|phases| latency_ns(phases, 0.5)),
+            p99: of_all(|phases| latency_ns(phases, 0.99)),
         }
     }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
-use probe_tests::scratch::{Scratch, Tmpfs};
 use probe_user::kernel::Kernel;
 
 use crate::Options;
@@ -14,46 +13,56 @@ use crate::worker::{Call, Worker};
 
 const TIMES: u32 = 50_000;
 
+/// What has a program of its own.
+const TRACED: [Call; 3] = [Call::Write, Call::Pwrite64, Call::Fdatasync];
+
 /// Runs of each program so far, and their nanoseconds.
 type Runs = BTreeMap<String, (u64, u64)>;
 
 pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
-    let scratch = Scratch::new(&options.directory, "programs")?;
-    let memory = Tmpfs::mount(&scratch.path().join("memory"), 64)?;
+    let (memory, disk) = (options.in_memory("programs", 64)?, options.on_disk("programs")?);
     let start = |name| Worker::start(name, &memory.path().join(name), options.cpu);
     let (mut etcd, mut other) = (start("etcd")?, start("other")?);
-    let Tracing::Probe(kernel) = &Tracer::Probe.start(stage, etcd.pid())? else {
-        bail!("the probe is the probe")
-    };
-    // A thread is made known by its first call.
-    call_all(&mut etcd, 100)?;
-    let _statistics = ProgramStatistics::enable()?;
-    let begin = read(kernel);
-    call_all(&mut etcd, options.times(TIMES))?;
-    let traced = read(kernel);
-    call_all(&mut other, options.times(TIMES))?;
-    let bystander = read(kernel);
-    let title =
-        "ns of a run, by the kernel's own count (run_time_ns / run_cnt, which costs some 20 ns a run itself)";
-    let mut table = Table::new(title, ["program", "for etcd", "for another"]);
-    for program in begin.keys() {
-        let mean = |from: &Runs, to: &Runs| {
-            let (runs, ns) = (to[program].0 - from[program].0, to[program].1 - from[program].1);
-            (runs >= u64::from(options.times(TIMES)) / 2).then(|| ns as f64 / runs as f64)
+    let mut reader = Worker::start("other", disk.path(), options.cpu)?;
+    let times = options.times(TIMES);
+    let mut told: BTreeMap<String, [Option<f64>; 2]> = BTreeMap::new();
+    // One that follows switches tells of all the others as well, but not what they are without it.
+    for tracer in [Tracer::Exact, Tracer::Probe] {
+        let stage = Stage { device: Some(disk.device()?), ..stage.clone() };
+        let Tracing::Probe(kernel) = &tracer.start(&stage, etcd.pid())? else {
+            bail!("the probe is the probe")
         };
-        let (for_etcd, for_other) = (mean(&begin, &traced), mean(&traced, &bystander));
-        if for_etcd.is_some() || for_other.is_some() {
-            table.row([program.as_str().into(), for_etcd.into(), for_other.into()]);
+        // A thread is made known by its first call.
+        call(&mut etcd, &TRACED, 100)?;
+        let _statistics = ProgramStatistics::enable()?;
+        let begin = read(kernel);
+        call(&mut etcd, &TRACED, times)?;
+        let traced = read(kernel);
+        call(&mut other, &TRACED, times)?;
+        call(&mut other, &[Call::Switch], times / 4)?;
+        call(&mut reader, &[Call::DirectRead], times / 4)?;
+        let bystander = read(kernel);
+        for program in begin.keys() {
+            let mean = |from: &Runs, to: &Runs| {
+                let (runs, ns) = (to[program].0 - from[program].0, to[program].1 - from[program].1);
+                // Others of the host call now and then.
+                (runs >= u64::from(times / 8)).then(|| ns as f64 / runs as f64)
+            };
+            told.insert(program.clone(), [mean(&begin, &traced), mean(&traced, &bystander)]);
         }
+    }
+    let title =
+        "ns of a run, by the kernel's own count (run_time_ns / run_cnt, which takes some 20 ns a run itself)";
+    let mut table = Table::new(title, ["program", "for etcd", "for another"]);
+    for (program, [for_etcd, for_other]) in told.iter().filter(|(_, means)| means.iter().any(Option::is_some))
+    {
+        table.row([program.as_str().into(), (*for_etcd).into(), (*for_other).into()]);
     }
     Ok(vec![table])
 }
 
-fn call_all(worker: &mut Worker, times: u32) -> anyhow::Result<()> {
-    for call in [Call::Write, Call::Pwrite64, Call::Fdatasync] {
-        worker.time(call, times).context("cannot call")?;
-    }
-    Ok(())
+fn call(worker: &mut Worker, calls: &[Call], times: u32) -> anyhow::Result<()> {
+    calls.iter().try_for_each(|call| worker.time(*call, times).map(drop)).context("cannot call")
 }
 
 fn read(kernel: &Kernel) -> Runs {

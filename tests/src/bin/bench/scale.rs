@@ -2,7 +2,6 @@
 
 use anyhow::{Context, bail, ensure};
 use probe_ebpf::series::{Op, Role, series};
-use probe_tests::scratch::{Scratch, Tmpfs};
 use probe_user::kernel::{Kernel, start};
 
 use crate::Options;
@@ -33,8 +32,7 @@ const TARGETS: [u32; 3] = [1, 16, 64];
 const CPUS: u64 = 256;
 
 pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
-    let scratch = Scratch::new(&options.directory, "scale")?;
-    let memory = Tmpfs::mount(&scratch.path().join("memory"), 256)?;
+    let memory = options.in_memory("scale", 256)?;
     let many = |name: &str, count: u64| -> anyhow::Result<Vec<Worker>> {
         (0..count).map(|n| Worker::start(name, &memory.path().join(format!("{n}")), None)).collect()
     };
