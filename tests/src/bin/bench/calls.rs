@@ -20,10 +20,11 @@ const FEWER_TIMES: u32 = 20_000;
 const ROUNDS_OF_SLOW: u32 = 2;
 
 /// By whom.
-const TRACERS: [Tracer; 8] = [
+const TRACERS: [Tracer; 9] = [
     Tracer::Probe,
     Tracer::WithoutBlock,
     Tracer::Empty,
+    Tracer::EmptyTwice,
     Tracer::Exporter,
     Tracer::Bpftrace,
     Tracer::Syscount,
@@ -150,7 +151,7 @@ impl Comparison {
     fn ratios(&self) -> Table {
         let mut table = self
             .empty_table("what the probe adds, all that is always on, by what others add (medians)", "by");
-        for other in [Tracer::Bpftrace, Tracer::Empty, Tracer::Exporter] {
+        for other in [Tracer::Bpftrace, Tracer::Empty, Tracer::EmptyTwice, Tracer::Exporter] {
             let ratio = self.columns.iter().map(|(caller, call)| {
                 let of = |tracer| median(&self.measured.get(&(tracer, *caller, *call))?.added);
                 // What adds nothing has no ratio.

@@ -25,6 +25,8 @@ pub enum Tracer {
     Exact,
     /// Programs that do nothing, at the probe's hooks for three of its calls.
     Empty,
+    /// Two of them at each, as the probe has where a program may be preempted: one sees what the other is skipped for.
+    EmptyTwice,
     /// There, too, what `ebpf_exporter` does.
     Exporter,
     Bpftrace,
@@ -40,6 +42,7 @@ impl Tracer {
             Self::WithoutBlock => "probe, no block",
             Self::Exact => "probe, exact",
             Self::Empty => "empty",
+            Self::EmptyTwice => "empty, twice",
             Self::Exporter => "exporter's shape",
             Self::Bpftrace => "bpftrace",
             Self::Syscount => "syscount -L",
@@ -60,7 +63,7 @@ impl Tracer {
     /// Returns why it cannot be measured here, if so.
     pub fn missing(self, stage: &Stage) -> Option<String> {
         match self {
-            Self::Empty | Self::Exporter if stage.shapes.is_none() => {
+            Self::Empty | Self::EmptyTwice | Self::Exporter if stage.shapes.is_none() => {
                 Some("their object is not given; `cargo xtask bench` builds it".to_owned())
             }
             _ => {
@@ -82,10 +85,12 @@ impl Tracer {
                 }
                 Tracing::Probe(Box::new(kernel))
             }
-            Self::Empty | Self::Exporter => {
+            Self::Empty | Self::EmptyTwice | Self::Exporter => {
                 let object = stage.shapes.as_ref().context("cannot find the object of the programs")?;
-                let prefix = if self == Self::Empty { "empty" } else { "exporter" };
-                Tracing::Shapes(Box::new(shapes::attach(object, prefix, stage.hook)?))
+                let prefix = if self == Self::Exporter { "exporter" } else { "empty" };
+                let times = if self == Self::EmptyTwice { 2 } else { 1 };
+                let attached = (0..times).map(|_| shapes::attach(object, prefix, stage.hook));
+                Tracing::Shapes(attached.collect::<anyhow::Result<_>>()?)
             }
             _ => {
                 let peer = PEERS.iter().find(|peer| peer.tracer == self).context("it is a program")?;
@@ -128,7 +133,7 @@ impl Stage {
 pub enum Tracing {
     Probe(Box<Kernel>),
     #[expect(dead_code, reason = "dropping it detaches")]
-    Shapes(Box<Ebpf>),
+    Shapes(Vec<Ebpf>),
     Process(Child),
 }
 
