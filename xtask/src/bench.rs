@@ -20,16 +20,11 @@ pub fn run(args: &[String]) -> Result<()> {
     compile::all(&setup.toolchain)?;
     shapes(&setup.toolchain)?;
     let mut build = compile::user_space("build")?;
-    run_command(build.args([
-        "--package",
-        "probe-tests",
-        "--bin",
-        "bench",
-        "--bin",
-        "guest",
-        "--bin",
-        "faulty-probe",
-    ]))?;
+    build.args(["--package", "probe-tests", "--bin", "bench"]);
+    if in_machine {
+        build.args(["--bin", "guest", "--bin", "faulty-probe"]);
+    }
+    run_command(&mut build)?;
     // Not through `cargo run`, whose variables and whose own process would be part of what is measured.
     let mut bench = clean(format!("target/{}/release/bench", compile::host()?));
     bench

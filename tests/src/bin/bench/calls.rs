@@ -41,7 +41,7 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
     let callers = ["etcd", "other"].into_iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
     let columns = (0..callers.len()).flat_map(|caller| Call::PLAIN.map(|call| (caller, call))).collect();
     let mut plain = Comparison { callers, columns, times: options.times(TIMES), measured: BTreeMap::new() };
-    let there = plain.interleave(options.rounds, stage, &TRACERS)?;
+    let there = plain.interleave(options, stage, &TRACERS)?;
     let mut tables = vec![
         plain.table("ns added to one call, on tmpfs (median and quartiles of paired rounds)", &there),
         plain.ratios(),
@@ -59,7 +59,7 @@ fn around(options: &Options, stage: &Stage) -> anyhow::Result<Table> {
     let callers = vec![("other", Worker::start("other", disk.path(), options.cpu)?)];
     let times = options.times(FEWER_TIMES);
     let mut comparison = Comparison { callers, columns, times, measured: BTreeMap::new() };
-    let there = comparison.interleave(options.rounds, &stage, &AROUND)?;
+    let there = comparison.interleave(options, &stage, &AROUND)?;
     let title = "ns added to a switch between two threads (two calls of futex are part of it) and to a direct read of 4 KiB from a disk (a \
                  loop device on the host)";
     Ok(comparison.table(title, &there))
@@ -85,7 +85,12 @@ struct Comparison {
 impl Comparison {
     /// Measures without and with each tracer in turn, round after round; what a tracer adds is taken from what was measured just
     /// before. Returns those that are there.
-    fn interleave(&mut self, rounds: u32, stage: &Stage, tracers: &[Tracer]) -> anyhow::Result<Vec<Tracer>> {
+    fn interleave(
+        &mut self,
+        options: &Options,
+        stage: &Stage,
+        tracers: &[Tracer],
+    ) -> anyhow::Result<Vec<Tracer>> {
         let mut there = Vec::new();
         for tracer in tracers {
             match tracer.missing(stage) {
@@ -93,8 +98,9 @@ impl Comparison {
                 None => there.push(*tracer),
             }
         }
-        for round in 0..rounds {
+        for round in 0..options.rounds {
             for tracer in there.iter().filter(|tracer| tracer.slowness() == 1 || round < ROUNDS_OF_SLOW) {
+                options.go_on()?;
                 self.pair(*tracer, stage)
                     .with_context(|| format!("cannot measure {} in round {round}", tracer.as_str()))?;
             }

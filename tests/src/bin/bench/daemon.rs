@@ -68,6 +68,7 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     whole.row(["etcd-disk-probe".into(), bytes.into()]);
     let mut table = Table::new("the daemon (start: median and quartiles of its starts)", COLUMNS);
     for (members, loaded) in SETTINGS {
+        options.go_on()?;
         let scratch = Scratch::new(&options.directory, "daemon")?;
         let etcds = start_all(members, scratch.path())?;
         let load = loaded.then(|| Generator::start(&etcds[0].endpoint(), LOAD));

@@ -95,6 +95,7 @@ fn under(
     let began = Instant::now();
     let mut pairs = Vec::new();
     for n in 0_u32.. {
+        options.go_on()?;
         pairs.push(pair(load, etcd.pid(), lasting, n % 2 == 1, &mut switched)?);
         if tracer != Tracer::Probe {
             if n + 1 == PAIRS_OF_PEER {

@@ -24,9 +24,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 use probe_tests::needs::{self, Need};
+use probe_tests::stop::Stop;
 use probe_user::kernel::{HookChoice, start};
 use serde_json::{Map, Value, json};
 
@@ -44,7 +45,7 @@ pub struct Options {
     #[arg(value_enum)]
     sections: Vec<Section>,
     /// How often whatever is compared is measured
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Write everything to this file, too; `-` prints it as one line
     #[arg(long, value_name = "FILE")]
@@ -71,11 +72,14 @@ pub struct Options {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// How many seconds `etcd` may take for each load until its intervals are narrow
-    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     /// Where files go that have to be on a disk, or need not be
     #[arg(long, default_value = "/var/tmp")]
     directory: PathBuf,
+    /// Set by Ctrl-C: what was mounted and started is undone then.
+    #[arg(skip)]
+    stop: Stop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -98,6 +102,12 @@ impl Options {
     /// Returns how many calls to make where a fast machine makes so many.
     fn times(&self, of_a_fast_machine: u32) -> u32 {
         of_a_fast_machine / self.fewer
+    }
+
+    /// Ends with an error what somebody has interrupted.
+    fn go_on(&self) -> anyhow::Result<()> {
+        ensure!(!self.stop.is_set(), "interrupted");
+        Ok(())
     }
 
     /// Returns a directory in memory that has so much room.
@@ -124,7 +134,7 @@ fn main() -> anyhow::Result<()> {
     {
         return worker::serve(rest);
     }
-    let options = Options::parse();
+    let options = Options { stop: Stop::on_signals()?, ..Options::parse() };
     let whole = match &options.vm {
         Some(kernel) => machine::run(&options, kernel)?,
         None => here(options.clone())?,

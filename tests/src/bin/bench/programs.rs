@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
+use aya::sys::{Stats, enable_stats};
 use probe_user::kernel::Kernel;
 
 use crate::Options;
-use crate::system::ProgramStatistics;
 use crate::table::Table;
 use crate::tracers::{Stage, Tracer, Tracing};
 use crate::worker::{Call, Worker};
@@ -34,7 +34,8 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
         };
         // A thread is made known by its first call.
         call(&mut etcd, &TRACED, 100)?;
-        let _statistics = ProgramStatistics::enable()?;
+        // As `kernel.bpf_stats_enabled` does, but until this is closed, however that comes about.
+        let _counting = enable_stats(Stats::RunTime).context("cannot have the kernel count runs")?;
         let begin = read(kernel);
         call(&mut etcd, &TRACED, times)?;
         let traced = read(kernel);

@@ -101,6 +101,7 @@ fn threads(options: &Options, stage: &Stage, worker: &mut Worker) -> anyhow::Res
     for threads in THREADS {
         let (mut without, mut added) = (Vec::new(), Vec::new());
         for _ in 0..options.rounds {
+            options.go_on()?;
             without.push(worker.cost_with_threads(threads, options.times(TIMES))?);
             let tracing = Tracer::Probe.start(stage, worker.pid())?;
             let with = worker.cost_with_threads(threads, options.times(TIMES))?;
@@ -121,6 +122,7 @@ fn targets(options: &Options, stage: &Stage, workers: &mut [Worker]) -> anyhow::
         let stage = Stage { max_targets: targets, ..stage.clone() };
         let mut added = [const { Vec::new() }; 3];
         for _ in 0..options.rounds {
+            options.go_on()?;
             let mut time = |calls: [Call; 3]| -> anyhow::Result<Vec<f64>> {
                 calls.iter().map(|call| workers[0].time(*call, options.times(TIMES / 2))).collect()
             };

@@ -1,4 +1,4 @@
-//! What is asked of the running system: clocks of processes, statistics of the kernel's.
+//! What is asked of the running system: tracefs, clocks of processes, what machine it is.
 
 use std::fs;
 use std::path::Path;
@@ -8,29 +8,6 @@ use anyhow::{Context, ensure};
 use probe_tests::scratch::Tracefs;
 use rustix::system::uname;
 use serde_json::{Value, json};
-
-const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
-
-/// The kernel counts the runs of programs and their time until this is dropped.
-pub struct ProgramStatistics {
-    before: String,
-}
-
-impl ProgramStatistics {
-    pub fn enable() -> anyhow::Result<Self> {
-        let before = fs::read_to_string(STATISTICS).with_context(|| format!("cannot read {STATISTICS}"))?;
-        fs::write(STATISTICS, "1").with_context(|| format!("cannot write {STATISTICS}"))?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for ProgramStatistics {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(STATISTICS, &self.before) {
-            eprintln!("cannot restore {STATISTICS}: {error}");
-        }
-    }
-}
 
 /// Mounts tracefs if it is not: peers want it, and without it every attachment of the probe's would mount one of its own.
 pub fn tracefs() -> anyhow::Result<Option<Tracefs>> {
