@@ -29,7 +29,7 @@ const STARTS: u32 = 5;
 
 /// How long it is watched.
 const AT_REST: Duration = Duration::from_secs(10);
-const SCRAPED: Duration = Duration::from_secs(30);
+const SCRAPED: Duration = Duration::from_secs(20);
 
 /// What CPU time is told by.
 const PER: Duration = Duration::from_secs(30);

@@ -72,7 +72,7 @@ pub struct Options {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// How many seconds `etcd` may take for each load until its intervals are narrow
-    #[arg(long, default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     /// Where files go that have to be on a disk, or need not be
     #[arg(long, default_value = "/var/tmp")]
