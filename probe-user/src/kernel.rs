@@ -15,6 +15,7 @@ mod self_test;
 mod slow;
 mod start;
 mod switch;
+mod toggle;
 mod tracefs;
 mod types;
 
@@ -47,6 +48,7 @@ use self_test::Rehearsal;
 pub use self_test::SelfTestError;
 pub use slow::{Shared, SlowRing};
 pub use start::{HookChoice, StartError, start};
+pub use toggle::Toggle;
 
 use crate::{
     host,

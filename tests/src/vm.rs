@@ -34,6 +34,12 @@ pub const FAULTY_PROBE: &str = "/usr/bin/faulty-probe";
 pub const ETCD: &str = "/usr/bin/etcd";
 pub const DMSETUP: &str = "/usr/sbin/dmsetup";
 pub const MODULES: &str = "/modules";
+pub const BENCH: &str = "/usr/bin/bench";
+pub const SHAPES: &str = "/usr/lib/shapes";
+
+/// By this the kernel's command line tells the guest to run [`BENCH`], and with which words, a comma between each. Without a dot in it,
+/// the kernel hands it on in the environment.
+pub const BENCH_WORDS: &str = "bench_words";
 
 /// The programs that a machine runs, built for its architecture.
 #[derive(Clone, Debug)]
@@ -60,7 +66,7 @@ pub struct Outcome {
 pub fn run(kernel: &Kernel, programs: &Programs, cases: &[Case], tell: &dyn Fn(&Report)) -> Outcome {
     let started = Instant::now();
     let mut outcome = Outcome::default();
-    match prepare(kernel, programs) {
+    match prepare(kernel, programs, &[]) {
         Ok(machine) => {
             boot_again_if_patching(cases, &mut outcome, &mut |rest, outcome| {
                 machine.run(rest, tell, outcome);
@@ -70,6 +76,28 @@ pub fn run(kernel: &Kernel, programs: &Programs, cases: &[Case], tell: &dyn Fn(&
     }
     outcome.took = started.elapsed();
     outcome
+}
+
+/// Boots a kernel and runs the benchmark in it; `tell` gets each line of the console.
+///
+/// # Errors
+/// If the machine dies, or does not get to its end.
+pub fn bench(
+    kernel: &Kernel,
+    programs: &Programs,
+    more: &[(&str, &Path)],
+    words: &[&str],
+    tell: &mut dyn FnMut(&str),
+) -> anyhow::Result<()> {
+    let machine = prepare(kernel, programs, more)?;
+    let mut done = false;
+    let mut take = |line: &str| {
+        done |= line.ends_with(DONE);
+        tell(line);
+    };
+    let asked = format!("{BENCH_WORDS}={}", words.join(","));
+    qemu::boot(kernel, &machine.image, &machine.disks, &asked, LIMIT, &mut take)?;
+    if done { Ok(()) } else { bail!("the machine died") }
 }
 
 /// Boots once, and once more for the cases that are left if the machine died as emulated ones do; not of anything else.
@@ -102,10 +130,14 @@ struct Machine<'a> {
     _scratch: Scratch,
 }
 
-fn prepare<'a>(kernel: &'a Kernel, programs: &Programs) -> anyhow::Result<Machine<'a>> {
+fn prepare<'a>(
+    kernel: &'a Kernel,
+    programs: &Programs,
+    more: &[(&str, &Path)],
+) -> anyhow::Result<Machine<'a>> {
     let scratch = Scratch::on_disk("vm")?;
     let image = scratch.path().join("image");
-    image::write(&image, kernel, programs).context("cannot make the image of the machine")?;
+    image::write(&image, kernel, programs, more).context("cannot make the image of the machine")?;
     let disks = case::DISKS.map(|(name, make)| (scratch.path().join(name), make));
     for (path, make) in &disks {
         make_disk(path, make)?;

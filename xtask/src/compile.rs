@@ -117,7 +117,7 @@ fn user_space(subcommand: &str, profile: &str) -> Result<Command> {
 /// Returns the setting that has a target, and no build script or macro, compiled with these flags.
 ///
 /// A list, where the variable of the same effect is split at blanks.
-fn rustflags(target: &str, flags: &[String]) -> String {
+pub fn rustflags(target: &str, flags: &[String]) -> String {
     format!("target.{target}.rustflags={flags:?}")
 }
 
@@ -130,7 +130,7 @@ fn static_flags() -> Result<Vec<String>> {
 }
 
 /// Returns the flags that keep the directories of this machine out of panics and debug information.
-fn nameless(sysroot: &Path) -> Result<Vec<String>> {
+pub fn nameless(sysroot: &Path) -> Result<Vec<String>> {
     let root = env::current_dir().context("cannot tell the current directory")?;
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo_home = cargo_home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
@@ -151,7 +151,7 @@ pub fn host() -> Result<String> {
 /// Keeps the time of an unchanged file, so that nothing is built again because of it.
 ///
 /// The new one is renamed into place: the old may be running.
-fn copy_if_changed(from: &str, to: &str) -> Result<()> {
+pub fn copy_if_changed(from: &str, to: &str) -> Result<()> {
     let new = fs::read(from).with_context(|| format!("cannot read {from}"))?;
     if fs::read(to).is_ok_and(|old| old == new) {
         return Ok(());

@@ -45,7 +45,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Measure what the probe adds to a system call, beside bpftrace if it is installed
+    /// Measure what the probe costs, beside other tracers: `bench -- --help` names the sections
     Bench {
         /// Passed through to the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

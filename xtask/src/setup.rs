@@ -8,6 +8,7 @@ mod fuzzer;
 mod kernels;
 mod modules;
 mod packages;
+mod peers;
 mod prometheus;
 mod python;
 mod sources;
@@ -21,6 +22,7 @@ use anyhow::Result;
 pub use self::aarch64::TARGET as AARCH64_TARGET;
 use self::cache::Cache;
 pub use self::packages::AARCH64_LINKER;
+pub use self::peers::setup as peers;
 pub use self::toolchain::Toolchain;
 
 /// What the other tasks need of the machine.

@@ -11,14 +11,20 @@ use cpio::newc::{self, ModeFileType};
 use super::{Architecture, DMSETUP, ETCD, FAULTY_PROBE, Kernel, MODULES, PROBE, Programs, libraries};
 use crate::command;
 
-/// Writes the image for one kernel.
-pub fn write(path: &Path, kernel: &Kernel, programs: &Programs) -> anyhow::Result<()> {
+/// Writes the image for one kernel, with some files more.
+pub fn write(
+    path: &Path,
+    kernel: &Kernel,
+    programs: &Programs,
+    more: &[(&str, &Path)],
+) -> anyhow::Result<()> {
     let mut files = vec![
         ("/init".to_owned(), programs.guest.clone()),
         (PROBE.to_owned(), programs.probe.clone()),
         (FAULTY_PROBE.to_owned(), programs.faulty_probe.clone()),
         (ETCD.to_owned(), programs.etcd.clone()),
     ];
+    files.extend(more.iter().map(|(path, from)| ((*path).to_owned(), (*from).to_owned())));
     files.extend(libraries::closure(&programs.etcd, kernel.architecture)?);
     // Slows disks down. Only this machine's own runs in a machine of the same kind.
     if kernel.architecture == Architecture::Amd64 {

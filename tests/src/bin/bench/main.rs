@@ -1,81 +1,190 @@
 //! Measures what the probe costs, beside those who do the like: `cargo xtask bench`.
+//!
+//! Everything is measured in turns, without and with, round after round on one machine; what is told is the median and the
+//! quartiles of the differences, or an estimate and its 95 % interval (±).
 
-mod tracers;
+mod figures;
+mod table;
+mod system;
+mod memory;
+mod place;
+mod puts;
+mod paired;
 mod worker;
+mod tracers;
+mod calls;
+mod programs;
+mod daemon;
+mod etcd;
+mod accuracy;
+mod scale;
+mod machine;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use clap::{Parser, Subcommand};
-use probe_tests::scratch::{Scratch, Tmpfs};
-use probe_user::kernel::HookChoice;
+use anyhow::{Context, ensure};
+use clap::{Parser, ValueEnum};
+use probe_tests::needs::{self, Need};
+use probe_tests::stop::Stop;
+use probe_user::kernel::{HookChoice, start};
+use serde_json::{Map, Value, json};
 
-use self::tracers::Tracer;
-use self::worker::{Call, Worker};
+use self::place::{Disk, Memory};
+use self::tracers::Stage;
 
-#[derive(Parser)]
-struct Arguments {
-    #[command(subcommand)]
-    task: Task,
+/// Before the line that `--json -` prints.
+const JSON: &str = "bench: json ";
+
+/// Measure what the probe costs, beside other tracers.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "bench")]
+pub struct Options {
+    /// What to measure; everything if nothing is named
+    #[arg(value_enum)]
+    sections: Vec<Section>,
+    /// How often whatever is compared is measured
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Write everything to this file, too; `-` prints it as one line
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Measure `calls` and `programs` in a virtual machine that boots this kernel, such as 6.12, instead of here
+    #[arg(long, value_name = "KERNEL")]
+    vm: Option<String>,
+    /// A directory in memory, in place of a file system that is mounted for it
+    #[arg(long)]
+    memory: Option<PathBuf>,
+    /// A directory on a disk that is read, in place of a loop device
+    #[arg(long)]
+    disk: Option<PathBuf>,
+    /// How the probe's programs are called
+    #[arg(long, value_enum, default_value_t = HookChoice::Auto)]
+    hook: HookChoice,
+    /// The CPU on which calls are timed; any, if not given and there is one only
+    #[arg(long)]
+    cpu: Option<usize>,
+    /// Divide the number of calls by this, on a machine that is slow
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    fewer: u32,
+    /// How long `scale` has operations made at a fixed rate
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// How many seconds `etcd` may take for each load until its intervals are narrow
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+    /// Where files go that have to be on a disk, or need not be
+    #[arg(long, default_value = "/var/tmp")]
+    directory: PathBuf,
+    /// Set by Ctrl-C: what was mounted and started is undone then.
+    #[arg(skip)]
+    stop: Stop,
 }
 
-#[derive(Subcommand)]
-enum Task {
-    /// Nanoseconds that are added to one system call
-    Calls {
-        /// How often everything is measured
-        #[arg(long, default_value_t = 5)]
-        rounds: u32,
-        /// Calls in a row
-        #[arg(long, default_value_t = 100_000)]
-        times: u32,
-    },
-    /// Makes system calls when told to
-    #[command(hide = true)]
-    Worker { name: String, directory: PathBuf },
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Section {
+    /// Nanoseconds added to one call, to a switch and to a block request
+    Calls,
+    /// Nanoseconds of a program's run, by the kernel's count
+    Programs,
+    /// Start, memory, CPU time and scrapes of the daemon
+    Daemon,
+    /// Throughput, latency and CPU time of a real etcd
+    Etcd,
+    /// Error of the quantiles that are read from histograms
+    Accuracy,
+    /// Operations a second, threads, targets and memory
+    Scale,
+}
+
+impl Options {
+    /// Returns how many calls to make where a fast machine makes so many.
+    fn times(&self, of_a_fast_machine: u32) -> u32 {
+        of_a_fast_machine / self.fewer
+    }
+
+    /// Ends with an error what somebody has interrupted.
+    fn go_on(&self) -> anyhow::Result<()> {
+        ensure!(!self.stop.is_set(), "interrupted");
+        Ok(())
+    }
+
+    /// Returns a directory in memory that has so much room.
+    fn in_memory(&self, name: &str, mib: u32) -> anyhow::Result<Memory> {
+        match &self.memory {
+            Some(directory) => Memory::within(directory, name),
+            None => Memory::mount(&self.directory, name, mib),
+        }
+    }
+
+    /// Returns a directory on a disk.
+    fn on_disk(&self, name: &str) -> anyhow::Result<Disk> {
+        match &self.disk {
+            Some(directory) => Disk::within(directory, name),
+            None => Disk::mount(&self.directory, name),
+        }
+    }
 }
 
 fn main() -> anyhow::Result<()> {
-    match Arguments::parse().task {
-        Task::Calls { rounds, times } => calls(rounds, times),
-        Task::Worker { name, directory } => worker::serve(&name, &directory),
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if let Some((word, rest)) = arguments.split_first()
+        && word == worker::WORD
+    {
+        return worker::serve(rest);
     }
-}
-
-fn calls(rounds: u32, times: u32) -> anyhow::Result<()> {
-    let scratch = Scratch::on_disk("bench")?;
-    let memory = Tmpfs::mount(&scratch.path().join("memory"), 64)?;
-    let mut workers = ["etcd", "other"]
-        .map(|name| (name, Worker::start(name, &memory.path().join(name)).expect("a worker starts")));
-    let pid = workers[0].1.pid();
-    let mut seen: BTreeMap<(&str, Call, Tracer), Vec<f64>> = BTreeMap::new();
-    for _ in 0..rounds {
-        for tracer in Tracer::ALL.into_iter().filter(|tracer| tracer.is_there()) {
-            let tracing = tracer.start(pid, HookChoice::Auto)?;
-            for (name, worker) in &mut workers {
-                for call in Call::ALL {
-                    seen.entry((name, call, tracer)).or_default().push(worker.time(call, times)?);
-                }
-            }
-            drop(tracing);
+    let options = Options { stop: Stop::on_signals()?, ..Options::parse() };
+    let whole = match &options.vm {
+        Some(kernel) => machine::run(&options, kernel)?,
+        None => here(options.clone())?,
+    };
+    match options.json.as_deref() {
+        None => {}
+        Some(path) if path == Path::new("-") => println!("{JSON}{whole}"),
+        Some(path) => {
+            let text = serde_json::to_string_pretty(&whole)?;
+            fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
-    let median = |key: &(&str, Call, Tracer)| {
-        let mut all = seen[key].clone();
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
-    };
-    for (name, call, tracer) in seen.keys() {
-        let base = median(&(name, *call, Tracer::None));
-        let all = &seen[&(*name, *call, *tracer)];
-        let (least, most) = all.iter().fold((f64::MAX, f64::MIN), |(a, b), x| (a.min(*x), b.max(*x)));
-        println!(
-            "{name:<6} {:<16} {:<9} {:>8.0} ns  added {:>8.0}  ({least:.0} to {most:.0})",
-            call.as_str(),
-            tracer.as_str(),
-            median(&(name, *call, *tracer)),
-            median(&(name, *call, *tracer)) - base,
-        );
-    }
     Ok(())
+}
+
+/// Measures on this machine.
+fn here(mut options: Options) -> anyhow::Result<Value> {
+    needs::require(&[Need::Root, Need::Bpf]);
+    let _tracefs = system::tracefs()?;
+    // The last one: the first has most of the interrupts.
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    options.cpu = options.cpu.or((cpus > 1).then(|| cpus - 1));
+    let hook = start(options.hook, &tracers::always_on(1)).context("cannot start the probe")?.hook();
+    let stage = Stage::new(hook);
+    if options.sections.is_empty() {
+        options.sections = Section::value_variants().to_vec();
+    }
+    let mut sections = Map::new();
+    for section in &options.sections {
+        let name = section.to_possible_value().context("every section has a name")?.get_name().to_owned();
+        let started = Instant::now();
+        let tables = match section {
+            Section::Calls => calls::run(&options, &stage),
+            Section::Programs => programs::run(&options, &stage),
+            Section::Daemon => daemon::run(&options),
+            Section::Etcd => etcd::run(&options, &stage),
+            Section::Accuracy => accuracy::run(&options, hook),
+            Section::Scale => scale::run(&options, &stage),
+        };
+        let tables = tables.with_context(|| format!("cannot measure {name}"))?;
+        println!("{name} ({:.0} s)\n", started.elapsed().as_secs_f64());
+        for table in &tables {
+            println!("{}", table.text());
+        }
+        sections.insert(name, tables.iter().map(table::Table::json).collect());
+    }
+    Ok(json!({
+        "machine": system::describe(),
+        "hook": stage.hook.as_str(),
+        "rounds": options.rounds,
+        "sections": sections,
+    }))
 }

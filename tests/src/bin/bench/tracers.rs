@@ -1,100 +1,146 @@
-//! Who traces: the probe's kernel side alone, and its peers.
+//! Who traces: the probe's kernel side alone, programs at the same hooks, and the probe's peers.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
-use std::thread;
+mod peers;
+mod shapes;
 
-use anyhow::{Context, bail};
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::Duration;
+
+use anyhow::Context;
+use aya::Ebpf;
 use probe_tests::command;
-use probe_user::kernel::{HookChoice, Kernel, KernelConfig, start};
+use probe_user::kernel::{Hook, Kernel, KernelConfig, start};
+
+use self::peers::PEERS;
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tracer {
-    None,
+    /// With all that is always on.
     Probe,
+    /// With nothing on block requests.
+    WithoutBlock,
+    /// With `--causes exact`.
+    Exact,
+    /// Programs that do nothing, at the probe's hooks for three of its calls.
+    Empty,
+    /// Two of them at each, as the probe has where a program may be preempted: one sees what the other is skipped for.
+    EmptyTwice,
+    /// There, too, what `ebpf_exporter` does.
+    Exporter,
     Bpftrace,
+    Syscount,
+    PerfTrace,
+    Strace,
 }
 
 impl Tracer {
-    pub const ALL: [Self; 3] = [Self::None, Self::Probe, Self::Bpftrace];
-
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::None => "none",
             Self::Probe => "probe",
+            Self::WithoutBlock => "probe, no block",
+            Self::Exact => "probe, exact",
+            Self::Empty => "empty",
+            Self::EmptyTwice => "empty, twice",
+            Self::Exporter => "exporter's shape",
             Self::Bpftrace => "bpftrace",
+            Self::Syscount => "syscount -L",
+            Self::PerfTrace => "perf trace -s",
+            Self::Strace => "strace -c",
         }
     }
 
-    /// Returns whether it is on this machine.
-    pub fn is_there(self) -> bool {
-        self != Self::Bpftrace || command::find("bpftrace").is_some()
+    /// Returns the factor by which it slows a call down, roughly: the fewer need be made.
+    pub const fn slowness(self) -> u32 {
+        match self {
+            Self::PerfTrace => 20,
+            Self::Strace => 100,
+            _ => 1,
+        }
+    }
+
+    /// Returns why it cannot be measured here, if so.
+    pub fn missing(self, stage: &Stage) -> Option<String> {
+        match self {
+            Self::Empty | Self::EmptyTwice | Self::Exporter if stage.shapes.is_none() => {
+                Some("their object is not given; `cargo xtask bench` builds it".to_owned())
+            }
+            _ => {
+                let peer = PEERS.iter().find(|peer| peer.tracer == self)?;
+                command::find(peer.program).is_none().then(|| format!("cannot find {}", peer.program))
+            }
+        }
     }
 
     /// Begins to trace a process; ends on drop.
-    pub fn start(self, pid: u32, hook: HookChoice) -> anyhow::Result<Tracing> {
+    pub fn start(self, stage: &Stage, pid: u32) -> anyhow::Result<Tracing> {
         Ok(match self {
-            Self::None => Tracing::Nothing,
-            Self::Probe => {
-                let config = KernelConfig {
-                    process_names: vec!["etcd".to_owned()],
-                    max_targets: 16,
-                    slow: Some(std::time::Duration::from_millis(10)),
-                    block: true,
-                    ..KernelConfig::default()
-                };
-                Tracing::Probe(Box::new(start(hook, &config)?))
+            Self::Probe | Self::WithoutBlock | Self::Exact => {
+                let (block, exact_causes) = (self != Self::WithoutBlock, self == Self::Exact);
+                let config = KernelConfig { block, exact_causes, ..always_on(stage.max_targets) };
+                let mut kernel = start(stage.hook.into(), &config).context("cannot start the probe")?;
+                if let Some(device) = stage.device {
+                    kernel.block_mut().watch(device, 0)?;
+                }
+                Tracing::Probe(Box::new(kernel))
             }
-            Self::Bpftrace => Tracing::Process(bpftrace(pid)?),
+            Self::Empty | Self::EmptyTwice | Self::Exporter => {
+                let object = stage.shapes.as_ref().context("cannot find the object of the programs")?;
+                let prefix = if self == Self::Exporter { "exporter" } else { "empty" };
+                let times = if self == Self::EmptyTwice { 2 } else { 1 };
+                let attached = (0..times).map(|_| shapes::attach(object, prefix, stage.hook));
+                Tracing::Shapes(attached.collect::<anyhow::Result<_>>()?)
+            }
+            _ => {
+                let peer = PEERS.iter().find(|peer| peer.tracer == self).context("it is a program")?;
+                Tracing::Process(peer.start(pid)?)
+            }
         })
     }
 }
 
+/// Returns what the daemon has on unless it is told otherwise.
+pub fn always_on(max_targets: u32) -> KernelConfig {
+    KernelConfig {
+        process_names: vec!["etcd".to_owned()],
+        max_targets,
+        slow: Some(Duration::from_millis(10)),
+        block: true,
+        ..KernelConfig::default()
+    }
+}
+
+/// Where they trace.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    pub hook: Hook,
+    /// The object with the programs that the probe's are measured against.
+    pub shapes: Option<PathBuf>,
+    /// A device whose requests the probe follows.
+    pub device: Option<u32>,
+    pub max_targets: u32,
+}
+
+impl Stage {
+    pub fn new(hook: Hook) -> Self {
+        let shapes = std::env::var_os("ETCD_DISK_PROBE_SHAPES").map(PathBuf::from);
+        Self { hook, shapes: shapes.filter(|path| path.is_file()), device: None, max_targets: 16 }
+    }
+}
+
+/// Something that traces.
 pub enum Tracing {
-    Nothing,
-    #[expect(dead_code, reason = "dropping it detaches")]
     Probe(Box<Kernel>),
+    #[expect(dead_code, reason = "dropping it detaches")]
+    Shapes(Vec<Ebpf>),
     Process(Child),
 }
 
 impl Drop for Tracing {
     fn drop(&mut self) {
         if let Self::Process(child) = self {
-            let pid = rustix::process::Pid::from_child(child);
-            _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
-            _ = child.wait();
+            peers::stop(child);
         }
     }
-}
-
-/// What people type: latencies of four system calls by process, which knows neither file nor cause.
-fn bpftrace(pid: u32) -> anyhow::Result<Child> {
-    let calls = ["write", "pwrite64", "fdatasync", "fsync"];
-    let hooks = |side: &str| calls.map(|call| format!("tracepoint:syscalls:sys_{side}_{call}")).join(",");
-    let program = format!(
-        "BEGIN {{ printf(\"ready\\n\"); }} {} /pid == {pid}/ {{ @start[tid] = nsecs; }} {} /@start[tid]/ {{ @ns[probe] = hist(nsecs - @start[tid]); delete(@start[tid]); }}",
-        hooks("enter"),
-        hooks("exit"),
-    );
-    let mut child = Command::new("bpftrace")
-        // Into a pipe it would tell nothing before it ends.
-        .args(["-B", "line", "-e", &program])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("cannot start bpftrace")?;
-    let mut lines = BufReader::new(child.stdout.take().context("its output is a pipe")?);
-    let mut line = String::new();
-    while !line.contains("ready") {
-        line.clear();
-        if lines.read_line(&mut line)? == 0 {
-            bail!("bpftrace ended: {}", child.wait()?);
-        }
-    }
-    // BEGIN runs before the last hook is attached.
-    thread::sleep(std::time::Duration::from_millis(500));
-    thread::spawn(move || lines.read_to_end(&mut Vec::new()));
-    Ok(child)
 }

@@ -1,119 +1,58 @@
-//! Makes one system call many times, as etcd or as somebody else, and tells how long one took.
+//! A process that makes system calls when told to, as etcd or as somebody else, and tells how long one took.
 
-use std::fs::{self, File, OpenOptions};
-use std::hint::black_box;
-use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write, pipe, stdin, stdout};
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+mod call;
+mod many;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write, stdin, stdout};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Instant;
 
-use anyhow::{Context, ensure};
-use rustix::{fs::fdatasync, io, process::getppid};
+use anyhow::{Context, bail, ensure};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
-/// Calls between two looks at the clock: a pipe holds 64 KiB, and the segment need not grow.
-const BATCH: u32 = 4096;
+pub use self::call::Call;
+use self::call::Files;
+pub use self::many::Made;
 
-/// What is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub enum Call {
-    /// On nothing.
-    Getppid,
-    /// One byte into a pipe.
-    PipeWrite,
-    /// One byte into a segment of a WAL.
-    Write,
-    /// A page of a database, not a meta page.
-    Pwrite64,
-    /// Of a segment.
-    Fdatasync,
-}
+/// The first argument of a process that is one.
+pub const WORD: &str = "worker";
 
-impl Call {
-    pub const ALL: [Self; 5] = [Self::Getppid, Self::PipeWrite, Self::Write, Self::Pwrite64, Self::Fdatasync];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Getppid => "getppid",
-            Self::PipeWrite => "write to a pipe",
-            Self::Write => "write",
-            Self::Pwrite64 => "pwrite64",
-            Self::Fdatasync => "fdatasync",
-        }
-    }
-}
-
-/// The files of an etcd, as far as the probe knows it by them.
-struct Files {
-    segment: File,
-    database: File,
-    pipe: (PipeReader, PipeWriter),
-}
-
-impl Files {
-    fn create(directory: &Path) -> anyhow::Result<Self> {
-        let open = |path: PathBuf| {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
-            file.with_context(|| format!("cannot create {}", path.display()))
-        };
-        for name in ["wal", "snap"] {
-            fs::create_dir_all(directory.join(name)).context("cannot make a directory")?;
-        }
-        Ok(Self {
-            segment: open(directory.join("wal/0000000000000000-0000000000000000.wal"))?,
-            database: open(directory.join("snap/db"))?,
-            pipe: pipe().context("cannot make a pipe")?,
-        })
-    }
-
-    fn call(&self, call: Call, buffer: &mut [u8; 4096]) -> io::Result<()> {
-        match call {
-            Call::Getppid => drop(black_box(getppid())),
-            Call::PipeWrite => drop(io::write(&self.pipe.1, &buffer[..1])?),
-            Call::Write => drop(io::write(&self.segment, &buffer[..1])?),
-            Call::Pwrite64 => drop(io::pwrite(&self.database, &buffer[..], 8 * 4096)?),
-            Call::Fdatasync => fdatasync(self.segment.as_fd())?,
-        }
-        Ok(())
-    }
-
-    /// Returns nanoseconds a call.
-    fn time(&self, call: Call, times: u32) -> anyhow::Result<f64> {
-        let mut buffer = [0_u8; 4096];
-        let mut took_ns = 0;
-        for _ in 0..times.div_ceil(BATCH) {
-            let started = Instant::now();
-            for _ in 0..BATCH {
-                self.call(call, &mut buffer)?;
-            }
-            took_ns += started.elapsed().as_nanos();
-            match call {
-                Call::PipeWrite => drop(io::read(&self.pipe.0, &mut buffer)?),
-                Call::Write => drop(rustix::fs::seek(&self.segment, rustix::fs::SeekFrom::Start(0))?),
-                _ => {}
-            }
-        }
-        Ok(took_ns as f64 / f64::from(times.div_ceil(BATCH) * BATCH))
-    }
-}
-
-/// Answers orders of `CALL TIMES`, a line each, until there are no more.
-pub fn serve(name: &str, directory: &Path) -> anyhow::Result<()> {
+/// Answers orders, a line each, until there are no more.
+pub fn serve(arguments: &[String]) -> anyhow::Result<()> {
+    let [name, directory, cpu] = arguments else { bail!("a worker takes a name, a directory and a CPU") };
     fs::write("/proc/self/comm", name).context("cannot change the name of this process")?;
-    let files = Files::create(directory)?;
+    if let Ok(cpu) = cpu.parse() {
+        pin(cpu)?;
+    }
+    let files = Files::create(Path::new(directory), name == "etcd")?;
     println!("ready");
     for line in stdin().lock().lines() {
-        let line = line?;
-        let (call, times) = line.split_once(' ').context("an order has two words")?;
-        let call =
-            Call::ALL.into_iter().find(|known| format!("{known:?}") == call).context("no such call")?;
-        println!("{}", files.time(call, times.parse()?)?);
+        println!("{}", follow(&line?, &files)?);
         stdout().flush()?;
     }
     Ok(())
 }
 
-/// A process that does this.
+/// Does what a line says, and returns the answer.
+fn follow(line: &str, files: &Files) -> anyhow::Result<String> {
+    let words: Vec<_> = line.split(' ').collect();
+    Ok(match words[..] {
+        ["time", call, times] => files.time(call.parse()?, times.parse()?)?.to_string(),
+        ["threads", threads, times] => many::cost(files, threads.parse()?, times.parse()?)?.to_string(),
+        ["rate", rate, seconds] => many::at_rate(files, rate.parse()?, seconds.parse()?)?.to_string(),
+        _ => bail!("cannot follow `{line}`"),
+    })
+}
+
+/// Keeps this thread, and those that it starts, on one CPU.
+fn pin(cpu: usize) -> anyhow::Result<()> {
+    let mut only = CpuSet::new();
+    only.set(cpu);
+    sched_setaffinity(None, &only).with_context(|| format!("cannot stay on CPU {cpu}"))
+}
+
+/// The other end of such a process. Ended on drop.
 pub struct Worker {
     child: Child,
     orders: ChildStdin,
@@ -121,10 +60,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn start(name: &str, directory: &Path) -> anyhow::Result<Self> {
+    /// Starts one called `name`, which keeps its files in a directory; one called `etcd` names them as etcd does.
+    pub fn start(name: &str, directory: &Path, cpu: Option<usize>) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["worker", name])
+            .args([WORD, name])
             .arg(directory)
+            .arg(cpu.map_or_else(|| "any".to_owned(), |cpu| cpu.to_string()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -142,13 +83,34 @@ impl Worker {
 
     /// Returns nanoseconds a call.
     pub fn time(&mut self, call: Call, times: u32) -> anyhow::Result<f64> {
-        writeln!(self.orders, "{call:?} {times}")?;
+        self.order(&format!("time {} {times}", call.as_str()))?;
         self.answer()?.parse().context("cannot take the answer for a number")
+    }
+
+    /// Returns nanoseconds of CPU that a write takes when so many threads write at once.
+    pub fn cost_with_threads(&mut self, threads: u32, times: u32) -> anyhow::Result<f64> {
+        self.order(&format!("threads {threads} {times}"))?;
+        self.answer()?.parse().context("cannot take the answer for a number")
+    }
+
+    /// Has it make so many operations a second; [`Worker::made`] waits for the end.
+    pub fn start_rate(&mut self, per_second: u64, seconds: u64) -> anyhow::Result<()> {
+        self.order(&format!("rate {per_second} {seconds}"))
+    }
+
+    /// Returns what it made since [`Worker::start_rate`].
+    pub fn made(&mut self) -> anyhow::Result<Made> {
+        self.answer()?.parse()
+    }
+
+    fn order(&mut self, line: &str) -> anyhow::Result<()> {
+        writeln!(self.orders, "{line}").context("cannot give an order to a worker")
     }
 
     fn answer(&mut self) -> anyhow::Result<String> {
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
+        ensure!(!line.is_empty(), "a worker ended early");
         Ok(line.trim().to_owned())
     }
 }

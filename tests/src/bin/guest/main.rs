@@ -1,6 +1,7 @@
 //! The first and only program of a virtual machine: gets it ready, runs the cases that the command line of the kernel names,
 //! tells how each went, and switches the machine off.
 
+mod bench;
 mod blind;
 mod disks;
 mod exact;
@@ -38,9 +39,10 @@ fn main() -> anyhow::Result<()> {
         systemd::run();
         return Ok(());
     }
-    let outcome = match root::disk() {
-        Some(disk) => root::enter(&disk),
-        None => run(),
+    let outcome = match (root::disk(), bench::words()) {
+        (Some(disk), _) => root::enter(&disk),
+        (None, Some(words)) => bench::run(&words),
+        (None, None) => run(),
     };
     if let Err(error) = outcome {
         println!("guest: {error:#}");

@@ -1,0 +1,181 @@
+//! With and without a tracer in turns, under one load that never ends: what a tracer does to etcd is the difference of neighbours.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use probe_user::kernel::Toggle;
+
+use crate::figures::{Estimate, jackknife, quantile, trimmed_mean};
+use crate::puts::{Generator, Put, Window};
+use crate::system::cpu_time;
+use crate::tracers::{Stage, Tracer, Tracing};
+
+/// Neighbours that are left out together when the error is estimated.
+const BLOCKS: usize = 20;
+
+/// How much longer the load goes on after a phase, so that what was due in it can be done in it.
+const BETWEEN: Duration = Duration::from_millis(10);
+
+/// What is turned on and off.
+pub enum Switched {
+    /// The probe, which stays loaded.
+    Toggle(Box<Toggle>),
+    /// Something that starts anew each time.
+    Tracer { tracer: Tracer, stage: Stage, tracing: Option<Tracing> },
+}
+
+impl Switched {
+    fn turn(&mut self, on: bool, pid: u32) -> anyhow::Result<()> {
+        match self {
+            Self::Toggle(toggle) if on => toggle.attach()?,
+            Self::Toggle(toggle) => toggle.detach(),
+            Self::Tracer { tracer, stage, tracing } => {
+                *tracing = None;
+                if on {
+                    *tracing = Some(tracer.start(stage, pid)?);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One phase of the load.
+#[derive(Clone, Debug, Default)]
+pub struct Phase {
+    pub window: Window,
+    pub cpu_ns: u64,
+}
+
+/// Neighbouring phases.
+#[derive(Clone, Debug, Default)]
+pub struct Pair {
+    pub without: Phase,
+    pub with: Phase,
+}
+
+/// Measures a phase without and one with, in this order or the other.
+pub fn pair(
+    load: &Generator,
+    pid: u32,
+    lasting: Duration,
+    with_first: bool,
+    switched: &mut Switched,
+) -> anyhow::Result<Pair> {
+    let mut pair = Pair::default();
+    for with in [with_first, !with_first] {
+        switched.turn(with, pid)?;
+        // What straddles the switch counts for neither.
+        thread::sleep(BETWEEN);
+        load.take()?;
+        let (from, before) = (Instant::now(), cpu_time(pid)?);
+        thread::sleep(lasting);
+        let (to, after) = (Instant::now(), cpu_time(pid)?);
+        let puts: Vec<Put> = load.take()?;
+        let cpu_ns = u64::try_from(after.saturating_sub(before).as_nanos())?;
+        let phase = Phase { window: Window::of(&puts, from, to), cpu_ns };
+        *(if with { &mut pair.with } else { &mut pair.without }) = phase;
+    }
+    Ok(pair)
+}
+
+/// What a tracer changes, in percent.
+#[derive(Clone, Copy, Debug)]
+pub struct Changes {
+    pub throughput: Option<Estimate>,
+    pub cpu_per_put: Option<Estimate>,
+    pub p50: Option<Estimate>,
+    pub p99: Option<Estimate>,
+}
+
+/// Something of phases.
+type Figure = fn(&[&Phase]) -> Option<f64>;
+
+impl Changes {
+    /// Tells throughput, CPU time and the median by the pairs, each of which has its own change, and those that something disturbed are
+    /// left out; p99 by all puts together.
+    pub fn of(pairs: &[Pair]) -> Self {
+        // The logarithm, so that half and double are as far away.
+        let of_pair = |figure: Figure| {
+            let one = |pair: &Pair| {
+                let ratio = figure(&[&pair.with])? / figure(&[&pair.without])?;
+                (ratio.is_finite() && ratio > 0.0).then(|| ratio.ln())
+            };
+            let estimate = trimmed_mean(&pairs.iter().filter_map(one).collect::<Vec<_>>())?;
+            let value = estimate.value.exp_m1() * 100.0;
+            Some(Estimate { value, standard_error: estimate.standard_error * (100.0 + value) })
+        };
+        // A phase has too few puts for its own p99.
+        let of_all = |figure: Figure| {
+            jackknife(pairs.len(), BLOCKS, |counts| {
+                let counted = || pairs.iter().enumerate().filter(|(n, _)| counts(*n)).map(|(_, pair)| pair);
+                let with = figure(&counted().map(|pair| &pair.with).collect::<Vec<_>>())?;
+                let without = figure(&counted().map(|pair| &pair.without).collect::<Vec<_>>())?;
+                Some((with / without - 1.0) * 100.0)
+            })
+        };
+        Self {
+            throughput: of_pair(throughput),
+            cpu_per_put: of_pair(cpu_per_put_ns),
+            p50: of_pair(|phases| latency_ns(phases, 0.5)),
+            p99: of_all(|phases| latency_ns(phases, 0.99)),
+        }
+    }
+
+    /// Returns whether the intervals of CPU time and of the median latency are narrower than that, in percent from end to end.
+    pub fn are_within(&self, percent: f64) -> bool {
+        let narrow = |estimate: Option<Estimate>| estimate.is_some_and(|of| 2.0 * of.within() < percent);
+        narrow(self.cpu_per_put) && narrow(self.p50)
+    }
+}
+
+/// Returns puts a second.
+pub fn throughput(phases: &[&Phase]) -> Option<f64> {
+    let seconds: f64 = phases.iter().map(|phase| phase.window.seconds).sum();
+    (seconds > 0.0).then(|| done(phases) / seconds)
+}
+
+/// Returns etcd's CPU time for a put.
+pub fn cpu_per_put_ns(phases: &[&Phase]) -> Option<f64> {
+    let cpu_ns: u64 = phases.iter().map(|phase| phase.cpu_ns).sum();
+    (done(phases) > 0.0).then(|| cpu_ns as f64 / done(phases))
+}
+
+/// Returns a quantile of all puts of these phases.
+pub fn latency_ns(phases: &[&Phase], q: f64) -> Option<f64> {
+    let mut all: Vec<u64> = phases.iter().flat_map(|phase| &phase.window.latencies_ns).copied().collect();
+    all.sort_unstable();
+    quantile(&all, q).map(|ns| ns as f64)
+}
+
+fn done(phases: &[&Phase]) -> f64 {
+    phases.iter().map(|phase| phase.window.done as f64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn phase(done: usize, latency_ns: u64, cpu_ns: u64) -> Phase {
+        let window = Window { seconds: 0.2, done, latencies_ns: vec![latency_ns; done] };
+        Phase { window, cpu_ns }
+    }
+
+    #[test]
+    fn changes_are_those_of_all_that_was_done() {
+        let pair = Pair { without: phase(100, 1000, 50_000), with: phase(98, 1010, 49_490) };
+        let changes = Changes::of(&vec![pair; 40]);
+        let near = |estimate: Option<Estimate>, expected: f64| {
+            let estimate = estimate.unwrap();
+            assert!(
+                (estimate.value - expected).abs() < 1e-9 && estimate.standard_error < 1e-9,
+                "{estimate:?}"
+            );
+        };
+        near(changes.throughput, -2.0);
+        near(changes.cpu_per_put, 1.0);
+        near(changes.p50, 1.0);
+        assert!(changes.are_within(0.1), "every pair is the same");
+        assert!(!Changes::of(&[]).are_within(100.0), "nothing is known of nothing");
+    }
+}

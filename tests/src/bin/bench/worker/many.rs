@@ -1,0 +1,114 @@
+//! Many calls at once: by several threads, or so many a second, every one counted.
+
+use std::fmt;
+use std::os::fd::AsFd;
+use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::fs::fdatasync;
+use rustix::io;
+
+use super::call::Files;
+use crate::system;
+
+/// How long a turn takes, in which its share of the rate is made at once.
+const TURN: Duration = Duration::from_millis(5);
+
+/// Operations between two looks at the clock, at most.
+const AT_ONCE: u64 = 4096;
+
+/// What a worker made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Made {
+    pub writes: u64,
+    pub syncs: u64,
+    pub took: Duration,
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.writes, self.syncs, self.took.as_nanos())
+    }
+}
+
+impl FromStr for Made {
+    type Err = anyhow::Error;
+
+    fn from_str(line: &str) -> anyhow::Result<Self> {
+        let numbers: Vec<u64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+        let [writes, syncs, took_ns] = numbers[..] else { bail!("cannot read `{line}`") };
+        Ok(Self { writes, syncs, took: Duration::from_nanos(took_ns) })
+    }
+}
+
+/// Makes `per_second` operations in every second, or as many as go: writes and syncs in turn. What is late is made up for.
+pub fn at_rate(files: &Files, per_second: u64, seconds: u64) -> anyhow::Result<Made> {
+    let mut made = Made::default();
+    let (lasting, started) = (Duration::from_secs(seconds), Instant::now());
+    while started.elapsed() < lasting {
+        let late = due(started.elapsed(), per_second).saturating_sub(made.writes + made.syncs);
+        for _ in 0..late.min(AT_ONCE) {
+            if made.writes == made.syncs {
+                io::write(&files.segment, &[0])?;
+                made.writes += 1;
+            } else {
+                fdatasync(files.segment.as_fd())?;
+                made.syncs += 1;
+            }
+        }
+        if late < AT_ONCE {
+            thread::sleep(TURN);
+        }
+        // So that the segment does not grow.
+        files.rewind()?;
+    }
+    made.took = started.elapsed();
+    Ok(made)
+}
+
+/// Returns how many operations should have been made by then.
+fn due(elapsed: Duration, per_second: u64) -> u64 {
+    u64::try_from(elapsed.as_nanos() * u128::from(per_second) / 1_000_000_000).unwrap_or(u64::MAX)
+}
+
+/// Returns nanoseconds of CPU that a write takes, made by so many threads at once.
+pub fn cost(files: &Files, threads: u32, times: u32) -> anyhow::Result<f64> {
+    let own = std::process::id();
+    let each = times.div_ceil(threads);
+    let before = system::cpu_time(own)?;
+    thread::scope(|scope| {
+        let writers: Vec<_> = (0..threads)
+            .map(|_| {
+                scope.spawn(|| -> io::Result<()> {
+                    // Each at the same place, so that the file does not grow.
+                    (0..each).try_for_each(|_| io::pwrite(&files.segment, &[0], 0).map(drop))
+                })
+            })
+            .collect();
+        writers.into_iter().try_for_each(|writer| writer.join().expect("a writer does not panic"))
+    })
+    .context("cannot write")?;
+    let took = system::cpu_time(own)?.saturating_sub(before);
+    Ok(took.as_nanos() as f64 / f64::from(each * threads))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_follows_the_clock() {
+        assert_eq!(due(Duration::from_millis(1500), 1000), 1500);
+        assert_eq!(due(Duration::ZERO, 1000), 0, "nothing at once");
+        assert_eq!(due(Duration::from_micros(999), 1000), 0, "not before its time");
+    }
+
+    #[test]
+    fn what_was_made_is_told_in_a_line() {
+        let made = Made { writes: 3, syncs: 2, took: Duration::from_nanos(7) };
+        assert_eq!(made.to_string().parse::<Made>().unwrap(), made);
+        assert!("1 2".parse::<Made>().is_err(), "a line cut short");
+    }
+}

@@ -1,0 +1,34 @@
+//! Runs the benchmark, which is a program of its own.
+
+use std::env;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use probe_tests::vm::case::FileSystem;
+use probe_tests::vm::{BENCH, BENCH_WORDS, SHAPES};
+
+use crate::machine::Machine;
+
+/// Returns what the kernel's command line says that it be called with, if it says so.
+pub fn words() -> Option<String> {
+    env::var(BENCH_WORDS).ok()
+}
+
+pub fn run(words: &str) -> anyhow::Result<()> {
+    let machine = Machine::prepare()?;
+    let status = Command::new(BENCH)
+        .args(words.split(','))
+        // There is neither `mount` nor `losetup`; but there is a file system in memory, and there are disks.
+        .args(["--memory", "/tmp", "--disk"])
+        .arg(machine.disk(FileSystem::Ext4))
+        .arg("--directory")
+        .arg(machine.disk(FileSystem::Ext4))
+        .env("ETCD_DISK_PROBE_SHAPES", SHAPES)
+        .env_remove(BENCH_WORDS)
+        .status()
+        .context("cannot start the benchmark")?;
+    if !status.success() {
+        bail!("the benchmark ended with {status}");
+    }
+    Ok(())
+}
