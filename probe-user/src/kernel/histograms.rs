@@ -61,10 +61,12 @@ impl Histograms {
     pub fn word(&self, target: u32, series: u32, word: usize) -> u64 {
         let Some(memory) = self.blocks.get(target as usize).and_then(OnceCell::get) else { return 0 };
         assert!(series < SERIES && word < size_of::<Histogram>() / 8, "within the block");
-        let at = series as usize * size_of::<Histogram>() / 8 + word;
-        // SAFETY: the word is inside the mapping, which begins at a multiple of eight bytes; the kernel changes it with atomic
-        // additions only.
-        unsafe { AtomicU64::from_ptr(memory.as_mut_ptr().cast::<u64>().add(at)) }.load(Ordering::Acquire)
+        let at = series as usize * size_of::<Histogram>() + word * 8;
+        #[expect(clippy::cast_ptr_alignment, reason = "a page and multiples of eight bytes")]
+        // SAFETY: it is inside the mapping.
+        let word = unsafe { memory.as_mut_ptr().add(at) }.cast::<u64>();
+        // SAFETY: as above; the kernel changes it with atomic additions only.
+        unsafe { AtomicU64::from_ptr(word) }.load(Ordering::Acquire)
     }
 
     /// Sets the block of a target to zero and unmaps it; only for one that no program uses any more.

@@ -37,13 +37,12 @@ impl Types {
     /// If there are none, or they cannot be read.
     pub fn open(names: &[String]) -> anyhow::Result<Self> {
         let file = File::open(VMLINUX)?;
-        let (path, file) = match map(&file) {
-            Ok(_) => (VMLINUX.to_owned(), file),
-            Err(_) => {
-                let mut copy = File::from(memfd_create("btf", MemfdFlags::CLOEXEC)?);
-                io::copy(&mut { file }, &mut copy)?;
-                (format!("/proc/self/fd/{}", copy.as_raw_fd()), copy)
-            }
+        let (path, file) = if map(&file).is_ok() {
+            (VMLINUX.to_owned(), file)
+        } else {
+            let mut copy = File::from(memfd_create("btf", MemfdFlags::CLOEXEC)?);
+            io::copy(&mut { file }, &mut copy)?;
+            (format!("/proc/self/fd/{}", copy.as_raw_fd()), copy)
         };
         // One mapping at a time: both are read from beginning to end, and then count as resident.
         let Found { numbers, count } = look_up(&map(&file)?, names).unwrap_or_default();

@@ -530,7 +530,7 @@ fn reasons_give_the_numbers() {
     slow_device(&mut evidence);
     evidence.device.as_mut().unwrap().cloud = Some("AWS");
     let reason = judge(&evidence).reason;
-    let expected = "WAL fsync p99 is 304 ms in the kernel, limit 10 ms (500 events, 10 longer than the heartbeat interval of \
+    let expected = "WAL fsync p99 is 300 ms in the kernel, limit 10 ms (500 events, 10 longer than the heartbeat interval of \
                     100 ms, 3 longer than the election timeout of 1 s). 100 % of the lost time: on vda a write takes 13 ms, \
                     a flush takes 14 ms on average; a limit that AWS enforces on the volume, outside this machine, looks like \
                     this";

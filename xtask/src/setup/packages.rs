@@ -25,7 +25,7 @@ const PROGRAMS: [(&str, &str); 12] = [
 ];
 
 /// The same for what only the tests need: machines that boot kernels, the other architecture, containers.
-const OF_TESTS: [(&str, &str); 9] = [
+const OF_TESTS: [(&str, &str); 10] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-system-aarch64", "qemu-system-arm"),
     (AARCH64_LINKER, "gcc-aarch64-linux-gnu"),
@@ -35,6 +35,7 @@ const OF_TESTS: [(&str, &str); 9] = [
     ("podman", "podman"),
     ("runc", "runc"),
     ("catatonit", "catatonit"),
+    ("valgrind", "valgrind"),
 ];
 
 /// Compiles and links for aarch64.

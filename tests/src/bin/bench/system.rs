@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn this_process_has_a_clock() {
         let before = cpu_time(std::process::id()).unwrap();
-        std::hint::black_box((0..1_000_000_u64).fold(0, |a, b| a ^ b.wrapping_mul(a + 7)));
+        std::hint::black_box((0..1_000_000_u64).fold(0_u64, |a, b| a ^ b.wrapping_mul(a.wrapping_add(7))));
         assert!(cpu_time(std::process::id()).unwrap() > before);
     }
 }

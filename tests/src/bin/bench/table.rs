@@ -169,7 +169,7 @@ mod tests {
         let mut table = Table::new("title", ["who", "ns"]);
         table.row(["a".into(), 12.5.into()]);
         table.row(["longer".into(), Spread::of(&[1.0, 2.0, 3.0]).into()]);
-        assert_eq!(table.text(), "title\n  who            ns\n  a            12.5\n  longer  2 (1…3)\n");
+        assert_eq!(table.text(), "title\n  who          ns\n  a          12.5\n  longer  2 (1…3)\n");
         let expected = json!({ "title": "title", "rows": [
             { "who": "a", "ns": 12.5 },
             { "who": "longer", "ns": { "median": 2.0, "low": 1.0, "high": 3.0, "n": 3 } },
