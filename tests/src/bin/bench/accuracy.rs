@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, ensure};
-use probe_ebpf::series::WAL_FSYNC;
+use probe_ebpf::histogram::{SLOTS, edge_seconds};
+use probe_ebpf::series::{Op, Role, WAL_FSYNC, series};
 use probe_tests::scratch::Scratch;
 use probe_user::kernel::{Hook, Kernel, KernelConfig};
+use probe_user::latency::BOUNDS_NS;
 
 use crate::Options;
 use crate::figures::{Spread, quantile};
-use crate::table::Table;
+use crate::table::{Cell, Table};
 
 /// Syncs of one run.
 const SYNCS: usize = 6000;
@@ -23,6 +25,13 @@ const RUNS: usize = 3;
 
 /// The thread that is etcd.
 const NAME: &str = "bench-etcd";
+
+/// What quantiles are read from.
+const OURS: &str = "the probe's, upper edge (its report)";
+const OURS_INTERPOLATED: &str = "the probe's, interpolated";
+const EXPORTED: &str = "the probe's metrics, interpolated";
+const POWERS_OF_TWO: &str = "powers of two, interpolated";
+const ETCDS: &str = "etcd's own, interpolated";
 
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
 
@@ -59,9 +68,11 @@ pub fn run(options: &Options, hook: Hook) -> anyhow::Result<Vec<Table>> {
             let truth = quantile(&exact, q).context("there are latencies")? as f64;
             exact_ms.entry(name).or_default().push(truth / 1e6);
             let told = [
-                ("the probe's histogram", measured.quantile(q).map(|seconds| seconds * 1e9)),
-                ("powers of two", interpolated(&exact, q, &powers_of_two())),
-                ("etcd's own bounds", interpolated(&exact, q, &etcds_bounds())),
+                (OURS, measured.quantile(q).map(|seconds| seconds * 1e9)),
+                (OURS_INTERPOLATED, interpolated(&exact, q, &edges())),
+                (EXPORTED, interpolated(&exact, q, &BOUNDS_NS.map(|ns| ns as f64))),
+                (POWERS_OF_TWO, interpolated(&exact, q, &powers_of_two())),
+                (ETCDS, interpolated(&exact, q, &etcds_bounds())),
             ];
             for (buckets, told) in told {
                 let error = (told.context("there are latencies")? / truth - 1.0).abs() * 100.0;
@@ -78,11 +89,9 @@ fn table(errors: &BTreeMap<(&str, &str), Vec<f64>>, exact_ms: &BTreeMap<&str, Ve
     );
     let names = QUANTILES.iter().flat_map(|(name, _)| [format!("{name}: mean"), format!("{name}: worst")]);
     let mut table = Table::new(title, ["buckets".to_owned()].into_iter().chain(names));
-    let exact = QUANTILES
-        .iter()
-        .flat_map(|(name, _)| [Spread::of(&exact_ms[name]).into(), crate::table::Cell::Nothing]);
+    let exact = QUANTILES.iter().flat_map(|(name, _)| [Spread::of(&exact_ms[name]).into(), Cell::Nothing]);
     table.row(["(exact, ms)".into()].into_iter().chain(exact));
-    for buckets in ["the probe's histogram", "powers of two", "etcd's own bounds"] {
+    for buckets in [OURS, OURS_INTERPOLATED, EXPORTED, POWERS_OF_TWO, ETCDS] {
         let cells = QUANTILES.iter().flat_map(|(name, _)| {
             let all = &errors[&(buckets, *name)];
             let mean = all.iter().sum::<f64>() / all.len() as f64;
@@ -95,7 +104,6 @@ fn table(errors: &BTreeMap<(&str, &str), Vec<f64>>, exact_ms: &BTreeMap<&str, Ve
 
 /// Returns the single latencies of syncs of segments since the last call.
 fn latencies(kernel: &mut Kernel) -> Vec<u64> {
-    use probe_ebpf::series::{Op, Role, series};
     let syncs = series(Role::Wal, Op::Fdatasync);
     let of_syncs = kernel.records().into_iter().filter(|record| Some(record.series) == syncs);
     of_syncs.map(|record| record.latency_ns).collect()
@@ -131,6 +139,11 @@ fn sync_beside_another(directory: &Path, run: usize) -> anyhow::Result<()> {
         busy.join().expect("a writer does not panic").context("cannot keep the disk busy")?;
         ended.expect("a writer does not panic").context("cannot sync")
     })
+}
+
+/// The probe's own.
+fn edges() -> Vec<f64> {
+    (0..SLOTS).map(|slot| edge_seconds(slot) * 1e9).collect()
 }
 
 /// The bounds of bcc, bpftrace and `ebpf_exporter`, from 1 µs.
