@@ -27,7 +27,7 @@ const RUNS: usize = 3;
 const NAME: &str = "bench-etcd";
 
 /// What quantiles are read from.
-const OURS: &str = "the probe's, upper edge (its report)";
+const OURS: &str = "the probe's, middle of a slot (its report)";
 const OURS_INTERPOLATED: &str = "the probe's, interpolated";
 const EXPORTED: &str = "the probe's metrics, interpolated";
 const POWERS_OF_TWO: &str = "powers of two, interpolated";
