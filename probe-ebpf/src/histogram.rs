@@ -5,7 +5,7 @@
 /// All 14 edges of `etcd_disk_wal_fsync_duration_seconds` are thereby ours, and counts compare one to one.
 pub const UNITS_PER_MS: u64 = 1 << 14;
 
-/// Slots per doubling: a quantile is off by 1/64 at most, half of one.
+/// Slots per doubling: a quantile, the middle of one, is off by 1/64 at most.
 pub const STEPS: u64 = 32;
 
 /// Slots in all: the last ends at 65.536 s and holds whatever is longer, too.
