@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::compile;
 use crate::process::{clean, run as run_command};
-use crate::setup::{self, Toolchain};
+use crate::setup;
 
 /// The programs that the probe's are measured against.
 const SHAPES: &str = "target/ebpf/shapes";
@@ -18,7 +18,7 @@ pub fn run(args: &[String]) -> Result<()> {
     let setup = setup::run(if in_machine { setup::Scope::Everything } else { setup::Scope::Machine })?;
     setup::peers();
     compile::all(&setup.toolchain)?;
-    shapes(&setup.toolchain)?;
+    compile::copy_if_changed(&compile::programs(&setup.toolchain, "shapes")?, SHAPES)?;
     let mut build = compile::for_tests("build")?;
     build.args(["--workspace", "--bins"]);
     run_command(&mut build)?;
@@ -30,28 +30,4 @@ pub fn run(args: &[String]) -> Result<()> {
         .env("ETCD_DISK_PROBE_CACHE", setup.cache_directory())
         .env("ETCD_DISK_PROBE_SHAPES", env::current_dir()?.join(SHAPES));
     run_command(&mut bench)
-}
-
-/// Builds these as the probe's own programs are built, but for the debug information, which is not parsed at any start that counts.
-fn shapes(toolchain: &Toolchain) -> Result<()> {
-    let mut flags =
-        ["-C", "debuginfo=2", "-C", "link-arg=--btf", "-C", "target-cpu=v2"].map(str::to_owned).to_vec();
-    flags.extend(compile::nameless(&toolchain.sysroot()?)?);
-    let mut build = toolchain.cargo();
-    build
-        .args([
-            "build",
-            "--profile",
-            "ebpf",
-            "--package",
-            "probe-ebpf",
-            "--features",
-            "kernel",
-            "--bin",
-            "shapes",
-        ])
-        .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir", "target/ebpf"])
-        .args(["--config", &compile::rustflags("bpfel-unknown-none", &flags)]);
-    run_command(&mut build)?;
-    compile::copy_if_changed("target/ebpf/bpfel-unknown-none/ebpf/shapes", SHAPES)
 }

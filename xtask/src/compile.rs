@@ -60,6 +60,19 @@ pub fn aarch64(setup: &Setup) -> Result<()> {
 /// Builds the kernel programs in a target directory of their own: their flags and compiler
 /// would otherwise invalidate the host's build, and the host's theirs.
 pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
+    let linked = &programs(toolchain, "probe")?;
+    let Some(objcopy) = toolchain.objcopy() else {
+        println!("keeping the debug information of the kernel programs: there is no llvm-objcopy");
+        return copy_if_changed(linked, OBJECT);
+    };
+    // BTF stays; five times as much DWARF would only have to be parsed at every start.
+    let stripped = "target/ebpf/probe.stripped";
+    run(clean(objcopy).args(["--strip-debug", linked, stripped]))?;
+    copy_if_changed(stripped, OBJECT)
+}
+
+/// Builds one object of kernel programs, and returns where it is.
+pub fn programs(toolchain: &Toolchain, name: &str) -> Result<String> {
     // aya reads the types of maps and programs from BTF, which the linker makes of debug information. Linux 5.10 knows
     // the instructions of v2; what v3 and v4 add came later.
     let mut flags =
@@ -77,20 +90,12 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
             "--features",
             "kernel",
             "--bin",
-            "probe",
+            name,
         ])
         .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir", "target/ebpf"])
         .args(["--config", &rustflags("bpfel-unknown-none", &flags)]);
     run(&mut build)?;
-    let linked = "target/ebpf/bpfel-unknown-none/ebpf/probe";
-    let Some(objcopy) = toolchain.objcopy() else {
-        println!("keeping the debug information of the kernel programs: there is no llvm-objcopy");
-        return copy_if_changed(linked, OBJECT);
-    };
-    // BTF stays; five times as much DWARF would only have to be parsed at every start.
-    let stripped = "target/ebpf/probe.stripped";
-    run(clean(objcopy).args(["--strip-debug", linked, stripped]))?;
-    copy_if_changed(stripped, OBJECT)
+    Ok(format!("target/ebpf/bpfel-unknown-none/ebpf/{name}"))
 }
 
 /// Returns cargo set up for a subcommand on tests, demo and benchmark.
@@ -117,7 +122,7 @@ fn user_space(subcommand: &str, profile: &str) -> Result<Command> {
 /// Returns the setting that has a target, and no build script or macro, compiled with these flags.
 ///
 /// A list, where the variable of the same effect is split at blanks.
-pub fn rustflags(target: &str, flags: &[String]) -> String {
+fn rustflags(target: &str, flags: &[String]) -> String {
     format!("target.{target}.rustflags={flags:?}")
 }
 
@@ -130,7 +135,7 @@ fn static_flags() -> Result<Vec<String>> {
 }
 
 /// Returns the flags that keep the directories of this machine out of panics and debug information.
-pub fn nameless(sysroot: &Path) -> Result<Vec<String>> {
+fn nameless(sysroot: &Path) -> Result<Vec<String>> {
     let root = env::current_dir().context("cannot tell the current directory")?;
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo_home = cargo_home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
