@@ -172,13 +172,8 @@ impl Inode {
     }
 
     #[inline(always)]
-    pub fn number(self) -> Result<u64, Miss> {
-        read(self.0, offset!(inode_number))
-    }
-
-    #[inline(always)]
     pub fn identity(self) -> Result<Identity, Miss> {
         let super_block: *const u8 = read(self.0, offset!(inode_sb))?;
-        Ok(Identity { inode: self.number()?, dev: read(super_block, offset!(sb_dev))? })
+        Ok(Identity { inode: read(self.0, offset!(inode_number))?, dev: read(super_block, offset!(sb_dev))? })
     }
 }

@@ -19,7 +19,7 @@ const LONGEST_COMMON_FIELDS: usize = 12;
 const DEPTH: usize = 4;
 
 /// What is looked up here, and in [`optional`].
-const NAMES: [&str; 31] = [
+const NAMES: [&str; 30] = [
     "bio",
     "blkcg",
     "blkcg_gq",
@@ -50,7 +50,6 @@ const NAMES: [&str; 31] = [
     "super_block",
     "task_struct",
     "trace_entry",
-    "user_pt_regs",
 ];
 
 /// What the programs have to know of the running kernel.
