@@ -19,14 +19,22 @@ pub fn place(descriptor: u64) -> usize {
     descriptor as usize % KNOWN_FILES
 }
 
-/// Returns the running thread if the file may matter, which it then remembers at [`place`].
+/// Returns the running thread if the file may matter, which it then remembers at [`place`]. It may be `known` already.
 #[inline(always)]
-pub fn know(op: Op, descriptor: u64, dentry: Dentry) -> Result<Option<&'static mut Thread>, Miss> {
+pub fn know(
+    op: Op,
+    descriptor: u64,
+    dentry: Dentry,
+    known: Option<&'static mut Thread>,
+) -> Result<Option<&'static mut Thread>, Miss> {
     // Most writes go to sockets, which have no name: no more is done for them.
     if op.returns_bytes() && !may_matter(dentry.name_length()) {
         return Ok(None);
     }
-    let known = known_thread()?;
+    let known = match known {
+        None => known_thread()?,
+        known => known,
+    };
     if let Some(thread) = &known
         && remembers(&thread.files[place(descriptor)], dentry)
     {

@@ -90,6 +90,10 @@ pub static RECORDING: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static FAULT: Global<u32> = Global::new(0);
 
+/// 1: every hook has two programs, [`probe_ebpf::state::FIRST`] and its spare; 0 removes what they agree by.
+#[unsafe(no_mangle)]
+pub static SPARES: Global<u32> = Global::new(0);
+
 /// Operations longer than this, in ns, are told of one by one.
 #[unsafe(no_mangle)]
 pub static SLOW_NS: Global<u64> = Global::new(0);

@@ -9,8 +9,8 @@ use probe_ebpf::{
     miss::Miss,
     series::{BACKEND_COMMIT, META_COMMIT, Op, WAL_FSYNC, WAL_ROTATION},
     state::{
-        ENDS_COMMIT, ENDS_META, ENDS_ROTATION, ENDS_WAL_FSYNC, ENDS_WAL_FSYNC_ALWAYS, Ended, FIRST, SPARE,
-        Split, Thread, UNKNOWN,
+        ENDS_COMMIT, ENDS_META, ENDS_ROTATION, ENDS_WAL_FSYNC, ENDS_WAL_FSYNC_ALWAYS, Ended, FIRST, Split,
+        Thread, UNKNOWN,
     },
 };
 
@@ -20,7 +20,7 @@ use crate::{
     fault::ENDS_TWICE,
     file::{Identity, open_file},
     known_file,
-    maps::{BLOCK, FAULT, count},
+    maps::{BLOCK, FAULT, SPARES, count},
     record, slow, switch,
     target::{is_target, known_thread, target_state},
 };
@@ -96,14 +96,21 @@ fn exited(call: u32, returned: i64) {
 
 #[inline(always)]
 fn try_enter(program: u32, op: Op, arguments: Arguments) -> Result<(), Miss> {
-    // What a faulty probe drops must stay dropped.
-    if program == SPARE && FAULT.load() != 0 {
-        return Ok(());
+    let mut known = None;
+    if SPARES.load() != 0 {
+        // Before anything is looked at, for all but the first of both.
+        known = known_thread()?;
+        if let Some(thread) = &mut known
+            && !thread.begins(program)
+        {
+            return Ok(());
+        }
     }
     let Some(dentry) = open_file(arguments.descriptor)? else { return Ok(()) };
-    let Some(thread) = known_file::know(op, arguments.descriptor, dentry)? else { return Ok(()) };
-    if !thread.begins(program) {
-        return Ok(());
+    let Some(thread) = known_file::know(op, arguments.descriptor, dentry, known)? else { return Ok(()) };
+    if SPARES.load() != 0 {
+        // It may be known only now.
+        thread.begins(program);
     }
     // Read back from memory, so that the verifier does not follow every name that a file may have to the end.
     // SAFETY: a reference to what has just been written.
@@ -115,7 +122,7 @@ fn try_enter(program: u32, op: Op, arguments: Arguments) -> Result<(), Miss> {
 #[inline(always)]
 fn try_exit(program: u32, op: Op, returned: i64) -> Result<(), Miss> {
     let Some(thread) = known_thread()? else { return Ok(()) };
-    if !thread.ends(program) {
+    if SPARES.load() != 0 && !thread.ends(program) {
         return Ok(());
     }
     let started_ns = thread.started_ns;

@@ -79,9 +79,9 @@ pub struct Thread {
     pub backend: u32,
     /// What else ends with this operation: `ENDS_*`.
     pub ends: u32,
-    /// Which programs saw it begin: [`FIRST`], [`SPARE`].
+    /// Which programs saw the call that is under way begin, be it an operation or not: [`FIRST`], [`SPARE`].
     pub saw_begin: u32,
-    /// Which programs saw the last operation end.
+    /// Which programs saw the last call end.
     pub saw_end: u32,
     /// The thread's account when the operation began.
     pub account: Account,
@@ -291,21 +291,27 @@ impl Thread {
             KNOWN_FILES],
     };
 
-    /// Returns whether a call that begins is news, or the other program has seen it already.
+    /// Notes that a program sees a call begin; returns whether that is news, or the other program has seen it already.
     #[inline(always)]
     pub fn begins(&mut self, program: u32) -> bool {
-        let told = self.started_ns != 0 && self.saw_begin & program == 0;
-        self.saw_begin = if told { self.saw_begin | program } else { program };
-        !told
+        self.saw_end = 0;
+        see(&mut self.saw_begin, program)
     }
 
-    /// Returns whether a call that ends is news, or the other program has seen it already.
+    /// Notes that a program sees a call end; returns whether that is news, or the other program has seen it already.
     #[inline(always)]
     pub fn ends(&mut self, program: u32) -> bool {
-        let told = self.started_ns == 0 && self.saw_end != 0 && self.saw_end & program == 0;
-        self.saw_end = if told { self.saw_end | program } else { program };
-        !told
+        self.saw_begin = 0;
+        see(&mut self.saw_end, program)
     }
+}
+
+/// Adds a program to those that saw something; one that saw it before sees the next.
+#[inline(always)]
+fn see(saw: &mut u32, program: u32) -> bool {
+    let told = *saw != 0 && *saw & program == 0;
+    *saw = if told { *saw | program } else { program };
+    !told
 }
 
 /// One of the two programs on every hook.
@@ -388,23 +394,16 @@ mod tests {
             (&[a, b], &[b], 1, 1, "one was skipped at the end"),
             (&[b], &[a], 1, 1, "each was skipped once"),
             (&[], &[a, b], 0, 1, "both were skipped: an end without a beginning, told once"),
+            (&[a, b], &[], 1, 0, "both were skipped: the next beginning is news"),
         ];
         for (enters, exits, begun, ended, why) in cases {
             let mut thread = Thread::NONE;
             // The state that one call leaves must not mislead the next.
             for round in 0..3 {
-                let began = enters.iter().filter(|program| {
-                    let news = thread.begins(**program);
-                    thread.started_ns = 1;
-                    news
-                });
-                assert_eq!(began.count(), begun, "round {round}: {why}");
-                let over = exits.iter().filter(|program| {
-                    let news = thread.ends(**program);
-                    thread.started_ns = 0;
-                    news
-                });
-                assert_eq!(over.count(), ended, "round {round}: {why}");
+                let began = enters.iter().filter(|program| thread.begins(**program)).count();
+                assert_eq!(began, begun, "round {round}: {why}");
+                let over = exits.iter().filter(|program| thread.ends(**program)).count();
+                assert_eq!(over, ended, "round {round}: {why}");
             }
         }
     }
@@ -413,9 +412,9 @@ mod tests {
     fn a_call_whose_end_nobody_saw_does_not_hide_the_next() {
         let mut thread = Thread::NONE;
         assert!(thread.begins(FIRST));
-        thread.started_ns = 1;
         assert!(!thread.begins(SPARE));
         assert!(thread.begins(FIRST), "the next call, though the last one seems to be under way");
+        assert!(!thread.begins(SPARE), "and once, not twice");
     }
 
     #[test]

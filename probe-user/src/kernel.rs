@@ -9,6 +9,7 @@ mod in_flight;
 mod load;
 mod mapped;
 mod offsets;
+mod preemption;
 mod reclaim;
 mod runs;
 mod self_test;
@@ -211,7 +212,7 @@ impl Kernel {
             ebpf,
         };
         // Attaching comes last: the first event already finds everything in place.
-        let mut kernel = Self { ebpf: hook.attach(kernel.ebpf)?, ..kernel };
+        let mut kernel = Self { ebpf: hook.attach(kernel.ebpf, layout)?, ..kernel };
         kernel.attached_boottime_ns = now_ns(ClockId::Boottime);
         if config.exact_causes {
             switch::attach(&mut kernel.ebpf)?;

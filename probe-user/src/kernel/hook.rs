@@ -68,7 +68,7 @@ impl Hook {
             ),
             Self::Tracepoint => None,
         };
-        for (side, op, turn) in self.programs() {
+        for (side, op, turn) in self.programs(layout.preemptible) {
             let function = function(op);
             let name = self.program_name(side, op, turn);
             let loaded = match (program(ebpf, &name)?, &btf) {
@@ -93,15 +93,15 @@ impl Hook {
     ///
     /// # Errors
     /// Names what this kernel or these privileges do not allow.
-    pub(super) fn attach(self, ebpf: Ebpf) -> Result<Ebpf, KernelError> {
+    pub(super) fn attach(self, ebpf: Ebpf, layout: &Layout) -> Result<Ebpf, KernelError> {
         match self {
-            Self::Fentry => self.attach_all(ebpf),
-            Self::Tracepoint => tracefs::with(move || self.attach_all(ebpf)),
+            Self::Fentry => self.attach_all(ebpf, layout),
+            Self::Tracepoint => tracefs::with(move || self.attach_all(ebpf, layout)),
         }
     }
 
-    fn attach_all(self, mut ebpf: Ebpf) -> Result<Ebpf, KernelError> {
-        for (side, op, turn) in self.programs() {
+    fn attach_all(self, mut ebpf: Ebpf, layout: &Layout) -> Result<Ebpf, KernelError> {
+        for (side, op, turn) in self.programs(layout.preemptible) {
             let name = self.program_name(side, op, turn);
             let tracepoint = self.program_name(side, op, Turn::First);
             let (place, attached) = match program(&mut ebpf, &name)? {
@@ -123,12 +123,17 @@ impl Hook {
     }
 
     /// Returns the programs in the order in which they are attached.
-    fn programs(self) -> impl Iterator<Item = (Side, Op, Turn)> {
-        let turns = self.turns(KernelVersion::current().ok(), is_preemptible());
+    fn programs(self, preemptible: bool) -> impl Iterator<Item = (Side, Op, Turn)> {
+        let turns = self.turns(KernelVersion::current().ok(), preemptible);
         let of_side = move |side| {
             Op::ALL.into_iter().flat_map(move |op| turns.iter().map(move |turn| (side, op, *turn)))
         };
         SIDES.into_iter().flat_map(of_side)
+    }
+
+    /// Returns whether two programs see each call.
+    pub(super) fn has_spares(self, layout: &Layout) -> bool {
+        self.turns(KernelVersion::current().ok(), layout.preemptible).contains(&Turn::Spare)
     }
 
     /// Returns which programs a hook takes on a kernel, or on one that does not tell its version.
@@ -156,13 +161,6 @@ pub(super) fn place(program: &str) -> &str {
     program.strip_suffix(SPARE_SUFFIX).unwrap_or(program)
 }
 
-/// Returns whether the running kernel may preempt a task in its own code. One that decides so when it boots
-/// (`PREEMPT_DYNAMIC`) counts as if it did.
-fn is_preemptible() -> bool {
-    // `UTS_VERSION`, made in init/Makefile: `#1 SMP PREEMPT_DYNAMIC Debian …`
-    rustix::system::uname().version().to_string_lossy().contains("PREEMPT")
-}
-
 /// Returns the kernel's function of a system call on this machine (`arch/*/include/asm/syscall_wrapper.h`).
 pub(super) fn function(op: Op) -> String {
     let prefix = if ARCH == "aarch64" { "__arm64" } else { "__x64" };
@@ -179,7 +177,7 @@ mod tests {
 
     #[test]
     fn exits_are_attached_before_entries() {
-        let sides: Vec<Side> = Hook::Fentry.programs().map(|(side, _, _)| side).collect();
+        let sides: Vec<Side> = Hook::Fentry.programs(true).map(|(side, _, _)| side).collect();
         let half = sides.len() / 2;
         assert_eq!(sides, [vec![Side::Exit; half], vec![Side::Enter; half]].concat());
     }

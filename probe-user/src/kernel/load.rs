@@ -77,6 +77,7 @@ pub fn load(
     let slow_ns = config.slow.map_or(u64::MAX, |slow| u64::try_from(slow.as_nanos()).unwrap_or(u64::MAX));
     let (block, exact) = (u32::from(config.block), u32::from(config.exact_causes));
     let typed = u32::from(KernelVersion::current().is_ok_and(|version| version >= TYPED_SINCE));
+    let spares = u32::from(hook.has_spares(layout));
     let places = config.places();
     let mut loader = EbpfLoader::new();
     loader
@@ -86,6 +87,7 @@ pub fn load(
         .override_global("NAMES", &names, true)
         .override_global("RECORDING", &recording, true)
         .override_global("FAULT", &fault, true)
+        .override_global("SPARES", &spares, true)
         .override_global("SLOW_NS", &slow_ns, true)
         .override_global("BLOCK", &block, true)
         .override_global("EXACT", &exact, true)

@@ -8,7 +8,7 @@ use btf_rs::Type;
 use probe_ebpf::{layout::Offsets, series::Op};
 
 use super::{
-    Hook, KernelError, hook,
+    Hook, KernelError, hook, preemption,
     types::{Functions, Types},
 };
 
@@ -59,6 +59,8 @@ pub struct Layout {
     tracepoints: Result<(), KernelError>,
     /// Those that programs can be attached to.
     pub functions: Functions,
+    /// Whether a task may be preempted within a program.
+    pub preemptible: bool,
 }
 
 impl Layout {
@@ -74,6 +76,7 @@ impl Layout {
             offsets: offsets(&types)?,
             tracepoints: check_tracepoints(&types),
             functions: types.functions(),
+            preemptible: preemption::is_on(),
         })
     }
 

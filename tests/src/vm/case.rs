@@ -89,6 +89,8 @@ impl FileSystem {
 pub enum Kind {
     /// Every event of a real etcd under load is counted, while others block in the same system calls.
     Exact,
+    /// The same where the kernel preempts tasks within programs, having been switched to that: each hook has two.
+    Preempted,
     /// The cheapest hook that this kernel has is the one that the probe chooses.
     Chosen,
     /// The latency of a disk that is slow by an exact time is measured: overwrites of a segment.
@@ -119,6 +121,7 @@ impl Kind {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Exact => "exact",
+            Self::Preempted => "preempted",
             Self::Chosen => "chosen",
             Self::Overwrites => "overwrites",
             Self::SlowWal => "slow_wal",
@@ -181,6 +184,7 @@ pub fn all() -> impl Iterator<Item = Case> {
                 .map(|kind| on(Hook::Auto, FileSystem::Ext4, kind)),
         );
     exact
+        .chain([on(Hook::Fentry, FileSystem::Ext4, Kind::Preempted)])
         .chain([on(Hook::Auto, FileSystem::Ext4, Kind::Chosen)])
         .chain(slow)
         .chain(culprits)
@@ -201,7 +205,8 @@ pub fn planned(kernel: &Kernel) -> Vec<Case> {
             is_own && (kernel.name == NEW_ENOUGH || case.hook == Hook::Tracepoint)
         }
         Kind::CpuStarved => is_own && [NEW_ENOUGH, NEWEST].contains(&kernel.name.as_str()),
-        Kind::IoThrottled | Kind::QueueSaturated => is_own && kernel.name == NEW_ENOUGH,
+        // Older ones cannot be switched, and newer ones are preemptible in every case.
+        Kind::Preempted | Kind::IoThrottled | Kind::QueueSaturated => is_own && kernel.name == NEW_ENOUGH,
         _ => true,
     };
     all().filter(|case| has(case.hook) && can(case)).collect()
@@ -262,7 +267,7 @@ mod tests {
     fn every_hook_meets_every_file_system() {
         let cases = [
             ("5.10", Architecture::Amd64, 17, "both hooks"),
-            ("6.12", Architecture::Amd64, 22, "every culprit"),
+            ("6.12", Architecture::Amd64, 23, "every culprit"),
             ("7.2", Architecture::Amd64, 18, "a limit of CPU time"),
             ("6.1", Architecture::Arm64, 6, "tracepoints only"),
             ("6.12", Architecture::Arm64, 11, "there, too"),

@@ -1,9 +1,11 @@
 //! The probe and a real etcd under load: every event counted, by every hook and on every file system.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use probe_ebpf::series::Op;
 use probe_tests::crosscheck::{self, METRICS};
 use probe_tests::etcd::Member;
 use probe_tests::load::{Amount, Load};
@@ -33,17 +35,54 @@ const LARGE: Load =
 /// Fewer syncs than this show little.
 const SYNCS: u64 = 100;
 
+/// Where the kernel is told to count how often programs run.
+const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// The entry and the exit of each system call.
+const HOOKS: usize = 2 * Op::ALL.len();
+
 /// How long etcd may take for its last commit, and the probe to hear of it.
 const REST_LIMIT: Duration = Duration::from_secs(30);
 
 pub fn exact(case: Case, machine: &Machine) -> anyhow::Result<String> {
+    exact_by(case, machine, |_| Ok(()))
+}
+
+/// Does this with a probe that has passed a check.
+fn exact_by(
+    case: Case,
+    machine: &Machine,
+    check: impl FnOnce(&Probe) -> anyhow::Result<()>,
+) -> anyhow::Result<String> {
     let neighbours = Neighbours::start(Path::new(BUSY_DISK))?;
     let scratch = Scratch::new(&machine.disk(case.file_system), "exact")?;
     let probe = start_probe(case.hook, &scratch)?;
     assert_hook(&probe, case.hook.as_str())?;
+    check(&probe)?;
     let figures = reconcile(&probe, scratch.path()).with_context(|| format!("misses: {}", misses(&probe)))?;
     let syncs = neighbours.stop()?;
     Ok(format!("{figures}; {} neighbours in the same calls, {syncs} syncs of theirs", neighbours::COUNT))
+}
+
+pub fn preempted(case: Case, machine: &Machine) -> anyhow::Result<String> {
+    fs::write(BPF_STATS, "1").with_context(|| format!("cannot write {BPF_STATS}"))?;
+    let scratch = Scratch::new(&machine.disk(case.file_system), "preempted")?;
+    assert_spares(&start_probe(case.hook, &scratch)?, 0).context("before it is switched")?;
+    let before = machine.preempt("full")?;
+    let outcome = exact_by(case, machine, |probe| assert_spares(probe, HOOKS));
+    machine.preempt(&before)?;
+    fs::write(BPF_STATS, "0").with_context(|| format!("cannot write {BPF_STATS}"))?;
+    Ok(format!("{}; a spare on each hook, and none while it was {before}", outcome?))
+}
+
+/// Checks on how many hooks there is a second program, and that the kernel ran every one: the self-test goes through all of them.
+fn assert_spares(probe: &Probe, expected: usize) -> anyhow::Result<()> {
+    let metrics = probe.metrics()?;
+    let runs: Vec<_> = metrics.all("etcd_disk_probe_program_runs_total", &[]).collect();
+    let on_hooks = runs.iter().filter(|runs| runs.labels["program"].starts_with('f'));
+    ensure!(on_hooks.clone().count() == HOOKS + expected, "{} programs run: {runs:?}", on_hooks.count());
+    ensure!(on_hooks.clone().all(|runs| runs.value > 0.0), "some never ran: {runs:?}");
+    Ok(())
 }
 
 /// Puts load on an etcd and holds the probe's counts against etcd's own.

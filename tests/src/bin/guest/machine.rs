@@ -12,7 +12,7 @@ use probe_tests::stop::Stop;
 use probe_tests::vm::case::{BUSY, Case, DISKS, FileSystem, NARROW};
 use probe_tests::vm::{Architecture, DMSETUP, Kernel, MODULES};
 use rustix::ioctl;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::system::{RebootCommand, finit_module, reboot, uname};
 
 /// How long a write to the slow disk takes.
@@ -25,6 +25,9 @@ pub const BUSY_DISK: &str = "/busy";
 
 /// Where everybody has to queue.
 pub const NARROW_DISK: &str = "/narrow";
+
+/// Where the kernel tells what it follows, and takes something else.
+const DEBUGFS: &str = "/sys/kernel/debug";
 
 /// How long the kernel may take to find its disks.
 const DISKS_LIMIT: Duration = Duration::from_secs(20);
@@ -93,6 +96,19 @@ impl Machine {
         let architecture =
             if cfg!(target_arch = "aarch64") { Architecture::Arm64 } else { Architecture::Amd64 };
         Kernel { name, architecture, directory: PathBuf::new() }.has_fentry()
+    }
+
+    /// Switches the kernel to a model of preemption; returns which one it followed before.
+    #[expect(clippy::unused_self, reason = "it is this machine's kernel")]
+    pub fn preempt(&self, model: &str) -> anyhow::Result<String> {
+        // Not for longer than this, so that the probe has to find its own way.
+        mount_at("debugfs", "debugfs", Path::new(DEBUGFS))?;
+        let path = Path::new(DEBUGFS).join("sched/preempt");
+        let models = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        fs::write(&path, model).with_context(|| format!("cannot make the kernel's preemption {model}"))?;
+        unmount(DEBUGFS, UnmountFlags::empty()).context("cannot unmount debugfs")?;
+        let before = models.split(['(', ')']).nth(1);
+        before.map(str::to_owned).with_context(|| format!("cannot tell which of {models:?} it follows"))
     }
 
     /// Returns a directory on a disk that is as fast as it can be.

@@ -73,6 +73,7 @@ fn run() -> anyhow::Result<()> {
 fn run_case(case: Case, machine: &Machine) -> anyhow::Result<String> {
     match case.kind {
         Kind::Exact => exact::exact(case, machine),
+        Kind::Preempted => exact::preempted(case, machine),
         Kind::Chosen => exact::chosen(case, machine),
         Kind::Overwrites => slow::overwrites(case, machine),
         Kind::SlowWal => slow::wal(case, machine),
