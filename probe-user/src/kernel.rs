@@ -10,6 +10,7 @@ mod load;
 mod mapped;
 mod offsets;
 mod preemption;
+mod programs;
 mod reclaim;
 mod runs;
 mod self_test;

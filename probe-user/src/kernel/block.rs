@@ -9,7 +9,7 @@ use aya::{
 };
 use probe_ebpf::request::{LAYERS, LayerTotals, OWNERS, Owner, OwnerKey, REQUESTS, Request};
 
-use super::{KernelError, hash, in_map, mapped, mapped::Mapped, monotonic_ns, take};
+use super::{KernelError, hash, in_map, mapped, mapped::Mapped, monotonic_ns, programs, take};
 
 /// The tracepoints, which are called like the programs; completion first, so that whatever is seen to begin is seen to end.
 const TRACEPOINTS: [&str; 4] =
@@ -35,12 +35,18 @@ pub struct Block {
 /// # Errors
 /// Names what this kernel or these privileges do not allow.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    for name in TRACEPOINTS {
-        raw_tracepoint(ebpf, name)?
-            .load()
-            .map_err(|error| KernelError::Verify(name.to_owned(), error.into()))?;
-    }
-    Ok(())
+    load_raw(ebpf, &TRACEPOINTS)
+}
+
+/// Loads programs on raw tracepoints.
+pub(super) fn load_raw(ebpf: &mut Ebpf, names: &[&str]) -> Result<(), KernelError> {
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    programs::load_all(ebpf, &names, |position, program| match program {
+        Program::RawTracePoint(program) => {
+            program.load().map_err(|error| KernelError::Verify(names[position].clone(), error.into()))
+        }
+        _ => Err(programs::missing(&names[position])),
+    })
 }
 
 /// Attaches what was loaded.
@@ -60,13 +66,10 @@ pub(super) fn attach_raw(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Kern
     })
 }
 
-pub(super) fn raw_tracepoint<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut RawTracePoint, KernelError> {
+fn raw_tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut RawTracePoint, KernelError> {
     match ebpf.program_mut(name) {
         Some(Program::RawTracePoint(program)) => Ok(program),
-        _ => Err(KernelError::NoProgram(name.to_owned())),
+        _ => Err(programs::missing(name)),
     }
 }
 

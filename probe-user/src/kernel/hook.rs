@@ -9,7 +9,7 @@ use aya::{
 use probe_ebpf::series::Op;
 use procfs::KernelVersion;
 
-use super::{KernelError, offsets::Layout, tracefs};
+use super::{KernelError, offsets::Layout, programs, tracefs};
 
 /// Where the kernel calls the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,25 +68,26 @@ impl Hook {
             ),
             Self::Tracepoint => None,
         };
-        for (side, op, turn) in self.programs(layout.preemptible) {
-            let function = function(op);
-            let name = self.program_name(side, op, turn);
-            let loaded = match (program(ebpf, &name)?, &btf) {
+        let wanted: Vec<_> = self.programs(layout.preemptible).collect();
+        let names: Vec<_> =
+            wanted.iter().map(|(side, op, turn)| self.program_name(*side, *op, *turn)).collect();
+        programs::load_all(ebpf, &names, |position, program| {
+            let (function, name) = (function(wanted[position].1), &names[position]);
+            let loaded = match (program, &btf) {
                 (Program::FEntry(program), Some(btf)) => program.load(&function, btf),
                 (Program::FExit(program), Some(btf)) => program.load(&function, btf),
                 (Program::TracePoint(program), _) => program.load(),
-                _ => return Err(KernelError::NoProgram(name)),
+                _ => return Err(programs::missing(name)),
             };
             loaded.map_err(|error| match error {
                 ProgramError::Btf(_) => KernelError::NoFunction(function),
                 // Without a log of the verifier's, which only a bug of ours would be worth, this says all.
                 ProgramError::LoadError { io_error, verifier_log } if verifier_log.to_string().is_empty() => {
-                    KernelError::Verify(name, io_error.into())
+                    KernelError::Verify(name.clone(), io_error.into())
                 }
-                error => KernelError::Verify(name, error.into()),
-            })?;
-        }
-        Ok(())
+                error => KernelError::Verify(name.clone(), error.into()),
+            })
+        })
     }
 
     /// Attaches what is loaded.
@@ -111,7 +112,7 @@ impl Hook {
                     let attached = TracePoint::attach(program, "syscalls", &tracepoint).map(drop);
                     (format!("syscalls:{tracepoint}"), attached)
                 }
-                _ => return Err(KernelError::NoProgram(name)),
+                _ => return Err(programs::missing(&name)),
             };
             attached.map_err(|error| KernelError::Attach {
                 hook: self.as_str(),
@@ -168,7 +169,7 @@ pub(super) fn function(op: Op) -> String {
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, KernelError> {
-    ebpf.program_mut(name).ok_or_else(|| KernelError::NoProgram(name.to_owned()))
+    ebpf.program_mut(name).ok_or_else(|| programs::missing(name))
 }
 
 #[cfg(test)]

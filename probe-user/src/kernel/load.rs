@@ -1,12 +1,13 @@
 //! Creates the maps and loads the programs of one kind of hook.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use probe_ebpf::{layout::Names, series::SERIES};
 use procfs::KernelVersion;
 
 use super::{Hook, KernelError, block, offsets::Layout, switch};
+use crate::host::private_mount;
 
 /// The kernel programs, compiled by `cargo xtask build`.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("PROBE_EBPF_OBJECT"));
@@ -79,9 +80,8 @@ pub fn load(
     let typed = u32::from(KernelVersion::current().is_ok_and(|version| version >= TYPED_SINCE));
     let spares = u32::from(hook.has_spares(layout));
     let places = config.places();
-    let mut loader = EbpfLoader::new();
+    let mut loader = loader();
     loader
-        .btf(None) // No relocations against the kernel's types, so no need to parse them again.
         .verifier_log_level(VerifierLogLevel::empty())
         .override_global("OFFSETS", &offsets, true)
         .override_global("NAMES", &names, true)
@@ -113,4 +113,15 @@ pub fn load(
     }
     let blocks = if config.block { block::load(&mut ebpf) } else { Ok(()) };
     Ok((ebpf, blocks))
+}
+
+/// Returns a loader that does not know the kernel's types, for nothing is relocated against them.
+///
+/// aya reads and parses all of them when a loader is made, even if it is told right afterwards that they are not wanted: 20 ms, and twice
+/// the memory that the daemon has in all. So it is made where there are none; who may not mount pays.
+fn loader() -> EbpfLoader<'static> {
+    let made = private_mount::with("tmpfs", Path::new("/sys/kernel/btf"), EbpfLoader::new);
+    let mut loader = made.unwrap_or_else(|_| EbpfLoader::new());
+    loader.btf(None);
+    loader
 }

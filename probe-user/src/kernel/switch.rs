@@ -11,9 +11,7 @@ const TRACEPOINT: &str = "sched_switch";
 /// # Errors
 /// Names what this kernel or these privileges do not allow.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    block::raw_tracepoint(ebpf, TRACEPOINT)?
-        .load()
-        .map_err(|error| KernelError::Verify(TRACEPOINT.to_owned(), error.into()))
+    block::load_raw(ebpf, &[TRACEPOINT])
 }
 
 /// Attaches it.
