@@ -125,16 +125,73 @@ impl Latencies {
     /// Returns the events that came since an earlier reading of the same series.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        let mut slots = self.slots.clone();
-        for (now, then) in slots.iter_mut().zip(&*earlier.slots) {
-            *now = now.saturating_sub(*then);
-        }
-        Self {
-            slots,
+        let mut window = Self { max_ns: self.max_ns, ..Self::default() };
+        window.grow(&self.gain_since(earlier));
+        window
+    }
+
+    /// Returns the same, small.
+    pub fn gain_since(&self, earlier: &Self) -> Gain {
+        let slots = (0..).zip(self.slots.iter().zip(&*earlier.slots));
+        let grown = slots.filter(|(_, (now, then))| now > then);
+        Gain {
+            slots: grown.map(|(slot, (now, then))| (slot, now - then)).collect(),
             sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
-            max_ns: self.max_ns,
             bytes: self.bytes.saturating_sub(earlier.bytes),
         }
+    }
+
+    /// Adds what a series gained; the longest ever stays to be said.
+    pub fn grow(&mut self, gain: &Gain) {
+        for (slot, count) in &gain.slots {
+            self.slots[usize::from(*slot)] += count;
+        }
+        self.sum_ns += gain.sum_ns;
+        self.bytes += gain.bytes;
+    }
+
+    /// Takes back what was added.
+    pub fn shrink(&mut self, gain: &Gain) {
+        for (slot, count) in &gain.slots {
+            self.slots[usize::from(*slot)] -= count;
+        }
+        self.sum_ns -= gain.sum_ns;
+        self.bytes -= gain.bytes;
+    }
+}
+
+/// What a series gained between two readings: few slots of many, so only those.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gain {
+    slots: Box<[(u16, u64)]>,
+    sum_ns: u64,
+    bytes: u64,
+}
+
+impl Gain {
+    /// Returns what was gained in both.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let mut both = Latencies::default();
+        both.grow(self);
+        both.grow(other);
+        both.gain_since(&Latencies::default())
+    }
+}
+
+/// A series as it is exported: a thirtieth of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// How many took at most each of [`BOUNDS_NS`].
+    pub at_most: [u64; BOUNDS_NS.len()],
+    pub count: u64,
+    pub sum_ns: u64,
+    pub bytes: u64,
+}
+
+impl From<&Latencies> for Exported {
+    fn from(all: &Latencies) -> Self {
+        Self { at_most: all.at_most(&BOUNDS_NS), count: all.count(), sum_ns: all.sum_ns, bytes: all.bytes }
     }
 }
 
@@ -235,13 +292,15 @@ mod tests {
         let earlier = of(&[1_000_000, 5_000_000]);
         let mut later = earlier.clone();
         later.record(3_000_000);
-        let window = later.since(&earlier);
+        let mut window = later.since(&earlier);
         assert_eq!((window.count(), window.sum_ns), (1, 3_000_000));
         let max = window.max_seconds().expect("there is one event");
         assert!(
             (0.003..0.003 * 33.0 / 32.0).contains(&max),
             "{max}: the longest of the window, not of all time"
         );
+        window.shrink(&later.gain_since(&earlier));
+        assert_eq!(window, Latencies { max_ns: later.max_ns, ..Latencies::default() }, "and back");
     }
 
     #[test]

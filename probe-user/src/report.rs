@@ -56,13 +56,11 @@ pub fn note_verdicts(monitor: &mut Monitor, options: &Options) {
 
 /// Judges a member by its window.
 pub fn judgement(monitor: &Monitor, tracked: &Tracked, options: &Options, skipped_runs: u64) -> Judgement {
-    let kernel = Metric::ALL.map(|metric| tracked.window.kernel(metric as usize));
-    judge(&evidence(monitor, tracked, options, skipped_runs, &kernel))
+    judge(&evidence(monitor, tracked, options, skipped_runs))
 }
 
 fn member(monitor: &Monitor, tracked: &Tracked, options: &Options, skipped_runs: u64) -> MemberReport {
-    let kernel = Metric::ALL.map(|metric| tracked.window.kernel(metric as usize));
-    let evidence = evidence(monitor, tracked, options, skipped_runs, &kernel);
+    let evidence = evidence(monitor, tracked, options, skipped_runs);
     let Judgement { verdict, reason, causes, next } = judge(&evidence);
     let version = match &tracked.last_scrape {
         LastScrape::Done(scrape) => scrape.version.clone(),
@@ -101,7 +99,7 @@ fn figure(tracked: &Tracked, metric: Metric, options: &Options) -> FigureReport 
     FigureReport {
         metric: metric.as_str(),
         limit_s: limit_s(metric, options),
-        kernel: kernel_side(&tracked.window.kernel(metric as usize)),
+        kernel: kernel_side(tracked.window.kernel(metric as usize)),
         etcd: etcd_side(&tracked.window.etcd(metric as usize)),
         overhead_s: overhead_s(tracked, metric),
         crosscheck: Crosscheck {

@@ -4,8 +4,10 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream as StdTcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -51,10 +53,22 @@ pub struct Endpoint {
     authorization: Option<String>,
 }
 
-/// Returns an address of this host that nobody listens at.
+/// Ports that the kernel gives to nobody who asks for any: below `net.ipv4.ip_local_port_range` as it is by default.
+const PORTS: Range<u16> = 15_000..32_000;
+
+/// Returns an address of this host that nobody listens at; no two calls return the same one, and no connection is given its port.
 pub fn free_address() -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot find a free port")?;
-    Ok(listener.local_addr()?)
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let length = PORTS.end - PORTS.start;
+    // Another program's tests begin elsewhere.
+    let first = u16::try_from(std::process::id() % u32::from(length)).unwrap_or_default();
+    for _ in 0..length {
+        let port = PORTS.start + (first + NEXT.fetch_add(1, Relaxed) % length) % length;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(listener.local_addr()?);
+        }
+    }
+    bail!("cannot find a free port")
 }
 
 /// What a server answered.

@@ -226,7 +226,7 @@ fn answers_that_are_none_are_told_apart() {
         ),
         (Answer::Status("415 Unsupported Media Type"), "http_status", "415; this port takes gRPC alone"),
         (Answer::Status("302 Found"), "http_status", "302; redirects are not followed"),
-        (Answer::EndlessHead, "too_large", "larger than 65536 bytes"),
+        (Answer::EndlessHead, "too_large", "larger than 16384 bytes"),
     ];
     let servers = cases.map(|(answer, _, _)| Server::start(answer).unwrap());
     let urls = servers.each_ref().map(|server| format!("http://{}", server.address()));

@@ -10,7 +10,7 @@
 pub const MAX_LINE_BYTES: usize = 16 << 10;
 
 /// The type of a family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     Counter,
     Gauge,

@@ -4,7 +4,10 @@
 
 mod collector;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 pub use collector::Collector;
 
@@ -17,10 +20,12 @@ pub const MAX_SAMPLES: usize = 2_000;
 pub const MAX_BYTES: usize = 512 << 10;
 
 /// The families of one etcd at one time, compact: one text, and where its parts end.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PassedOn {
     text: Box<str>,
     parts: Box<[Part]>,
+    /// A hash of the families' names and types.
+    shape: u64,
     pub left_out: LeftOut,
 }
 
@@ -56,11 +61,19 @@ struct Part {
     samples_end: usize,
 }
 
+impl Default for PassedOn {
+    fn default() -> Self {
+        Self::pack([].into_iter(), LeftOut::default())
+    }
+}
+
 impl PassedOn {
     /// Packs families that are valid together.
     fn pack<'a>(families: impl Iterator<Item = Family<'a>>, left_out: LeftOut) -> Self {
         let (mut text, mut parts) = (String::new(), Vec::new());
+        let mut shape = DefaultHasher::new();
         for family in families {
+            (family.name, family.kind).hash(&mut shape);
             text.push_str(family.name);
             let name_end = text.len();
             text.push_str(family.help.unwrap_or_default());
@@ -69,7 +82,12 @@ impl PassedOn {
             let (kind, has_help) = (family.kind, family.help.is_some());
             parts.push(Part { kind, has_help, name_end, help_end, samples_end: text.len() });
         }
-        Self { text: text.into(), parts: parts.into(), left_out }
+        Self { text: text.into(), parts: parts.into(), shape: shape.finish(), left_out }
+    }
+
+    /// Returns how long the text is.
+    pub fn bytes(&self) -> usize {
+        self.text.len()
     }
 
     /// Returns the families by name.
@@ -141,18 +159,13 @@ pub struct Merged<'a> {
     pub samples: Vec<(&'a str, &'a str)>,
 }
 
-/// Brings the families of several members together, by name. Of those that contradict each other the first member's stays;
-/// returns how many samples the others lost, by member, too.
-pub fn merge<'a>(
-    copies: impl Iterator<Item = (&'a str, &'a PassedOn)>,
-) -> (Vec<Merged<'a>>, BTreeMap<&'a str, u64>) {
+/// Brings the families of several members together, by name. Of those that contradict each other the first member's stays.
+pub fn merge<'a>(copies: impl Iterator<Item = (&'a str, &'a PassedOn)>) -> Vec<Merged<'a>> {
     let mut names = Names::default();
     let mut merged: BTreeMap<&str, Merged<'_>> = BTreeMap::new();
-    let mut conflicting = BTreeMap::new();
     for (member, copy) in copies {
         for Family { name, kind, help, samples } in copy.families() {
             if !names.admit(name, kind) {
-                *conflicting.entry(member).or_default() += samples.lines().count() as u64;
                 continue;
             }
             let family =
@@ -161,7 +174,21 @@ pub fn merge<'a>(
             family.samples.push((member, samples));
         }
     }
-    (merged.into_values().collect(), conflicting)
+    merged.into_values().collect()
+}
+
+/// Returns how many samples [`merge`] leaves out of a member's copy for those of the members before it.
+pub fn conflicting<'a>(before: impl Iterator<Item = &'a PassedOn>, own: &'a PassedOn) -> u64 {
+    let mut names = Names::default();
+    // Members of one version have the same families, and the second time they add nothing.
+    let mut seen = HashSet::from([own.shape]);
+    for Family { name, kind, .. } in
+        before.filter(|copy| seen.insert(copy.shape)).flat_map(PassedOn::families)
+    {
+        names.admit(name, kind);
+    }
+    let lost = own.families().filter(|family| !names.admit(family.name, family.kind));
+    lost.map(|family| family.samples.lines().count() as u64).sum()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The two text formats, and which of them a client asks for.
 
+use std::fmt;
+
 /// A text exposition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -38,33 +40,62 @@ impl Format {
     }
 }
 
-/// Turns an `OpenMetrics` exposition into Prometheus' older text format.
+/// Turns an `OpenMetrics` exposition into Prometheus' older text format as it is written, so that there is one text only.
 ///
 /// There, a family of counters has the name of its samples, an info is a gauge, and units and the end are not told.
-pub fn to_prometheus(open_metrics: &str) -> String {
-    let mut out = String::with_capacity(open_metrics.len());
-    let mut lines = open_metrics.lines().peekable();
-    while let Some(line) = lines.next() {
-        let Some(help) = line.strip_prefix("# HELP ") else {
-            if !line.starts_with("# UNIT ") && line != "# EOF" {
-                out.push_str(line);
-                out.push('\n');
-            }
-            continue;
-        };
-        let (name, text) = help.split_once(' ').unwrap_or((help, ""));
-        let kind = lines.next_if(|line| line.starts_with("# TYPE ")).and_then(|line| line.rsplit(' ').next());
-        let (suffix, kind) = match kind.unwrap_or("unknown") {
+pub struct ToPrometheus<'a> {
+    out: &'a mut String,
+    line: String,
+    /// A family whose type comes with the next line: its name and its help.
+    family: Option<(String, String)>,
+}
+
+impl<'a> ToPrometheus<'a> {
+    pub fn new(out: &'a mut String) -> Self {
+        Self { out, line: String::new(), family: None }
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, text) = help.split_once(' ').unwrap_or((help, ""));
+            self.family = Some((name.to_owned(), text.to_owned()));
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            self.begin(kind.rsplit(' ').next().unwrap_or("unknown"));
+        } else if !line.starts_with("# UNIT ") && line != "# EOF" {
+            self.out.extend([&line, "\n"]);
+        }
+        // With its memory.
+        self.line = line;
+        self.line.clear();
+    }
+
+    fn begin(&mut self, kind: &str) {
+        let Some((name, help)) = self.family.take() else { return };
+        let (suffix, kind) = match kind {
             "counter" => ("_total", "counter"),
             "info" => ("_info", "gauge"),
             "unknown" => ("", "untyped"),
             other => ("", other),
         };
-        for part in ["# HELP ", name, suffix, " ", text, "\n# TYPE ", name, suffix, " ", kind, "\n"] {
-            out.push_str(part);
-        }
+        let parts = ["# HELP ", &name, suffix, " ", &help, "\n# TYPE ", &name, suffix, " ", kind, "\n"];
+        self.out.extend(parts);
     }
-    out
+}
+
+impl fmt::Write for ToPrometheus<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive('\n') {
+            match part.strip_suffix('\n') {
+                Some(end) => {
+                    self.line.push_str(end);
+                    self.end_line();
+                }
+                None => self.line.push_str(part),
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

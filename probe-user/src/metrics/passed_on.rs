@@ -17,7 +17,7 @@ const END: &str = "# EOF\n";
 
 /// Appends the families of all members to an exposition, before its end.
 pub fn append(out: &mut String, members: &[(String, Arc<PassedOn>)], format: Format) {
-    let (families, _) = merge(members.iter().map(|(name, copy)| (name.as_str(), &**copy)));
+    let families = merge(members.iter().map(|(name, copy)| (name.as_str(), &**copy)));
     let naming = Naming::of(&families);
     if format == Format::OpenMetrics && out.ends_with(END) {
         out.truncate(out.len() - END.len());

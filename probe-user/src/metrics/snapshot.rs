@@ -9,7 +9,7 @@ use crate::{
     crosscheck::Invariant,
     etcd::PassedOn,
     kernel::{Runs, skipped},
-    latency::{Latencies, TimeSpent},
+    latency::{Exported, TimeSpent},
     monitor::{LastScrape, Metric, Monitor, Tracked},
     report,
     slow::Waits,
@@ -35,7 +35,7 @@ pub struct MemberSnapshot {
     pub name: String,
     /// By [`Metric`].
     pub figures: [Figure; 2],
-    pub rotation: Latencies,
+    pub rotation: Exported,
     pub operations: Vec<Operation>,
     /// By role.
     pub in_flight_s: Vec<(&'static str, f64)>,
@@ -57,7 +57,7 @@ pub struct MemberSnapshot {
 /// One of etcd's figures, measured in the kernel and reconciled.
 #[derive(Clone, Debug)]
 pub struct Figure {
-    pub latencies: Latencies,
+    pub latencies: Exported,
     pub kernel_events: u64,
     pub etcd_events: u64,
     pub difference: i64,
@@ -73,7 +73,7 @@ pub struct Figure {
 pub struct Operation {
     pub role: Role,
     pub op: Op,
-    pub latencies: Latencies,
+    pub latencies: Exported,
     /// None where the kernel keeps no account of it.
     pub time: Option<TimeSpent>,
     /// What slow ones waited for.
@@ -118,7 +118,7 @@ impl MemberSnapshot {
         let operations = (0..).zip(OPERATIONS).map(|(series, (role, op))| Operation {
             role,
             op,
-            latencies: tracked.latencies(kernel, series),
+            latencies: Exported::from(&tracked.latencies(kernel, series)),
             time: kernel.keeps_accounts().then(|| tracked.time_spent(kernel, series)),
             waits: tracked.slow().series(series).waits,
             errors: errors.remove(&series).unwrap_or_default(),
@@ -130,7 +130,7 @@ impl MemberSnapshot {
         Self {
             name: tracked.label().to_owned(),
             figures: Metric::ALL.map(|metric| Figure::of(monitor, tracked, metric)),
-            rotation: tracked.latencies(kernel, WAL_ROTATION),
+            rotation: Exported::from(&tracked.latencies(kernel, WAL_ROTATION)),
             operations: operations.collect(),
             in_flight_s: by_role(&tracked.in_flight_s(kernel)),
             verdict: report::judgement(monitor, tracked, options, skipped_runs).verdict,
@@ -151,7 +151,7 @@ impl Figure {
     fn of(monitor: &Monitor, tracked: &Tracked, metric: Metric) -> Self {
         let ledger = tracked.ledger(metric);
         Self {
-            latencies: tracked.latencies(monitor.kernel(), tracked.series_of(metric)),
+            latencies: Exported::from(&tracked.latencies(monitor.kernel(), tracked.series_of(metric))),
             kernel_events: ledger.kernel_events(),
             etcd_events: ledger.etcd_events(),
             difference: ledger.difference(),

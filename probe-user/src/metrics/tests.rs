@@ -7,17 +7,17 @@ use crate::{
     causes::Cause,
     etcd::{AllowList, PassedOn, Scrape, allow_list::DEFAULT},
     kernel::Runs,
-    latency::TimeSpent,
+    latency::{Latencies, TimeSpent},
     verdict::Verdict,
 };
 
-fn latencies(latencies_ns: &[u64]) -> Latencies {
+fn latencies(latencies_ns: &[u64]) -> Exported {
     let mut all = Latencies::default();
     for latency_ns in latencies_ns {
         all.record(*latency_ns);
     }
     all.bytes = 4096;
-    all
+    Exported::from(&all)
 }
 
 fn passed_on() -> PassedOn {

@@ -1,6 +1,6 @@
 //! Where the time of a member's operations went, added up over all its lives.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use probe_ebpf::{
     request::{LayerTotals, Owner},
@@ -51,8 +51,8 @@ pub struct Losses {
     pub figures: [Lost; 2],
     /// What the layers of devices under the files did, by the kernel side's numbers.
     pub layers: Vec<(u32, LayerTotals)>,
-    /// Who did what on them.
-    pub owners: Vec<Owner>,
+    /// Who did what on them; other members on the same devices have the same.
+    pub owners: Arc<[Owner]>,
     /// What kept the process from running.
     pub starvation: Option<Reading>,
 }

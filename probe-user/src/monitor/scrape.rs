@@ -14,14 +14,15 @@ use tracing::{info, warn};
 use super::{
     MemberKey, Shared, lock,
     losses::{Losses, Lost},
-    surroundings::{Host, activity},
+    surroundings::Host,
     tracked::{Copy, LastScrape, Metric, Tracked},
-    window::{Point, Sample},
+    window::Point,
 };
 use crate::{
     crosscheck::{KernelReading, Observations, Round},
-    etcd::{Histogram, Scrape, passed_on::merge},
+    etcd::{Histogram, Scrape, passed_on},
     kernel::{Kernel, monotonic_ns},
+    latency::Latencies,
     members::ProcessId,
 };
 
@@ -101,13 +102,13 @@ pub(super) async fn scrape(shared: Shared, key: MemberKey) {
 
 /// Returns how many samples of a member cannot be passed on beside those of the others.
 fn conflicting(members: &BTreeMap<MemberKey, Tracked>, of: &MemberKey) -> u64 {
-    let copies = members.values().filter_map(|tracked| Some((tracked.label(), &**tracked.passed_on()?)));
-    let Some(tracked) = members.get(of) else { return 0 };
-    merge(copies).1.get(tracked.label()).copied().unwrap_or_default()
+    let Some(own) = members.get(of).and_then(Tracked::passed_on) else { return 0 };
+    let before = members.iter().take_while(|(key, _)| *key != of);
+    passed_on::conflicting(before.filter_map(|(_, tracked)| Some(&**tracked.passed_on()?)), own)
 }
 
 /// Adds what a scrape told to the ledgers and the window.
-fn take_in(tracked: &mut Tracked, kernel: &Kernel, host: &Host, before: [KernelReading; 2]) {
+fn take_in(tracked: &mut Tracked, kernel: &Kernel, host: &mut Host, before: [KernelReading; 2]) {
     tracked.locate(kernel);
     let scraped = match &tracked.last_scrape {
         LastScrape::Done(scrape) => {
@@ -116,9 +117,11 @@ fn take_in(tracked: &mut Tracked, kernel: &Kernel, host: &Host, before: [KernelR
         _ => None,
     };
     let mut before = before.into_iter();
-    let samples = Metric::ALL.map(|metric| {
+    let mut kernel_now = <[Latencies; 2]>::default();
+    let rounds = Metric::ALL.map(|metric| {
         let (after, latencies) = tracked.reading(kernel, metric);
-        let round = scraped.as_ref().zip(before.next()).map(|(etcd, before)| {
+        kernel_now[metric as usize] = latencies;
+        scraped.as_ref().zip(before.next()).map(|(etcd, before)| {
             let round = Round { before, etcd: etcd[metric as usize].clone(), after };
             let outcome = tracked.ledger_mut(metric).observe(&round).unwrap_or_default();
             if let Some(gap) = outcome.sandwich {
@@ -138,11 +141,10 @@ fn take_in(tracked: &mut Tracked, kernel: &Kernel, host: &Host, before: [KernelR
                 );
             }
             round
-        });
-        Sample { kernel: latencies, round }
+        })
     });
     let surroundings = tracked.surroundings();
-    let (layers, owners) = activity(kernel.block(), &surroundings.layers());
+    let (layers, owners) = host.activity(kernel.block(), surroundings.layers());
     let starvation = tracked.id().zip(surroundings.membership.as_ref());
     let losses = Losses {
         figures: Metric::ALL.map(|metric| Lost::of(tracked, kernel, metric)),
@@ -150,7 +152,7 @@ fn take_in(tracked: &mut Tracked, kernel: &Kernel, host: &Host, before: [KernelR
         owners,
         starvation: starvation.map(|(id, membership)| host.starvation(id.pid, membership)),
     };
-    tracked.window.push(Point { at_ns: monotonic_ns(), samples, losses });
+    tracked.window.push(Point { at_ns: monotonic_ns(), rounds, losses }, kernel_now);
 }
 
 /// A lasting failure is told when it starts and when it ends; in a sentence that may name files.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::Arc,
 };
 
 use probe_ebpf::request::{LAYERS, LayerTotals, Owner};
@@ -13,7 +14,7 @@ use crate::{
     cgroups::{Hierarchy, Membership, Names, Roots},
     device::{self, DeviceNumber, Stack},
     io_limit::{self, IoLimit},
-    kernel::Block,
+    kernel::{Block, monotonic_ns},
     members::Member,
     starvation::Reading,
 };
@@ -23,6 +24,9 @@ const SYSFS: &str = "/sys";
 
 /// Who did most is told; the rest of a window is left out.
 const OWNERS_KEPT: usize = 256;
+
+/// How long a reading of owners is good for others: little of the shortest window.
+const ACTIVITY_HOLDS_NS: u64 = 200_000_000;
 
 /// The devices under one directory of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +55,8 @@ pub struct Host {
     /// The kernel side's number of every watched device, and of every layer.
     watched: BTreeMap<u32, u32>,
     layers: BTreeMap<DeviceNumber, u32>,
+    /// Who was read to do what last on each set of layers, and when.
+    active: BTreeMap<Vec<u32>, (u64, Arc<[Owner]>)>,
 }
 
 impl Host {
@@ -61,7 +67,18 @@ impl Host {
             nameless: BTreeSet::new(),
             watched: BTreeMap::new(),
             layers: BTreeMap::new(),
+            active: BTreeMap::new(),
         }
+    }
+
+    /// Reads what layers did, and who did most on them: once for all members that are there and are asked at once.
+    pub fn activity(&mut self, block: &Block, layers: Vec<u32>) -> (Vec<(u32, LayerTotals)>, Arc<[Owner]>) {
+        let totals = layers.iter().map(|layer| (*layer, block.layer(*layer))).collect();
+        let now_ns = monotonic_ns();
+        self.active.retain(|_, (at_ns, _)| *at_ns + ACTIVITY_HOLDS_NS > now_ns);
+        let (_, owners) =
+            self.active.entry(layers).or_insert_with_key(|layers| (now_ns, most_active(block, layers)));
+        (totals, owners.clone())
     }
 
     /// Looks up what a member runs on, and watches it.
@@ -170,13 +187,12 @@ impl Surroundings {
     }
 }
 
-/// Reads what layers did, and who did most on them.
-pub fn activity(block: &Block, layers: &[u32]) -> (Vec<(u32, LayerTotals)>, Vec<Owner>) {
-    let totals = layers.iter().map(|layer| (*layer, block.layer(*layer))).collect();
+/// Returns who did most on layers.
+fn most_active(block: &Block, layers: &[u32]) -> Arc<[Owner]> {
     let mut owners: Vec<Owner> = layers.iter().flat_map(|layer| block.owners(*layer)).collect();
     owners.sort_by_key(|owner| {
         std::cmp::Reverse((owner.used_ns >> 33, owner.requests.iter().sum::<u64>() + owner.syncs))
     });
     owners.truncate(OWNERS_KEPT);
-    (totals, owners)
+    owners.into()
 }

@@ -65,6 +65,27 @@ pub struct Past {
     errors: BTreeMap<(u32, u32), u64>,
 }
 
+impl Past {
+    fn nothing() -> Self {
+        Self {
+            series: vec![Latencies::default(); SERIES as usize],
+            time: vec![TimeSpent::default(); SERIES as usize],
+            errors: BTreeMap::new(),
+        }
+    }
+
+    /// Adds what the kernel counted of a process.
+    fn add(&mut self, kernel: &Kernel, process: Process) {
+        for series in 0..SERIES {
+            self.series[series as usize].add(&kernel.latencies(process.target, series));
+            self.time[series as usize].add(&kernel.time_spent(process.target, series));
+        }
+        for (key, count) in kernel.errors().into_iter().filter(|(key, _)| key.target == process.target) {
+            *self.errors.entry((key.series, key.errno)).or_default() += count;
+        }
+    }
+}
+
 /// How the last scrape ended.
 #[derive(Clone, Debug)]
 pub enum LastScrape {
@@ -96,7 +117,8 @@ pub struct Tracked {
     surroundings: Surroundings,
     /// When its process ended; none while it lives.
     ended: Option<Instant>,
-    past: Past,
+    /// Of a member that was never restarted there is none, and it takes 140 KiB.
+    past: Option<Past>,
     slow: SlowTotals,
     ledgers: [Ledger; 2],
     /// The present verdict, and since when.
@@ -122,11 +144,7 @@ impl Tracked {
             surroundings: Surroundings::default(),
             // It begins with `begin`.
             ended: Some(Instant::now()),
-            past: Past {
-                series: vec![Latencies::default(); SERIES as usize],
-                time: vec![TimeSpent::default(); SERIES as usize],
-                errors: BTreeMap::new(),
-            },
+            past: None,
             slow: SlowTotals::default(),
             ledgers: [Ledger::default(), Ledger::default()],
             held: None,
@@ -204,13 +222,7 @@ impl Tracked {
             self.ledgers[metric as usize].end(finished);
         }
         if let Some(process) = self.process.take() {
-            for series in 0..SERIES {
-                self.past.series[series as usize].add(&kernel.latencies(process.target, series));
-                self.past.time[series as usize].add(&kernel.time_spent(process.target, series));
-            }
-            for (key, count) in kernel.errors().into_iter().filter(|(key, _)| key.target == process.target) {
-                *self.past.errors.entry((key.series, key.errno)).or_default() += count;
-            }
+            self.past.get_or_insert_with(Past::nothing).add(kernel, process);
         }
         self.client = None;
         self.ended = Some(Instant::now());
@@ -296,7 +308,9 @@ impl Tracked {
     /// Returns a series over all lives.
     pub fn latencies(&self, kernel: &Kernel, series: u32) -> Latencies {
         let mut all = self.latencies_now(kernel, series);
-        all.add(&self.past.series[series as usize]);
+        if let Some(past) = &self.past {
+            all.add(&past.series[series as usize]);
+        }
         all
     }
 
@@ -307,7 +321,7 @@ impl Tracked {
 
     /// Returns how the time of a series was spent, over all lives.
     pub fn time_spent(&self, kernel: &Kernel, series: u32) -> TimeSpent {
-        let mut all = self.past.time[series as usize];
+        let mut all = self.past.as_ref().map_or_else(TimeSpent::default, |past| past.time[series as usize]);
         if let Some(process) = self.process {
             all.add(&kernel.time_spent(process.target, series));
         }
@@ -346,7 +360,7 @@ impl Tracked {
 
     /// Returns how often operations failed, by series and errno, over all lives.
     pub fn errors(&self, kernel: &Kernel) -> BTreeMap<(u32, u32), u64> {
-        let mut all = self.past.errors.clone();
+        let mut all = self.past.as_ref().map(|past| past.errors.clone()).unwrap_or_default();
         if let Some(process) = self.process {
             for (key, count) in kernel.errors().into_iter().filter(|(key, _)| key.target == process.target) {
                 *all.entry((key.series, key.errno)).or_default() += count;

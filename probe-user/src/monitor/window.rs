@@ -5,22 +5,18 @@ use std::{collections::VecDeque, time::Duration};
 use super::losses::{Losses, Lost};
 use crate::{
     crosscheck::{Observations, Round},
-    latency::Latencies,
+    latency::{Gain, Latencies},
 };
 
-/// One figure as of one scrape.
-#[derive(Clone, Debug)]
-pub struct Sample {
-    pub kernel: Latencies,
-    /// None if the scrape failed.
-    pub round: Option<Round>,
-}
+/// A window has this many points or one more, however often etcd is scraped.
+const POINTS: u64 = 12;
 
 /// Both figures as of one scrape.
 #[derive(Clone, Debug)]
 pub struct Point {
     pub at_ns: u64,
-    pub samples: [Sample; 2],
+    /// By [`super::Metric`]; none if the scrape failed.
+    pub rounds: [Option<Round>; 2],
     pub losses: Losses,
 }
 
@@ -28,41 +24,72 @@ pub struct Point {
 #[derive(Clone, Debug)]
 pub struct Window {
     length_ns: u64,
-    points: VecDeque<Point>,
+    points: VecDeque<(Point, Gains)>,
+    /// What the kernel had counted at the last point, and since the first.
+    last: [Latencies; 2],
+    since_first: [Latencies; 2],
 }
+
+/// What the kernel counted of both figures from the point before to this one.
+type Gains = [Gain; 2];
 
 impl Window {
     pub fn new(length: Duration) -> Self {
-        Self { length_ns: u64::try_from(length.as_nanos()).unwrap_or(u64::MAX), points: VecDeque::new() }
+        let length_ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        Self { length_ns, points: VecDeque::new(), last: Default::default(), since_first: Default::default() }
     }
 
-    /// Adds a point and forgets those that are older than the window, except the last of them: the window begins there.
-    pub fn push(&mut self, point: Point) {
+    /// Adds a point, with what the kernel had counted by then, and forgets those that are older than the window, except the last of
+    /// them: the window begins there.
+    pub fn push(&mut self, mut point: Point, kernel: [Latencies; 2]) {
         let begin_ns = point.at_ns.saturating_sub(self.length_ns);
-        while self.points.get(1).is_some_and(|second| second.at_ns <= begin_ns) {
+        while self.points.get(1).is_some_and(|(second, _)| second.at_ns <= begin_ns) {
             self.points.pop_front();
+            if let Some((_, gains)) = self.points.front() {
+                self.since_first.iter_mut().zip(gains).for_each(|(all, gain)| all.shrink(gain));
+            }
         }
-        self.points.push_back(point);
+        let mut gains = Gains::default();
+        if !self.points.is_empty() {
+            for (figure, now) in kernel.iter().enumerate() {
+                gains[figure] = now.gain_since(&self.last[figure]);
+                self.since_first[figure].grow(&gains[figure]);
+                self.since_first[figure].max_ns = now.max_ns;
+            }
+        }
+        if self.is_last_too_near()
+            && let Some((before, earlier)) = self.points.pop_back()
+        {
+            for (gain, earlier) in gains.iter_mut().zip(&earlier) {
+                *gain = gain.and(earlier);
+            }
+            for (round, before) in point.rounds.iter_mut().zip(before.rounds) {
+                *round = round.take().or(before);
+            }
+        }
+        self.points.push_back((point, gains));
+        self.last = kernel;
+    }
+
+    /// Returns whether the last point followed the one before too soon, so that the next one takes its place.
+    fn is_last_too_near(&self) -> bool {
+        let mut from_last = self.points.iter().rev().map(|(point, _)| point.at_ns);
+        let two = from_last.next().zip(from_last.next());
+        two.is_some_and(|(last_ns, before_ns)| last_ns - before_ns < self.length_ns / POINTS)
     }
 
     pub fn clear(&mut self) {
-        self.points = VecDeque::new(); // With its memory.
+        *self = Self { length_ns: self.length_ns, ..Self::new(Duration::ZERO) }; // With its memory.
     }
 
     /// Returns how long the window is, in seconds.
     pub fn seconds(&self) -> f64 {
-        match (self.points.front(), self.points.back()) {
-            (Some(first), Some(last)) => crate::latency::seconds(last.at_ns - first.at_ns),
-            _ => 0.0,
-        }
+        self.ends().map_or(0.0, |(first, last)| crate::latency::seconds(last.at_ns - first.at_ns))
     }
 
     /// Returns the kernel's events of a figure in the window.
-    pub fn kernel(&self, figure: usize) -> Latencies {
-        match (self.points.front(), self.points.back()) {
-            (Some(first), Some(last)) => last.samples[figure].kernel.since(&first.samples[figure].kernel),
-            _ => Latencies::default(),
-        }
+    pub fn kernel(&self, figure: usize) -> &Latencies {
+        &self.since_first[figure]
     }
 
     /// Returns where the time of a figure's operations went in the window.
@@ -75,12 +102,12 @@ impl Window {
 
     /// Returns the first and the last point.
     pub fn ends(&self) -> Option<(&Point, &Point)> {
-        Some((self.points.front()?, self.points.back()?))
+        Some((&self.points.front()?.0, &self.points.back()?.0))
     }
 
     /// Returns the first and the last round of a figure in the window.
     pub fn rounds(&self, figure: usize) -> Option<(&Round, &Round)> {
-        let mut rounds = self.points.iter().filter_map(|point| point.samples[figure].round.as_ref());
+        let mut rounds = self.points.iter().filter_map(|(point, _)| point.rounds[figure].as_ref());
         let first = rounds.next()?;
         Some((first, rounds.next_back()?))
     }
@@ -104,11 +131,13 @@ impl Window {
 mod tests {
     use super::*;
 
-    fn point(at_s: u64, events: u64) -> Point {
+    /// A point at a second of the window, by when so many events had been counted.
+    fn push(window: &mut Window, at_s: u64, events: u64) {
         let mut kernel = Latencies::default();
         (0..events).for_each(|_| kernel.record(1_000_000));
-        let sample = Sample { kernel, round: None };
-        Point { at_ns: at_s * 1_000_000_000, samples: [sample.clone(), sample], losses: Losses::default() }
+        let losses = Losses::default();
+        let point = Point { at_ns: at_s * 1_000_000_000, rounds: [None, None], losses };
+        window.push(point, [kernel.clone(), kernel]);
     }
 
     #[test]
@@ -116,10 +145,35 @@ mod tests {
         let mut window = Window::new(Duration::from_secs(10));
         assert_eq!(window.kernel(0).count(), 0, "nothing happened yet");
         for (at_s, events) in [(0, 5), (5, 6), (10, 8), (15, 11), (20, 15)] {
-            window.push(point(at_s, events));
+            push(&mut window, at_s, events);
         }
         assert_eq!(window.kernel(0).count(), 15 - 8, "from second 10 to second 20");
         assert!((window.seconds() - 10.0).abs() < 1e-9);
         assert!(window.rounds(0).is_none(), "no scrape succeeded");
+        window.clear();
+        assert_eq!(window.kernel(0).count(), 0, "another life");
+        push(&mut window, 30, 2);
+        push(&mut window, 31, 3);
+        assert_eq!(window.kernel(0).count(), 1, "which counts from its own beginning");
+    }
+
+    #[test]
+    fn who_asks_often_gets_the_same_window_and_no_more_points() {
+        let (mut seldom, mut often) =
+            (Window::new(Duration::from_mins(1)), Window::new(Duration::from_mins(1)));
+        for at_s in 0..300 {
+            push(&mut often, at_s, 10 * at_s);
+            if at_s % 5 == 4 {
+                push(&mut seldom, at_s, 10 * at_s);
+            }
+            let points = often.points.len() as u64;
+            assert!(points <= POINTS + 2, "{points} points at {at_s} s");
+        }
+        assert!((60.0..65.0).contains(&often.seconds()), "{} s", often.seconds());
+        assert!((60.0..65.0).contains(&seldom.seconds()), "{} s", seldom.seconds());
+        for window in [often, seldom] {
+            let missing = 10.0 * window.seconds() - window.kernel(1).count() as f64;
+            assert!(missing.abs() < 1e-6, "{missing} of the window's events");
+        }
     }
 }

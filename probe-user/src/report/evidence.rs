@@ -9,7 +9,6 @@ use crate::{
     causes::Cause,
     config::Options,
     crosscheck::Observations,
-    latency::Latencies,
     monitor::{LastScrape, Metric, Monitor, Tracked},
     verdict::{Evidence, Figure, InFlightNow, Scraped, cause_in_words},
 };
@@ -21,10 +20,9 @@ const OTHER_FRAMES: usize = 3;
 /// takes a file each.
 pub fn evidence<'a>(
     monitor: &'a Monitor,
-    tracked: &Tracked,
+    tracked: &'a Tracked,
     options: &Options,
     skipped_runs: u64,
-    kernel: &'a [Latencies; 2],
 ) -> Evidence<'a> {
     let settings = &tracked.member().settings;
     let election_s = settings.election_timeout_ms as f64 / 1e3;
@@ -40,7 +38,7 @@ pub fn evidence<'a>(
         election_s,
         skipped_runs,
         window_s: tracked.window.seconds(),
-        figures: Metric::ALL.map(|metric| figure(tracked, metric, options, &kernel[metric as usize])),
+        figures: Metric::ALL.map(|metric| figure(tracked, metric, options)),
         slow: Metric::ALL.map(|metric| measured::slow(&tracked.window.lost(metric as usize), options.causes)),
         split: Metric::ALL.map(|metric| {
             measured::split(&tracked.window.lost(metric as usize), monitor.kernel().keeps_accounts())
@@ -52,13 +50,13 @@ pub fn evidence<'a>(
     }
 }
 
-fn figure<'a>(tracked: &Tracked, metric: Metric, options: &Options, kernel: &'a Latencies) -> Figure<'a> {
+fn figure<'a>(tracked: &'a Tracked, metric: Metric, options: &Options) -> Figure<'a> {
     let etcd = tracked.window.etcd(metric as usize);
     let overhead_s = overhead_s(tracked, metric);
     Figure {
         name: name(metric),
         limit_s: limit_s(metric, options),
-        kernel,
+        kernel: tracked.window.kernel(metric as usize),
         etcd_count: etcd.count,
         etcd_p99_above_s: p99_above_s(&etcd),
         overhead_s,

@@ -8,7 +8,7 @@ use probe_ebpf::histogram::SLOTS;
 use probe_ebpf::series::OPERATIONS;
 use probe_user::causes::Cause;
 use probe_user::kernel::Runs;
-use probe_user::latency::{Latencies, TimeSpent};
+use probe_user::latency::{Exported, Latencies, TimeSpent};
 use probe_user::metrics::{Figure, Format, MemberSnapshot, Operation, Snapshot, encode};
 use probe_user::verdict::Verdict;
 
@@ -23,9 +23,9 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Latencies of every length.
-fn latencies() -> Latencies {
+fn latencies() -> Exported {
     let slots: [u64; SLOTS] = std::array::from_fn(|slot| slot as u64 % 7);
-    Latencies::new(Box::new(slots), 1_234_567_890_123, 65_000_000_000, 1 << 40)
+    Exported::from(&Latencies::new(Box::new(slots), 1_234_567_890_123, 65_000_000_000, 1 << 40))
 }
 
 fn snapshot() -> Snapshot {

@@ -1,15 +1,25 @@
 //! Reads the body of an answer, and inflates it, within bounds.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use flate2::write::MultiGzDecoder;
 use http_body_util::BodyExt;
 use hyper::{Response, body::Incoming, header::CONTENT_ENCODING};
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::etcd::error::{ScrapeError, Stage};
 
 /// Ten times what etcd serves, 0.1 to 0.3 MB; of what is sent as of what it inflates to.
 pub(super) const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// So many bodies are read at once: with 64 etcds on a node, all at once would take more memory than everything else.
+static TURNS: Semaphore = Semaphore::const_new(4);
+
+/// Who waits longer for its turn reads without one: an etcd that stalls in the middle of its answer holds up nobody.
+const TURN_LIMIT: Duration = Duration::from_millis(250);
 
 /// What the bytes that arrive go through. Inflated as they arrive, so that a bomb goes off at the bound, and never whole in
 /// memory.
@@ -82,6 +92,7 @@ impl Sink {
 /// When it is too large, breaks off, or is in an encoding other than gzip.
 pub(super) async fn read(response: Response<Incoming>) -> Result<Vec<u8>, ScrapeError> {
     let mut sink = Sink::new(&response)?;
+    let _turn = timeout(TURN_LIMIT, TURNS.acquire()).await;
     let mut body = response.into_body();
     let mut received = 0;
     while let Some(frame) = body.frame().await {

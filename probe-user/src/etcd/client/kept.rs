@@ -28,8 +28,9 @@ use crate::{
     members::Endpoint,
 };
 
-/// etcd's heads have some 200 bytes.
-pub(in crate::etcd) const MAX_HEAD_BYTES: usize = 64 << 10;
+/// etcd's heads have some 200 bytes. It is how much is read at once, too: a kept connection keeps that, and the default is to let it
+/// grow with the body, to 120 KiB an etcd.
+pub(in crate::etcd) const MAX_HEAD_BYTES: usize = 16 << 10;
 
 /// The value of `accept-encoding` for an etcd on this machine.
 pub(super) const UNENCODED: &str = "identity";
@@ -65,7 +66,8 @@ impl Connection {
         secured: Option<Secured>,
     ) -> Result<Self, ScrapeError> {
         let mut builder = http1::Builder::new();
-        let handshake = builder.max_buf_size(MAX_HEAD_BYTES).handshake(TokioIo::new(stream)).await;
+        let handshake =
+            builder.read_buf_exact_size(Some(MAX_HEAD_BYTES)).handshake(TokioIo::new(stream)).await;
         let asked = secured.as_ref().map_or(Asked::No, |secured| secured.setup.asked());
         let (sender, connection) =
             handshake.map_err(|error| ScrapeError::from_connection(error.into(), Stage::Answer { asked }))?;

@@ -170,11 +170,18 @@ fn members_that_contradict_each_other_do_not_spoil_the_whole() {
     let one = gather("# HELP x one\n# TYPE x gauge\nx 1\n# TYPE h histogram\nh_sum 1\n", &["x", "h*"]);
     let same = gather("# HELP x other\n# TYPE x gauge\nx 2\n", &["x", "h*"]);
     let other = gather("# TYPE x counter\nx 3\nh_sum 3\n", &["x", "h*"]);
-    let (families, conflicting) = merge([("a", &one), ("b", &same), ("c", &other)].into_iter());
+    let families = merge([("a", &one), ("b", &same), ("c", &other)].into_iter());
     let x = families.iter().find(|family| family.name == "x").expect("it is there");
     assert_eq!((x.kind, x.help), (Kind::Gauge, Some("one")), "the first one's");
     assert_eq!(x.samples, [("a", "x 1\n"), ("b", "x 2\n")]);
-    assert_eq!(conflicting, BTreeMap::from([("c", 2)]), "another type, and a part of a histogram");
+    let lost = |before: &[&PassedOn], own| conflicting(before.iter().copied(), own);
+    assert_eq!(lost(&[&one, &same], &other), 2, "another type, and a part of a histogram");
+    assert_eq!(
+        lost(&[&one, &other], &other),
+        2,
+        "although somebody before has the same, and loses them, too"
+    );
+    assert_eq!([lost(&[], &one), lost(&[&one], &same)], [0, 0], "the first, and one that agrees");
 }
 
 mod properties {
