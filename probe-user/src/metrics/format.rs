@@ -45,29 +45,30 @@ impl Format {
 /// There, a family of counters has the name of its samples, an info is a gauge, and units and the end are not told.
 pub struct ToPrometheus<'a> {
     out: &'a mut String,
-    line: String,
+    /// Where the last line begins.
+    line: usize,
     /// A family whose type comes with the next line: its name and its help.
     family: Option<(String, String)>,
 }
 
 impl<'a> ToPrometheus<'a> {
     pub fn new(out: &'a mut String) -> Self {
-        Self { out, line: String::new(), family: None }
+        Self { line: out.len(), out, family: None }
     }
 
     fn end_line(&mut self) {
-        let line = std::mem::take(&mut self.line);
-        if let Some(help) = line.strip_prefix("# HELP ") {
-            let (name, text) = help.split_once(' ').unwrap_or((help, ""));
-            self.family = Some((name.to_owned(), text.to_owned()));
-        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
-            self.begin(kind.rsplit(' ').next().unwrap_or("unknown"));
-        } else if !line.starts_with("# UNIT ") && line != "# EOF" {
-            self.out.extend([&line, "\n"]);
+        // Samples, which are nearly all, stay as they are.
+        if self.out[self.line..].starts_with('#') {
+            let comment = self.out.split_off(self.line);
+            let comment = comment.trim_end_matches('\n');
+            if let Some(help) = comment.strip_prefix("# HELP ") {
+                let (name, text) = help.split_once(' ').unwrap_or((help, ""));
+                self.family = Some((name.to_owned(), text.to_owned()));
+            } else if let Some(kind) = comment.strip_prefix("# TYPE ") {
+                self.begin(kind.rsplit(' ').next().unwrap_or("unknown"));
+            }
         }
-        // With its memory.
-        self.line = line;
-        self.line.clear();
+        self.line = self.out.len();
     }
 
     fn begin(&mut self, kind: &str) {
@@ -85,15 +86,14 @@ impl<'a> ToPrometheus<'a> {
 
 impl fmt::Write for ToPrometheus<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for part in text.split_inclusive('\n') {
-            match part.strip_suffix('\n') {
-                Some(end) => {
-                    self.line.push_str(end);
-                    self.end_line();
-                }
-                None => self.line.push_str(part),
-            }
+        let mut rest = text;
+        while let Some(end) = rest.find('\n') {
+            let (line, behind) = rest.split_at(end + 1);
+            self.out.push_str(line);
+            self.end_line();
+            rest = behind;
         }
+        self.out.push_str(rest);
         Ok(())
     }
 }

@@ -124,8 +124,11 @@ impl Web {
         (in_force.tls.is_some(), in_force.passwords.is_some())
     }
 
-    /// Loads the configuration anew whenever its files have changed.
+    /// Loads the configuration anew whenever its files have changed. Ends never.
     pub async fn keep_up_to_date(mut self) {
+        if self.file.is_none() {
+            return std::future::pending().await;
+        }
         let mut ticks = interval(LOOKED_AT_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
