@@ -45,7 +45,7 @@ impl Format {
 /// There, a family of counters has the name of its samples, an info is a gauge, and units and the end are not told.
 pub struct ToPrometheus<'a> {
     out: &'a mut String,
-    /// Where the last line begins.
+    /// Where what has not been looked at begins.
     line: usize,
     /// A family whose type comes with the next line: its name and its help.
     family: Option<(String, String)>,
@@ -56,19 +56,29 @@ impl<'a> ToPrometheus<'a> {
         Self { line: out.len(), out, family: None }
     }
 
-    fn end_line(&mut self) {
+    /// Looks at what ends with a line.
+    fn end_lines(&mut self) {
+        let written = &self.out[self.line..];
+        let is_one_line = written.find('\n') == Some(written.len() - 1);
         // Samples, which are nearly all, stay as they are.
-        if self.out[self.line..].starts_with('#') {
-            let comment = self.out.split_off(self.line);
-            let comment = comment.trim_end_matches('\n');
-            if let Some(help) = comment.strip_prefix("# HELP ") {
-                let (name, text) = help.split_once(' ').unwrap_or((help, ""));
-                self.family = Some((name.to_owned(), text.to_owned()));
-            } else if let Some(kind) = comment.strip_prefix("# TYPE ") {
-                self.begin(kind.rsplit(' ').next().unwrap_or("unknown"));
+        if written.starts_with('#') || !is_one_line {
+            for line in self.out.split_off(self.line).split_inclusive('\n') {
+                match line.strip_prefix("# ") {
+                    Some(comment) => self.take(comment.trim_end_matches('\n')),
+                    None => self.out.push_str(line),
+                }
             }
         }
         self.line = self.out.len();
+    }
+
+    fn take(&mut self, comment: &str) {
+        if let Some(help) = comment.strip_prefix("HELP ") {
+            let (name, text) = help.split_once(' ').unwrap_or((help, ""));
+            self.family = Some((name.to_owned(), text.to_owned()));
+        } else if let Some(kind) = comment.strip_prefix("TYPE ") {
+            self.begin(kind.rsplit(' ').next().unwrap_or("unknown"));
+        }
     }
 
     fn begin(&mut self, kind: &str) {
@@ -86,21 +96,36 @@ impl<'a> ToPrometheus<'a> {
 
 impl fmt::Write for ToPrometheus<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut rest = text;
-        while let Some(end) = rest.find('\n') {
-            let (line, behind) = rest.split_at(end + 1);
-            self.out.push_str(line);
-            self.end_line();
-            rest = behind;
+        self.out.push_str(text);
+        // Most of what is written is a part of a line.
+        if text.as_bytes().last() == Some(&b'\n') {
+            self.end_lines();
         }
-        self.out.push_str(rest);
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
+
+    #[test]
+    fn what_is_written_in_pieces_is_what_is_written_at_once() {
+        let text = "# HELP a_bytes What.\n# TYPE a_bytes counter\n# UNIT a_bytes bytes\na_bytes_total{x=\"#\"} 1\n# HELP b \
+                    Who.\n# TYPE b info\nb_info{y=\"z\"} 1\nb_info 1\n# EOF\n";
+        let expected = "# HELP a_bytes_total What.\n# TYPE a_bytes_total counter\na_bytes_total{x=\"#\"} 1\n\
+                        # HELP b_info Who.\n# TYPE b_info gauge\nb_info{y=\"z\"} 1\nb_info 1\n";
+        for length in 1..=text.len() {
+            let mut out = "before\n".to_owned();
+            let mut to = ToPrometheus::new(&mut out);
+            for piece in text.as_bytes().chunks(length) {
+                to.write_str(std::str::from_utf8(piece).expect("ASCII")).expect("strings take any text");
+            }
+            assert_eq!(out, format!("before\n{expected}"), "in pieces of {length}");
+        }
+    }
 
     #[test]
     fn clients_get_what_they_ask_for() {
