@@ -28,10 +28,14 @@ enum Files {
 }
 
 /// Who traces what.
-const RUNS: [(Tracer, Pace, Files); 6] = [
+const RUNS: [(Tracer, Pace, Files); 10] = [
     (Tracer::Probe, FULL, Files::InMemory),
     (Tracer::Empty, FULL, Files::InMemory),
+    (Tracer::Exporter, FULL, Files::InMemory),
     (Tracer::Bpftrace, FULL, Files::InMemory),
+    (Tracer::Syscount, FULL, Files::InMemory),
+    (Tracer::PerfTrace, FULL, Files::InMemory),
+    (Tracer::Strace, FULL, Files::InMemory),
     (Tracer::Probe, FIXED, Files::InMemory),
     (Tracer::Bpftrace, FIXED, Files::InMemory),
     (Tracer::Probe, FULL, Files::OnDisk),
@@ -108,7 +112,8 @@ fn under(
         (Switched::Toggle(Box::new(toggle)), PHASE)
     } else {
         // What does nothing is attached as quickly.
-        let lasting = if tracer == Tracer::Empty { PHASE } else { PHASE_OF_PEER };
+        let is_quick = matches!(tracer, Tracer::Empty | Tracer::Exporter);
+        let lasting = if is_quick { PHASE } else { PHASE_OF_PEER };
         (Switched::Tracer { tracer, stage: stage.clone(), tracing: None }, lasting)
     };
     let began = Instant::now();
