@@ -78,7 +78,7 @@ pub fn run(kernel: &Kernel, programs: &Programs, cases: &[Case], tell: &dyn Fn(&
     outcome
 }
 
-/// Boots a kernel and runs the benchmark in it; `tell` gets each line of the console.
+/// Boots a kernel, with its own model of preemption or another one, and runs the benchmark in it; `tell` gets each line of the console.
 ///
 /// # Errors
 /// If the machine dies, or does not get to its end.
@@ -86,6 +86,7 @@ pub fn bench(
     kernel: &Kernel,
     programs: &Programs,
     more: &[(&str, &Path)],
+    preempt: Option<&str>,
     words: &[&str],
     tell: &mut dyn FnMut(&str),
 ) -> anyhow::Result<()> {
@@ -95,7 +96,8 @@ pub fn bench(
         done |= line.ends_with(DONE);
         tell(line);
     };
-    let asked = format!("{BENCH_WORDS}={}", words.join(","));
+    let preempt = preempt.map(|model| format!("preempt={model} ")).unwrap_or_default();
+    let asked = format!("{preempt}{BENCH_WORDS}={}", words.join(","));
     qemu::boot(kernel, &machine.image, &machine.disks, &asked, LIMIT, &mut take)?;
     if done { Ok(()) } else { bail!("the machine died") }
 }

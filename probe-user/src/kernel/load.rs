@@ -117,8 +117,8 @@ pub fn load(
 
 /// Returns a loader that does not know the kernel's types, for nothing is relocated against them.
 ///
-/// aya reads and parses all of them when a loader is made, even if it is told right afterwards that they are not wanted: 20 ms, and twice
-/// the memory that the daemon has in all. So it is made where there are none; who may not mount pays.
+/// aya reads and parses all of them when a loader is made, even if it is told right afterwards that they are not wanted, in 20 ms. So it is
+/// made where there are none; who may not mount pays.
 fn loader() -> EbpfLoader<'static> {
     let made = private_mount::with("tmpfs", Path::new("/sys/kernel/btf"), EbpfLoader::new);
     let mut loader = made.unwrap_or_else(|_| EbpfLoader::new());

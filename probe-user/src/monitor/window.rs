@@ -8,7 +8,7 @@ use crate::{
     latency::{Gain, Latencies},
 };
 
-/// A window has this many points or one more, however often etcd is scraped.
+/// A window has this many points and at most two more, however often etcd is scraped.
 const POINTS: u64 = 12;
 
 /// Both figures as of one scrape.

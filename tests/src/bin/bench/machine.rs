@@ -37,7 +37,8 @@ pub fn run(options: &Options, name: &str) -> anyhow::Result<Value> {
     let rounds = options.rounds.to_string();
     let words = ["calls", "programs", "--json", "-", "--rounds", &rounds, "--fewer", &fewer];
     let mut found = None;
-    let ended = vm::bench(kernel, &programs, &more, &words, &mut |line| {
+    let preempt = options.preempt.as_deref();
+    let ended = vm::bench(kernel, &programs, &more, preempt, &words, &mut |line| {
         if let Some((_, json)) = line.split_once(JSON) {
             found = serde_json::from_str(json).ok();
         } else {

@@ -53,6 +53,9 @@ pub struct Options {
     /// Measure `calls` and `programs` in a virtual machine that boots this kernel, such as 6.12, instead of here
     #[arg(long, value_name = "KERNEL")]
     vm: Option<String>,
+    /// Boot it with this model of preemption, such as `full`, instead of its own
+    #[arg(long, value_name = "MODEL", requires = "vm")]
+    preempt: Option<String>,
     /// A directory in memory, in place of a file system that is mounted for it
     #[arg(long)]
     memory: Option<PathBuf>,
