@@ -13,6 +13,7 @@ use rcgen::{
 };
 
 const DAY: Duration = Duration::from_hours(24);
+const HALF_A_DAY: Duration = Duration::from_hours(12);
 
 /// A certificate and its key, as PEM files.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,6 +23,8 @@ pub struct Pair {
 }
 
 /// When a certificate is valid.
+///
+/// The ends to come are half a day past a whole number of days, so that this number does not change during a test.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Validity {
     /// From yesterday, for a year.
@@ -36,8 +39,8 @@ impl Validity {
     fn period(self) -> (SystemTime, SystemTime) {
         let now = SystemTime::now();
         match self {
-            Self::Current => (now - DAY, now + 365 * DAY),
-            Self::Ending => (now - DAY, now + 10 * DAY),
+            Self::Current => (now - DAY, now + 365 * DAY + HALF_A_DAY),
+            Self::Ending => (now - DAY, now + 10 * DAY + HALF_A_DAY),
             Self::Expired => (now - 2 * DAY, now - DAY),
         }
     }

@@ -136,14 +136,14 @@ fn a_member_is_told_with_its_disk_its_endpoint_and_its_certificates() {
         assert_line(&found, Some(&etcd), "WAL", "ok", &format!("{}, tmpfs on ", wal.display()));
         let answers = format!("{} answers: etcd {version}", etcd.endpoint().url());
         assert_line(&found, Some(&etcd), "endpoint", "ok", &answers);
-        assert_line(&found, Some(&etcd), "authority", "ok", "ca.pem is valid for 364 days");
-        assert_line(&found, Some(&etcd), "certificate", "ok", "server.pem is valid for 364 days");
+        assert_line(&found, Some(&etcd), "authority", "ok", "ca.pem is valid for 365 days");
+        assert_line(&found, Some(&etcd), "certificate", "ok", "server.pem is valid for 365 days");
         assert!(programs::loaded().unwrap().is_subset(&loaded), "version {version}: it only looks");
 
         // The certificate that we are told to show, instead of etcd's own.
         let (found, code) = findings(&call(&scratch).arguments(&flags(&tls.client)));
-        assert_line(&found, Some(&etcd), "server certificate", "ok", "server.pem is valid for 364 days");
-        assert_line(&found, Some(&etcd), "client certificate", "warning", "client.pem is valid for 9 days");
+        assert_line(&found, Some(&etcd), "server certificate", "ok", "server.pem is valid for 365 days");
+        assert_line(&found, Some(&etcd), "client certificate", "warning", "client.pem is valid for 10 days");
         assert_line(&found, Some(&etcd), "endpoint", "ok", &answers);
         assert_eq!(code, 1, "somebody has to renew it");
     }

@@ -298,7 +298,7 @@ fn days(metrics: &Metrics, member: &str) -> [Option<i64>; 3] {
     })
 }
 
-/// Waits until the certificates end in so many days, give or take an hour.
+/// Waits until the certificates end in so many whole days.
 fn wait_for_days(probe: &Probe, member: &str, expected: [i64; 3], why: &str) {
     let expected = expected.map(Some);
     let found = Stop::default().wait_for(Duration::from_secs(12), || {
@@ -327,18 +327,18 @@ fn etcd_is_asked_over_ipv6_and_its_certificates_are_told_without_tls() {
     let found = call(&scratch).run().unwrap();
     wait_until_up(&found, name, "the plain listener");
     assert_eq!(endpoint_of(&found, name), plain, "the simplest one is asked");
-    wait_for_days(&found, name, [364, 9, 9], "those of the client port, although nobody speaks TLS to it");
+    wait_for_days(&found, name, [365, 10, 10], "those of the client port, although nobody speaks TLS to it");
     let log = found.log().unwrap();
     let warnings: Vec<_> =
         log.lines().filter(|line| line.contains("renew it soon") && line.contains(name)).collect();
     assert_eq!(warnings.len(), 2, "the server's and ours, each once: {log}");
     assert!(
-        warnings[0].contains("etcd's server certificate ends on ") && warnings[0].contains(", in 9 days"),
+        warnings[0].contains("etcd's server certificate ends on ") && warnings[0].contains(", in 10 days"),
         "{warnings:?}"
     );
 
     let ca = authority.certificate().to_str().unwrap();
     let given = call(&scratch).arguments(&["--endpoints", &secure, "--cacert", ca]).run().unwrap();
     wait_until_up(&given, name, "the secure listener, by its address");
-    wait_for_days(&given, name, [364, 9, 9], "the one that was presented");
+    wait_for_days(&given, name, [365, 10, 10], "the one that was presented");
 }
