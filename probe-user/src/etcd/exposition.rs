@@ -95,7 +95,7 @@ pub fn name_of(line: &str) -> Option<&str> {
 /// # Errors
 /// If Prometheus or a strict reader of `OpenMetrics` would refuse it, or it is too long.
 pub fn read(line: &str) -> Result<Line<'_>, Malformed> {
-    if line.len() > MAX_LINE_BYTES || line.contains(['\0', '\n']) {
+    if line.len() > MAX_LINE_BYTES || memchr::memchr2(b'\0', b'\n', line.as_bytes()).is_some() {
         return Err(Malformed);
     }
     match comment(line) {

@@ -2,6 +2,8 @@
 //!
 //! The former strictly, for the cross-check compares events one by one, and a histogram with a hole would look like lost events.
 
+use std::mem;
+
 use super::{
     AllowList,
     error::ScrapeError,
@@ -96,18 +98,25 @@ struct Ours<'a> {
 impl<'a> Ours<'a> {
     fn read(text: &'a str, collector: &mut Collector<'a>) -> Result<Self, ScrapeError> {
         // Not at `\r\n`, which Prometheus does not take for the end of a line either.
-        let lines = || text.split('\n');
+        let lines = || lines(text);
         let first = lines().find(|line| !line.trim().is_empty() && !line.starts_with('#'));
         if !first.is_some_and(|line| matches!(exposition::read(line), Ok(Line::Sample(_)))) {
             return Err(not_metrics("its first line is no metric"));
         }
         let mut ours = Self::default();
+        // Samples of one name follow each other, and most are of none that is wanted.
+        let mut skips = false;
         for line in lines() {
+            if skips && collector.refuses(line) {
+                continue;
+            }
             let name = exposition::name_of(line).unwrap_or_default();
             let is_comment = line.starts_with('#');
             let is_ours = FAMILIES.iter().any(|family| name.starts_with(family));
             let is_wanted = !name.is_empty() && collector.wants(name, is_comment);
-            if !is_ours && !is_wanted && (is_comment || !name.is_empty()) {
+            let is_unwanted = !is_ours && !is_wanted && (is_comment || !name.is_empty());
+            skips = is_unwanted && collector.refuses(line);
+            if is_unwanted {
                 continue;
             }
             match exposition::read(line) {
@@ -184,6 +193,12 @@ impl<'a> Ours<'a> {
         at_most.copy_from_slice(&counts[..BOUNDS_S.len()]);
         Ok(Histogram { count, sum_s, at_most })
     }
+}
+
+/// Splits a text at its line ends, as `split` does.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let ends = memchr::memchr_iter(b'\n', text.as_bytes()).chain([text.len()]);
+    ends.scan(0, |begin, end| Some(&text[mem::replace(begin, end + 1)..end]))
 }
 
 fn whole(value: f64) -> Option<u64> {

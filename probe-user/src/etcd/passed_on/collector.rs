@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::{Family, LeftOut, MAX_BYTES, MAX_SAMPLES, Names, PassedOn};
 use crate::etcd::{
     AllowList,
-    exposition::{Kind, Line, Sample, number},
+    exposition::{Kind, Line, Sample, is_name_byte, number},
 };
 
 /// As many families are gathered of one etcd; one of 3.5 has 190.
@@ -52,6 +52,12 @@ impl<'a> Collector<'a> {
             bytes: 0,
             left_out: LeftOut::default(),
         }
+    }
+
+    /// Returns whether a line is, by how it begins, of the name that was refused last.
+    pub fn refuses(&self, line: &str) -> bool {
+        let rest = line.strip_prefix(self.refused).filter(|_| !self.refused.is_empty());
+        rest.is_some_and(|rest| !rest.bytes().next().is_some_and(is_name_byte))
     }
 
     /// Returns whether lines of this name are to be read for [`Collector::take`].
@@ -165,22 +171,23 @@ impl<'a> Collector<'a> {
             self.left_out.duplicate += 1;
             return;
         }
-        let line = render(sample);
-        let first = if gathered.text.is_empty() { name.len() } else { 0 };
-        if self.samples == MAX_SAMPLES || self.bytes + first + line.len() > MAX_BYTES {
+        let before = gathered.text.len();
+        render(sample, &mut gathered.text);
+        let first = if before == 0 { name.len() } else { 0 };
+        let added = first + gathered.text.len() - before;
+        if self.samples == MAX_SAMPLES || self.bytes + added > MAX_BYTES {
             // Half a family would be a wrong sum, so all of it is left out, and others have its room.
-            let lost = gathered.text.lines().count();
+            let lost = gathered.text[..before].lines().count();
             let help = gathered.help.map_or(0, str::len);
             self.samples -= lost;
-            self.bytes -= gathered.text.len() + help + if lost > 0 { name.len() } else { 0 };
+            self.bytes -= before + help + if lost > 0 { name.len() } else { 0 };
             self.left_out.beyond_limit += lost as u64 + 1;
             let closed = Some(Closed::TooLarge);
             *gathered = Gathered { kind: Some(kind), closed, ..Gathered::default() };
             return;
         }
         self.samples += 1;
-        self.bytes += first + line.len();
-        gathered.text.push_str(&line);
+        self.bytes += added;
     }
 }
 
@@ -202,7 +209,9 @@ fn is_possible(sample: &Sample<'_>, family: &str, kind: Kind) -> bool {
 fn identity(sample: &Sample<'_>) -> String {
     let mut labels: Vec<_> = sample.labels.iter().filter(|(_, value)| !value.is_empty()).collect();
     labels.sort_unstable();
-    let mut identity = sample.name.to_owned();
+    let length: usize = labels.iter().map(|(name, value)| name.len() + value.len() + ",=''".len()).sum();
+    let mut identity = String::with_capacity(sample.name.len() + length);
+    identity.push_str(sample.name);
     for (name, value) in labels {
         identity.extend([",", name, "=\"", value, "\""]);
     }
@@ -210,8 +219,8 @@ fn identity(sample: &Sample<'_>) -> String {
 }
 
 /// Writes a sample as it was; a label `member` of its own makes room for the probe's, as Prometheus does for its labels.
-fn render(sample: &Sample<'_>) -> String {
-    let mut line = sample.name.to_owned();
+fn render(sample: &Sample<'_>, line: &mut String) {
+    line.push_str(sample.name);
     let mut before = "{";
     for (name, value) in &sample.labels {
         line.push_str(before);
@@ -228,5 +237,4 @@ fn render(sample: &Sample<'_>) -> String {
     line.push_str(if before == "," { "} " } else { " " });
     line.push_str(sample.value);
     line.push('\n');
-    line
 }
