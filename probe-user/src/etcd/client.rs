@@ -2,6 +2,7 @@
 
 mod body;
 mod kept;
+mod low_water;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,6 +17,7 @@ use tracing::{info, warn};
 
 pub(super) use kept::MAX_HEAD_BYTES;
 use kept::{Connection, Secured};
+use low_water::LowWater;
 
 use super::{
     AllowList,
@@ -209,11 +211,12 @@ impl Client {
             Stream::Tcp(stream) => {
                 let stream = TcpStream::from_std(stream).map_err(ScrapeError::Connect)?;
                 let encoding = kept::accepted_encoding(&stream);
-                secure(stream, encoding, tls).await
+                let low_water = LowWater::of(&stream);
+                secure(stream, encoding, low_water, tls).await
             }
             Stream::Unix(stream) => {
                 let stream = UnixStream::from_std(stream).map_err(ScrapeError::Connect)?;
-                secure(stream, kept::UNENCODED, tls).await
+                secure(stream, kept::UNENCODED, LowWater::default(), tls).await
             }
         }
     }
@@ -223,9 +226,10 @@ impl Client {
 async fn secure(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     encoding: &'static str,
+    low_water: LowWater,
     tls: Option<(Setup, Stamps)>,
 ) -> Result<Connection, ScrapeError> {
-    let Some((setup, stamps)) = tls else { return Connection::open(stream, encoding, None).await };
+    let Some((setup, stamps)) = tls else { return Connection::open(stream, encoding, low_water, None).await };
     let stream = TlsConnector::from(setup.config.clone()).connect(setup.name.clone(), stream).await;
     let stream = stream.map_err(|error| {
         let stage = Stage::Handshake { asked: setup.asked() };
@@ -234,7 +238,7 @@ async fn secure(
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let presented = certificate::of_chain(chain);
     let secured = Secured { setup, stamps, presented, since: Instant::now() };
-    Connection::open(stream, encoding, Some(secured)).await
+    Connection::open(stream, encoding, low_water, Some(secured)).await
 }
 
 #[cfg(test)]

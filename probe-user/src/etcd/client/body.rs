@@ -2,14 +2,19 @@
 
 use std::{
     io::{self, Write},
+    pin::pin,
     time::Duration,
 };
 
 use flate2::write::MultiGzDecoder;
 use http_body_util::BodyExt;
 use hyper::{Response, body::Incoming, header::CONTENT_ENCODING};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 
+use super::low_water::{LowWater, PATIENCE};
 use crate::etcd::error::{ScrapeError, Stage};
 
 /// Ten times what etcd serves, 0.1 to 0.3 MB; of what is sent as of what it inflates to.
@@ -90,12 +95,28 @@ impl Sink {
 /// # Errors
 ///
 /// When it is too large, breaks off, or is in an encoding other than gzip.
-pub(super) async fn read(response: Response<Incoming>) -> Result<Vec<u8>, ScrapeError> {
+pub(super) async fn read(
+    response: Response<Incoming>,
+    low_water: &mut LowWater,
+) -> Result<Vec<u8>, ScrapeError> {
     let mut sink = Sink::new(&response)?;
     let _turn = timeout(TURN_LIMIT, TURNS.acquire()).await;
     let mut body = response.into_body();
     let mut received = 0;
-    while let Some(frame) = body.frame().await {
+    let mut late = pin!(sleep(PATIENCE));
+    loop {
+        let is_late = late.is_elapsed();
+        if is_late {
+            low_water.await_anything();
+        } else {
+            low_water.await_rest(received);
+        }
+        let frame = tokio::select! {
+            biased;
+            frame = body.frame() => frame,
+            () = &mut late, if !is_late => continue,
+        };
+        let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| ScrapeError::from_connection(error.into(), Stage::Body))?;
         // What is no data is a trailer.
         let Ok(part) = frame.into_data() else { continue };
@@ -106,6 +127,7 @@ pub(super) async fn read(response: Response<Incoming>) -> Result<Vec<u8>, Scrape
         }
         sink.take(&part).map_err(|error| unreadable(&error))?;
     }
+    low_water.end(received);
     sink.end().map_err(|error| unreadable(&error))
 }
 

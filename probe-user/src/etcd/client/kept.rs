@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::body;
+use super::{body, low_water::LowWater};
 use crate::{
     etcd::{
         certificate::Validity,
@@ -44,6 +44,7 @@ pub(super) struct Connection {
     driver: JoinHandle<hyper::Result<()>>,
     /// The value of `accept-encoding`.
     encoding: &'static str,
+    low_water: LowWater,
     pub secured: Option<Secured>,
 }
 
@@ -63,6 +64,7 @@ impl Connection {
     pub async fn open(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         encoding: &'static str,
+        low_water: LowWater,
         secured: Option<Secured>,
     ) -> Result<Self, ScrapeError> {
         let mut builder = http1::Builder::new();
@@ -71,7 +73,7 @@ impl Connection {
         let asked = secured.as_ref().map_or(Asked::No, |secured| secured.setup.asked());
         let (sender, connection) =
             handshake.map_err(|error| ScrapeError::from_connection(error.into(), Stage::Answer { asked }))?;
-        Ok(Self { sender, driver: tokio::spawn(connection), encoding, secured })
+        Ok(Self { sender, driver: tokio::spawn(connection), encoding, low_water, secured })
     }
 
     /// Asks for the metrics and returns the body of a 200, inflated and within bounds. Redirects are not followed.
@@ -89,7 +91,7 @@ impl Connection {
         if status != StatusCode::OK {
             return Err(ScrapeError::Status(status.as_u16()));
         }
-        body::read(response).await
+        body::read(response, &mut self.low_water).await
     }
 
     /// Returns the cause of an error: of what ended the connection, a request that came too late knows nothing.
