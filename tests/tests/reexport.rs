@@ -311,8 +311,9 @@ fn an_etcd_that_hangs_costs_a_second_and_its_series_go() {
     println!(
         "slowest answer {slowest:?}; served until {served_until:?} after it hung; age {last_age_s:.1} s"
     );
-    assert!(slowest < Duration::from_millis(1_600), "a second and a little: {slowest:?}");
-    assert!(served_until < Duration::from_millis(6_500), "served until {served_until:?}");
+    // A second and a little, and five and a little: as much more as a busy machine may take, and less than what comes without a limit.
+    assert!(slowest < Duration::from_secs(3), "waited for etcd for {slowest:?}");
+    assert!(served_until < Duration::from_secs(8), "served until {served_until:?}");
     let back = Stop::default().wait_for(FOUND_WITHIN, || Ok(has_leader(&read().0)));
     assert!(back.unwrap().is_some(), "they come back: {}", setting.probe.log().unwrap());
 }

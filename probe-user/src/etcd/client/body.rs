@@ -21,7 +21,8 @@ use crate::etcd::error::{ScrapeError, Stage};
 pub(super) const MAX_BODY_BYTES: usize = 4 << 20;
 
 /// So many bodies are read at once: with 64 etcds on a node, all at once would take more memory than everything else.
-static TURNS: Semaphore = Semaphore::const_new(4);
+const AT_ONCE: usize = 4;
+static TURNS: Semaphore = Semaphore::const_new(AT_ONCE);
 
 /// Who waits longer for its turn reads without one: an etcd that stalls in the middle of its answer holds up nobody.
 const TURN_LIMIT: Duration = Duration::from_millis(250);
@@ -101,20 +102,22 @@ pub(super) async fn read(
 ) -> Result<Vec<u8>, ScrapeError> {
     let mut sink = Sink::new(&response)?;
     let _turn = timeout(TURN_LIMIT, TURNS.acquire()).await;
+    // Among many, one that is waited for holds up the next: 64 took 230 ms in place of 55.
+    let is_alone = TURNS.available_permits() + 1 == AT_ONCE;
     let mut body = response.into_body();
     let mut received = 0;
     let mut late = pin!(sleep(PATIENCE));
     loop {
-        let is_late = late.is_elapsed();
-        if is_late {
-            low_water.await_anything();
-        } else {
+        let has_patience = is_alone && !late.is_elapsed();
+        if has_patience {
             low_water.await_rest(received);
+        } else {
+            low_water.await_anything();
         }
         let frame = tokio::select! {
             biased;
             frame = body.frame() => frame,
-            () = &mut late, if !is_late => continue,
+            () = &mut late, if has_patience => continue,
         };
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| ScrapeError::from_connection(error.into(), Stage::Body))?;

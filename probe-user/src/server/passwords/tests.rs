@@ -70,9 +70,8 @@ async fn a_flood_is_turned_away_and_who_is_known_gets_in() {
         })
         .collect();
     tokio::task::yield_now().await;
-    let started = Instant::now();
     assert_eq!(passwords.admit(Some(&basic("alice:alice's"))).await, Admission::Granted);
-    assert!(started.elapsed() < Duration::from_millis(50), "after {:?}", started.elapsed());
+    assert!(flood.iter().any(|one| !one.is_finished()), "she did not wait for the others");
     let mut answers = Vec::new();
     for one in flood {
         answers.push(one.await.expect("checking does not panic"));
