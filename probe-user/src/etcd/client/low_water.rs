@@ -18,7 +18,7 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(5);
 
 /// The low-water mark of a connection's socket: `SO_RCVLOWAT` of socket(7), which epoll keeps to on TCP (Linux 5.10 to 7.2).
 ///
-/// Go sends a body in pieces of 4 KiB, and what arrives would wake us some 17 times for 157 kB; so it is 4 times.
+/// Go sends a body in pieces of 4 KiB, and what arrives would wake us some 18 times for 157 kB; so it is 5 times.
 #[derive(Debug, Default)]
 pub(super) struct LowWater {
     /// A second descriptor of it; none where there is no such mark.

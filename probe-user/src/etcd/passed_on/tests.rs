@@ -72,6 +72,13 @@ fn one_line_of_etcds_becomes_one_of_ours() {
 }
 
 #[test]
+fn what_is_passed_over_hides_nothing_that_begins_alike() {
+    let text = "no 1\nno{a=\"b\"} 1\nnono 1\nno 1\nno_more 1\nno 1\nno:more 1\nno 1\nno9 1\nno 1\nn 1\n";
+    let passed_on = gather(text, &["n", "no9", "no:more", "no_more", "nono"]);
+    assert_eq!(samples(&passed_on), ["n 1", "no9 1", "no:more 1", "no_more 1", "nono 1"]);
+}
+
+#[test]
 fn what_is_not_valid_is_left_out_and_counted() {
     let (malformed, duplicate, conflicting) = (
         LeftOut { malformed: 1, ..LeftOut::default() },

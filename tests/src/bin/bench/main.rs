@@ -138,6 +138,11 @@ fn main() -> anyhow::Result<()> {
         return worker::serve(rest);
     }
     let options = Options { stop: Stop::on_signals()?, ..Options::parse() };
+    if let Some(path) = options.json.as_deref().filter(|path| *path != Path::new("-")) {
+        // Told now, and not after twenty minutes of measuring; what is there is kept until then.
+        let file = fs::OpenOptions::new().append(true).create(true).open(path);
+        file.with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let whole = match &options.vm {
         Some(kernel) => machine::run(&options, kernel)?,
         None => here(options.clone())?,
