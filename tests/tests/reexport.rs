@@ -292,12 +292,12 @@ fn an_etcd_that_hangs_costs_a_second_and_its_series_go() {
     process::send(etcd.pid(), Signal::STOP).unwrap();
     let stopped = Instant::now();
     thread::sleep(Duration::from_millis(1_500));
-    let mut slowest = Duration::ZERO;
+    let mut times = Vec::new();
     let mut last_age_s = 0.0;
     let mut served_until = stopped.elapsed();
     while stopped.elapsed() < Duration::from_secs(9) {
         let (metrics, took) = read();
-        slowest = slowest.max(took);
+        times.push(took);
         if has_leader(&metrics).is_some() {
             served_until = stopped.elapsed();
             assert!(age(&metrics) <= 5.0, "an old copy is not served: {} s", age(&metrics));
@@ -308,11 +308,13 @@ fn an_etcd_that_hangs_costs_a_second_and_its_series_go() {
         assert!(alive.is_some(), "the others are not kept waiting");
     }
     process::send(etcd.pid(), Signal::CONT).unwrap();
-    println!(
-        "slowest answer {slowest:?}; served until {served_until:?} after it hung; age {last_age_s:.1} s"
-    );
-    // A second and a little, and five and a little: as much more as a busy machine may take, and less than what comes without a limit.
-    assert!(slowest < Duration::from_secs(3), "waited for etcd for {slowest:?}");
+    println!("answers after {times:?}; served until {served_until:?} after it hung; age {last_age_s:.1} s");
+    // A busy machine may hold up one of them, but not for as long as etcd may take.
+    times.sort_unstable();
+    let [.., second, slowest] = times[..] else { panic!("it is asked often: {times:?}") };
+    assert!(second < Duration::from_millis(1_600), "a second and a little: {times:?}");
+    assert!(slowest < Duration::from_secs(3), "{times:?}");
+    // No copy was older than five seconds, by the probe's own clock.
     assert!(served_until < Duration::from_secs(8), "served until {served_until:?}");
     let back = Stop::default().wait_for(FOUND_WITHIN, || Ok(has_leader(&read().0)));
     assert!(back.unwrap().is_some(), "they come back: {}", setting.probe.log().unwrap());
