@@ -60,8 +60,9 @@ fn the_verifier_has_little_to_look_at() {
     assert!(in_all > 0 && in_all <= VERIFIED_IN_ALL, "{in_all} instructions in all");
 }
 
-/// Encoding the metrics of one member: what a scrape makes the daemon do, but for asking the kernel and etcd.
-const INSTRUCTIONS_A_SCRAPE: u64 = 4_500_000;
+/// Encoding the metrics of one member: what a scrape makes the daemon do, but for asking the kernel and etcd. A tenth above what it is as tests
+/// are compiled, 6.6 million; as shipped it is 3.6.
+const INSTRUCTIONS_A_SCRAPE: u64 = 7_300_000;
 
 /// Returns how many instructions it takes to encode them so often, as valgrind counts.
 fn instructions(times: u32) -> anyhow::Result<u64> {

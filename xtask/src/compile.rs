@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::slice;
 
 use anyhow::{Context, Result};
 
@@ -16,45 +17,95 @@ const OBJECT: &str = "target/ebpf/probe";
 /// What people, the demo and the tests run.
 pub const BINARY: &str = "target/release/etcd-disk-probe";
 
-/// The profile of tests, demo and benchmark.
-const TESTS: &str = "tests";
-
 /// The same for aarch64.
 pub const BINARY_AARCH64: &str = "target/aarch64-unknown-linux-gnu/release/etcd-disk-probe";
 
+/// The profile of tests, demo and benchmark.
+const TESTS: &str = "tests";
+
+/// Builds the daemon for this machine.
 pub fn all(toolchain: &Toolchain) -> Result<()> {
     ebpf(toolchain)?;
-    let mut build = user_space("build", "release")?;
-    build.args(["--package", "probe-user", "--bin", "etcd-disk-probe"]);
-    run(&mut build)?;
-    copy_if_changed(&format!("target/{}/release/etcd-disk-probe", host()?), BINARY)
+    daemon(&[Target::this()?])?;
+    copy_binary()
 }
 
-/// Builds the daemon and what runs it in a virtual machine for aarch64, in `target/aarch64-unknown-linux-gnu/release`.
+/// Builds the daemon for aarch64 and what runs it in a virtual machine, in `target/aarch64-unknown-linux-gnu`.
 ///
 /// The kernel programs are the same: the machine that they are for is not the one that they run on.
 pub fn aarch64(setup: &Setup) -> Result<()> {
     ebpf(&setup.toolchain)?;
-    let mut flags = static_flags()?;
-    if let Some(library) = setup.aarch64()? {
-        flags.extend(["-L".to_owned(), library.display().to_string()]);
+    let target = Target::aarch64(setup)?;
+    daemon(slice::from_ref(&target))?;
+    guest(&target)
+}
+
+/// Does both, at once: each daemon ends with one thread that optimises it for a minute and a half.
+pub fn both(setup: &Setup) -> Result<()> {
+    ebpf(&setup.toolchain)?;
+    let (this, aarch64) = (Target::this()?, Target::aarch64(setup)?);
+    if this.triple == aarch64.triple {
+        daemon(&[this])?;
+    } else {
+        daemon(&[this, aarch64.clone()])?;
     }
-    let builds: [&[&str]; 2] = [
-        &["--release", "--package", "probe-user", "--bin", "etcd-disk-probe"],
-        &["--profile", TESTS, "--package", "probe-tests", "--bin", "guest", "--bin", "faulty-probe"],
-    ];
-    for what in builds {
-        let mut build = cargo();
-        build
-            .args(["build", "--target", AARCH64_TARGET])
-            .args(what)
-            .args(["--config", &rustflags(AARCH64_TARGET, &flags)])
-            .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", AARCH64_LINKER)
-            // ring is in C and assembler.
-            .env("CC_aarch64_unknown_linux_gnu", AARCH64_LINKER);
-        run(&mut build)?;
+    copy_binary()?;
+    guest(&aarch64)
+}
+
+/// A machine, and what is linked for it.
+#[derive(Clone)]
+struct Target {
+    triple: String,
+    rustflags: Vec<String>,
+    /// For ring, too, which is in C and assembler; none for what cargo takes by itself.
+    linker: Option<&'static str>,
+}
+
+impl Target {
+    fn this() -> Result<Self> {
+        Ok(Self { triple: host()?, rustflags: static_flags()?, linker: None })
     }
-    Ok(())
+
+    fn aarch64(setup: &Setup) -> Result<Self> {
+        let mut rustflags = static_flags()?;
+        if let Some(library) = setup.aarch64()? {
+            rustflags.extend(["-L".to_owned(), library.display().to_string()]);
+        }
+        Ok(Self { triple: AARCH64_TARGET.to_owned(), rustflags, linker: Some(AARCH64_LINKER) })
+    }
+
+    /// Adds what has cargo build for it.
+    fn choose(&self, command: &mut Command) {
+        let Self { triple, rustflags, linker } = self;
+        // A list, where the variable of the same effect is split at blanks. No build script or macro is compiled with these.
+        let rustflags = format!("target.{triple}.rustflags={rustflags:?}");
+        command.args(["--target", triple, "--config", &rustflags]);
+        if let Some(linker) = linker {
+            let triple = triple.replace('-', "_");
+            command.env(format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase()), linker);
+            command.env(format!("CC_{triple}"), linker);
+        }
+    }
+}
+
+fn daemon(targets: &[Target]) -> Result<()> {
+    let mut build = cargo();
+    build.args(["build", "--release", "--package", "probe-user", "--bin", "etcd-disk-probe"]);
+    targets.iter().for_each(|target| target.choose(&mut build));
+    run(&mut build)
+}
+
+fn copy_binary() -> Result<()> {
+    copy_if_changed(&format!("target/{}/release/etcd-disk-probe", host()?), BINARY)
+}
+
+fn guest(target: &Target) -> Result<()> {
+    let mut build = cargo();
+    build.args(["build", "--profile", TESTS, "--package", "probe-tests"]);
+    build.args(["--bin", "guest", "--bin", "faulty-probe"]);
+    target.choose(&mut build);
+    run(&mut build)
 }
 
 /// Builds the kernel programs in a target directory of their own: their flags and compiler
@@ -92,38 +143,18 @@ pub fn programs(toolchain: &Toolchain, name: &str) -> Result<String> {
             "--bin",
             name,
         ])
-        .args(["--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir", "target/ebpf"])
-        .args(["--config", &rustflags("bpfel-unknown-none", &flags)]);
+        .args(["-Z", "build-std=core", "--target-dir", "target/ebpf"]);
+    Target { triple: "bpfel-unknown-none".to_owned(), rustflags: flags, linker: None }.choose(&mut build);
     run(&mut build)?;
     Ok(format!("target/ebpf/bpfel-unknown-none/ebpf/{name}"))
 }
 
-/// Returns cargo set up for a subcommand on tests, demo and benchmark.
+/// Returns cargo set up for a subcommand on tests, demo and benchmark, for this machine.
 pub fn for_tests(subcommand: &str) -> Result<Command> {
-    user_space(subcommand, TESTS)
-}
-
-/// Returns cargo set up for a subcommand on what runs in user space: static, for this machine.
-fn user_space(subcommand: &str, profile: &str) -> Result<Command> {
-    let host = host()?;
     let mut command = cargo();
-    command.args([
-        subcommand,
-        "--profile",
-        profile,
-        "--target",
-        &host,
-        "--config",
-        &rustflags(&host, &static_flags()?),
-    ]);
+    command.args([subcommand, "--profile", TESTS]);
+    Target::this()?.choose(&mut command);
     Ok(command)
-}
-
-/// Returns the setting that has a target, and no build script or macro, compiled with these flags.
-///
-/// A list, where the variable of the same effect is split at blanks.
-fn rustflags(target: &str, flags: &[String]) -> String {
-    format!("target.{target}.rustflags={flags:?}")
 }
 
 /// Returns the flags of a binary that is static, and the same whoever builds it.

@@ -27,15 +27,17 @@ struct Count {
 
 pub fn run(root: &Path, only: Option<&str>, times: u32) -> Result<()> {
     let setup = setup::run(setup::Scope::Everything)?;
-    compile::all(&setup.toolchain)?;
-    compile::aarch64(&setup)?;
+    compile::both(&setup)?;
 
     let mut outcomes = Vec::new();
     if only.is_none() {
         outcomes.push(check("fmt", || run_command(cargo().args(["fmt", "--all", "--check"]))));
         outcomes.push(check("tidy", tidy::run));
-        let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-        outcomes.push(check("clippy", || run_command(cargo().args(clippy))));
+        outcomes.push(check("clippy", || {
+            // As the tests are built, so that what runs while building is built once.
+            let args = ["--workspace", "--all-targets", "--", "-D", "warnings"];
+            run_command(compile::for_tests("clippy")?.args(args))
+        }));
     }
     outcomes.push(tests("unit", times, || {
         // All packages are chosen both times, so that there is one set of features of what they depend on.
