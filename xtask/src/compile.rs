@@ -92,7 +92,9 @@ impl Target {
 fn daemon(targets: &[Target]) -> Result<()> {
     let mut build = cargo();
     build.args(["build", "--release", "--package", "probe-user", "--bin", "etcd-disk-probe"]);
-    targets.iter().for_each(|target| target.choose(&mut build));
+    for target in targets {
+        target.choose(&mut build);
+    }
     run(&mut build)
 }
 
