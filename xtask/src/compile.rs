@@ -4,7 +4,6 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::slice;
 
 use anyhow::{Context, Result};
 
@@ -26,7 +25,7 @@ const TESTS: &str = "tests";
 /// Builds the daemon for this machine.
 pub fn all(toolchain: &Toolchain) -> Result<()> {
     ebpf(toolchain)?;
-    daemon(&[Target::this()?])?;
+    daemon(&[&Target::this()?])?;
     copy_binary()
 }
 
@@ -36,7 +35,7 @@ pub fn all(toolchain: &Toolchain) -> Result<()> {
 pub fn aarch64(setup: &Setup) -> Result<()> {
     ebpf(&setup.toolchain)?;
     let target = Target::aarch64(setup)?;
-    daemon(slice::from_ref(&target))?;
+    daemon(&[&target])?;
     guest(&target)
 }
 
@@ -45,16 +44,15 @@ pub fn both(setup: &Setup) -> Result<()> {
     ebpf(&setup.toolchain)?;
     let (this, aarch64) = (Target::this()?, Target::aarch64(setup)?);
     if this.triple == aarch64.triple {
-        daemon(&[this])?;
+        daemon(&[&this])?;
     } else {
-        daemon(&[this, aarch64.clone()])?;
+        daemon(&[&this, &aarch64])?;
     }
     copy_binary()?;
     guest(&aarch64)
 }
 
 /// A machine, and what is linked for it.
-#[derive(Clone)]
 struct Target {
     triple: String,
     rustflags: Vec<String>,
@@ -89,7 +87,7 @@ impl Target {
     }
 }
 
-fn daemon(targets: &[Target]) -> Result<()> {
+fn daemon(targets: &[&Target]) -> Result<()> {
     let mut build = cargo();
     build.args(["build", "--release", "--package", "probe-user", "--bin", "etcd-disk-probe"]);
     for target in targets {

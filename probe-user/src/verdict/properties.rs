@@ -13,8 +13,8 @@ use crate::{causes::Cause, latency::Latencies};
 
 const CASES: u32 = 512;
 
-/// Of these at least so many get two causes or more, lest the properties hold for want of them: 71 do, seven standard deviations more.
-const SLOW: u32 = CASES / 32;
+/// Of these at least so many get two causes or more, lest the properties hold for want of them: 71 do, five standard deviations more.
+const SLOW: u32 = CASES / 16;
 
 /// Numbers that make up one case; which number means what is up to [`evidence`].
 #[derive(Clone, Debug)]
