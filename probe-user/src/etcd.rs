@@ -5,17 +5,16 @@
 pub mod allow_list;
 pub mod certificate;
 pub mod client;
-mod connect;
+mod dial;
 pub mod error;
 pub mod exposition;
-pub mod passed_on;
-pub mod stamps;
-pub mod text;
-pub mod tls;
+pub mod reexport;
+pub mod scrape_text;
+pub mod client_tls;
 
 pub use allow_list::AllowList;
 pub use certificate::Validity;
 pub use client::Client;
 pub use error::{Failure, Reason, ScrapeError};
-pub use passed_on::PassedOn;
-pub use text::{Histogram, Scrape};
+pub use reexport::PassedOn;
+pub use scrape_text::{Histogram, Scrape};

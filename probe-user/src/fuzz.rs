@@ -5,12 +5,12 @@
 use std::{collections::HashMap, path::Path};
 
 use crate::{
+    discovery::{Endpoint, Settings, member_settings::Source},
     etcd::{
         AllowList, Scrape,
         exposition::{self, Line},
     },
-    members::{Endpoint, Settings, settings::Source},
-    metrics::Format,
+    output::metrics::Format,
     server::{self, web_config::WebConfig},
 };
 

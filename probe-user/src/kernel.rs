@@ -2,24 +2,25 @@
 //!
 //! [`Kernel::attach`] loads and attaches; from then on the counts are read from memory that we share with the kernel.
 
-mod block;
-mod histograms;
-mod hook;
+mod block_io;
+mod kernel_histograms;
+mod attach;
 mod in_flight;
-mod load;
-mod mapped;
-mod offsets;
+mod load_object;
+mod mmap_array;
+mod struct_offsets;
 mod preemption;
-mod programs;
+mod load_programs;
 mod reclaim;
-mod runs;
+mod program_stats;
+pub mod sampler;
 mod self_test;
-mod slow;
+mod slow_ring;
 mod start;
-mod switch;
-mod toggle;
+mod exact_causes;
+mod attach_toggle;
 mod tracefs;
-mod types;
+mod btf;
 
 use std::sync::Arc;
 
@@ -36,26 +37,26 @@ use probe_ebpf::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-pub use block::Block;
-use histograms::Histograms;
-pub use hook::Hook;
+pub use attach::Hook;
+pub use attach_toggle::Toggle;
+pub use block_io::Block;
 pub use in_flight::InFlight;
-pub use load::{Fault, KernelConfig};
-use mapped::Mapped;
-use offsets::Layout;
+use kernel_histograms::Histograms;
+pub use load_object::{Fault, KernelConfig};
+use mmap_array::Mapped;
+use program_stats::Programs;
+pub use program_stats::{Runs, skipped};
 pub use reclaim::NS_PER_TICK;
-use runs::Programs;
-pub use runs::{Runs, skipped};
 use self_test::Rehearsal;
 pub use self_test::SelfTestError;
-pub use slow::{Shared, SlowRing};
+pub use slow_ring::{Shared, SlowRing};
 pub use start::{HookChoice, StartError, start};
-pub use toggle::Toggle;
+use struct_offsets::Layout;
 
 use crate::{
-    host,
-    latency::{Latencies, TimeSpent},
-    logging::chain,
+    analysis::latency::{Latencies, TimeSpent},
+    support::logging::chain,
+    system::host,
 };
 
 /// Threads at once, of all targets: `THREADS` of the kernel side.
@@ -176,7 +177,7 @@ impl Kernel {
         if !host::in_initial_pid_namespace() {
             return Err(KernelError::PidNamespace);
         }
-        let (mut ebpf, blocks) = load::load(layout, hook, config)?;
+        let (mut ebpf, blocks) = load_object::load(layout, hook, config)?;
         let logger = if config.log { EbpfLogger::init(&mut ebpf).ok() } else { None };
         let mut free_targets =
             Stack::try_from(take(&mut ebpf, "FREE_TARGETS")?).map_err(in_map("FREE_TARGETS"))?;
@@ -216,10 +217,10 @@ impl Kernel {
         let mut kernel = Self { ebpf: hook.attach(kernel.ebpf, layout)?, ..kernel };
         kernel.attached_boottime_ns = now_ns(ClockId::Boottime);
         if config.exact_causes {
-            switch::attach(&mut kernel.ebpf)?;
+            exact_causes::attach(&mut kernel.ebpf)?;
         }
         let blocks =
-            if config.block { blocks.and_then(|()| block::attach(&mut kernel.ebpf)) } else { Ok(()) };
+            if config.block { blocks.and_then(|()| block_io::attach(&mut kernel.ebpf)) } else { Ok(()) };
         if let Err(error) = blocks {
             kernel.block.fail(&error);
         }
@@ -319,7 +320,7 @@ impl Kernel {
 
     /// Returns how many calls none of the programs on a hook can have seen, at most; it takes a file each.
     pub fn skipped_runs(&self) -> u64 {
-        runs::skipped(&self.runs())
+        program_stats::skipped(&self.runs())
     }
 
     /// Returns how often operations failed.

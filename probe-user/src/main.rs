@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, error::ErrorKind};
 use probe_user::{
-    allocator,
-    config::{Args, Config},
-    daemon, exit, logging,
+    command::{
+        config::{Args, Config},
+        exit_code, run,
+    },
+    support::{allocator, logging},
 };
 use tracing::error;
 
@@ -17,7 +19,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             let _ = error.print(); // A closed pipe cannot be told anything.
-            return if asked { ExitCode::SUCCESS } else { ExitCode::from(exit::BAD_USAGE) };
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(exit_code::BAD_USAGE) };
         }
     };
     logging::init(args.options.log_format, args.options.kernel_log);
@@ -25,14 +27,14 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             error!("bad configuration: {error}");
-            return ExitCode::from(exit::of_config(&error));
+            return ExitCode::from(exit_code::of_config(&error));
         }
     };
-    match daemon::run(&config) {
+    match run::run(&config) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             error!("{}", logging::chain(error.as_ref()));
-            ExitCode::from(exit::of(&error))
+            ExitCode::from(exit_code::of(&error))
         }
     }
 }

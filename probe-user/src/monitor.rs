@@ -3,16 +3,15 @@
 //! [`Monitor`] is the state; `scrape` asks etcds, `freshness` when somebody wants to know now; `losses` is where the time went and `slow_log` the last slow operations;
 //! `window` remembers what the verdict looks back on.
 
-pub mod certificates;
-mod eyesight;
-pub mod freshness;
-mod gone;
-pub mod losses;
-pub mod mount;
-mod scrape;
+pub mod certificate_watch;
+mod self_test_status;
+pub mod on_demand;
+mod retention;
+pub mod wait_totals;
+mod scrape_round;
 mod slow_log;
-pub mod surroundings;
-mod tracked;
+pub mod environment;
+mod member_state;
 mod window;
 
 use std::{
@@ -26,20 +25,22 @@ use probe_ebpf::series::{BACKEND_COMMIT, WAL_FSYNC};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use eyesight::Eyesight;
-pub use scrape::{is_from, scrape_all};
+use environment::Host;
+pub use member_state::{LastScrape, Metric, Tracked};
+pub use scrape_round::{is_from, scrape_all};
+use self_test_status::Eyesight;
 pub use slow_log::{Logged, SlowLog};
-use surroundings::Host;
-pub use tracked::{LastScrape, Metric, Tracked};
 pub use window::Window;
 
 use crate::{
-    crosscheck::Birth,
-    etcd::{AllowList, passed_on::LeftOut},
-    kernel::{Kernel, NS_PER_TICK, Process},
-    members::{Member, Overrides, ProcessId, Scanner},
-    privileges::Entrance,
-    sampler::{self, SharedFindings, Waiting},
+    analysis::crosscheck::Birth,
+    discovery::{Member, Overrides, ProcessId, Scanner},
+    etcd::{AllowList, reexport::LeftOut},
+    kernel::{
+        Kernel, NS_PER_TICK, Process,
+        sampler::{self, SharedFindings, Waiting},
+    },
+    system::privileges::Entrance,
 };
 
 /// How often threads that ended in living processes are looked for; Go seldom ends one.
@@ -239,7 +240,7 @@ impl Monitor {
         let silent = self.members.values_mut().filter(|tracked| tracked.gone_for() > Some(window));
         silent.for_each(|tracked| tracked.window.clear());
         let gone = self.members.iter().filter_map(|(key, tracked)| Some((key.clone(), tracked.gone_for()?)));
-        for key in gone::forgotten(gone.collect()) {
+        for key in retention::forgotten(gone.collect()) {
             self.members.remove(&key);
         }
         if self.threads_looked_at.elapsed() > THREADS_EVERY {

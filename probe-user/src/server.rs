@@ -3,16 +3,17 @@
 //! A request comes in through `connections` and `door`, which hold it against the `limits` and the web configuration in force
 //! (`web_config` reads it, `web` keeps it up to date); handlers know of none of that.
 
-mod activity;
+mod connection_timeouts;
 mod connections;
-mod door;
+mod middleware;
 mod limits;
-mod passwords;
-mod rate;
-mod secrets;
-mod tls;
-pub mod web;
+mod auth;
+mod rate_limit;
+mod redaction;
+mod server_tls;
+pub mod config_reload;
 pub mod web_config;
+pub mod service_manager;
 
 use std::{collections::BTreeSet, future::Future, sync::Arc};
 
@@ -25,20 +26,22 @@ use axum::{
 };
 use tokio::net::TcpListener;
 
-pub(crate) use self::passwords::credentials;
+pub(crate) use self::auth::credentials;
 use self::{
-    door::Door,
+    config_reload::{Reloaded, Web},
     limits::Limits,
-    secrets::{Secrets, spellings},
-    web::{Reloaded, Web},
+    middleware::Door,
+    redaction::{Secrets, spellings},
 };
 use crate::{
-    config::Options,
-    metrics::{self, Format, Snapshot},
-    monitor::{Shared, TESTED_EVERY, freshness, lock},
-    report::{
-        self, Report,
-        slow::{self, OperationReport},
+    command::config::Options,
+    monitor::{Shared, TESTED_EVERY, lock, on_demand},
+    output::{
+        metrics::{self, Format, Snapshot},
+        report::{
+            self, Report,
+            slow_report::{self, OperationReport},
+        },
     },
 };
 
@@ -105,7 +108,7 @@ async fn serve_metrics(State(served): State<Served>, headers: HeaderMap) -> Resp
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let format = Format::accepted(accept);
     let timeout = headers.get("x-prometheus-scrape-timeout-seconds").and_then(|value| value.to_str().ok());
-    freshness::refresh(&served.monitor, freshness::patience(timeout)).await;
+    on_demand::refresh(&served.monitor, on_demand::patience(timeout)).await;
     let mut snapshot = Snapshot::of(&lock(&served.monitor), &served.options);
     snapshot.web_config_reloaded = served.reloaded.get();
     match metrics::encode(snapshot, format) {
@@ -160,5 +163,5 @@ async fn serve_report(State(served): State<Served>) -> Json<Report> {
 async fn serve_slow(State(served): State<Served>) -> Json<Vec<OperationReport>> {
     let mut monitor = lock(&served.monitor);
     monitor.absorb();
-    Json(monitor.slow_log().since(0).rev().map(|logged| slow::tell(logged, &monitor)).collect())
+    Json(monitor.slow_log().since(0).rev().map(|logged| slow_report::tell(logged, &monitor)).collect())
 }

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use probe_user::privileges;
+use probe_user::system::privileges;
 use rustix::{
     process::{Resource, Rlimit, Signal, setrlimit},
     thread::CapabilitySet,

@@ -19,7 +19,7 @@ use probe_tests::prometheus::{self, Element, Prometheus};
 use probe_tests::promql::Known;
 use probe_tests::scratch::{Scratch, SlowFs, Tmpfs};
 use probe_tests::stop::Stop;
-use probe_user::verdict::Verdict;
+use probe_user::analysis::verdict::Verdict;
 
 const ETCD: &str = "3.5";
 

@@ -12,8 +12,8 @@ use probe_ebpf::{
 };
 use probe_tests::needs::{self, Need};
 use probe_tests::scratch::{Scratch, Tmpfs};
+use probe_user::analysis::latency::{Latencies, seconds};
 use probe_user::kernel::{Hook, Kernel, KernelConfig, monotonic_ns};
-use probe_user::latency::{Latencies, seconds};
 
 /// Attaches for threads of this name only, with every latency in the debugging ring.
 fn attach(name: &str) -> Kernel {

@@ -10,8 +10,8 @@ use clap::Parser as _;
 use probe_tests::needs::{self, Need};
 use probe_tests::prometheus;
 use probe_tests::rules::{self, Case, Rule, RuleFile, TestFile};
-use probe_user::config::Args;
-use probe_user::verdict::Verdict;
+use probe_user::analysis::verdict::Verdict;
+use probe_user::command::config::Args;
 use promql_parser::parser::{Expr, LabelModifier};
 use promql_parser::util::parse_duration;
 

@@ -7,8 +7,8 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-use super::{ScrapeError, tls};
-use crate::members::{FileRef, KeyPair, Member, Scheme};
+use super::{ScrapeError, client_tls};
+use crate::discovery::{FileRef, KeyPair, Member, Scheme};
 
 /// When one certificate is valid, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +24,11 @@ pub struct Validity {
 /// When the file cannot be read, or holds no certificate.
 pub fn validities(file: &FileRef) -> Result<Vec<Validity>, ScrapeError> {
     const WHAT: &str = "the certificate file";
-    let certificates = tls::certificates(WHAT, file)?;
-    certificates.iter().map(|der| validity(der).map_err(|error| tls::unusable(WHAT, file, error))).collect()
+    let certificates = client_tls::certificates(WHAT, file)?;
+    certificates
+        .iter()
+        .map(|der| validity(der).map_err(|error| client_tls::unusable(WHAT, file, error)))
+        .collect()
 }
 
 /// The certificate files of one member, whether it is asked over TLS or not.
@@ -63,7 +66,7 @@ impl Files {
 
     /// Returns the certificate that would be shown to etcd as ours; none if there is none that may be. Reads them.
     pub fn shown(&self) -> Option<&FileRef> {
-        let (pair, _) = tls::client_certificate(&self.client, &self.authorities).ok().flatten()?;
+        let (pair, _) = client_tls::client_certificate(&self.client, &self.authorities).ok().flatten()?;
         Some(&pair.certificate)
     }
 }

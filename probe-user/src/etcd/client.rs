@@ -1,8 +1,8 @@
 //! One kept connection to one etcd, and a new one before the old one has to go.
 
-mod body;
-mod kept;
-mod low_water;
+mod response_body;
+mod connection;
+mod recv_low_water;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,20 +15,20 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
 
-pub(super) use kept::MAX_HEAD_BYTES;
-use kept::{Connection, Secured};
-use low_water::LowWater;
+pub(super) use connection::MAX_HEAD_BYTES;
+use connection::{Connection, Secured};
+use recv_low_water::LowWater;
 
 use super::{
     AllowList,
     certificate::{self, Validity},
-    connect::{self, Connected, Connecting, Stream},
+    client_tls::Setup,
+    dial::{self, Connected, Connecting, Stream},
     error::{Failure, Reason, ScrapeError, Stage},
-    stamps::Stamps,
-    text::Scrape,
-    tls::Setup,
+    scrape_text::Scrape,
 };
-use crate::{members::Endpoint, privileges::Entrance};
+use crate::system::file_fingerprint::Stamps;
+use crate::{discovery::Endpoint, system::privileges::Entrance};
 
 /// A connection over TLS is made anew after this time: a certificate of a server whose files we do not see is renewed, too.
 const RENEWED_EVERY: Duration = Duration::from_hours(1);
@@ -181,7 +181,7 @@ impl Client {
         };
         let reason = error.reason();
         if self.not_renewed.replace(reason) != Some(reason) {
-            let error = crate::logging::chain(&error);
+            let error = crate::support::logging::chain(&error);
             warn!(%endpoint, reason = reason.as_str(), "the new certificates do not work (yet), the old connection serves on: {error}");
         }
         None
@@ -202,7 +202,7 @@ impl Client {
     async fn connect(&mut self, endpoint: &Endpoint) -> Result<Connection, ScrapeError> {
         let connecting = match &mut self.connecting {
             Some(connecting) => connecting,
-            none => none.insert(connect::start(endpoint, self.timeout, &self.entrance)?),
+            none => none.insert(dial::start(endpoint, self.timeout, &self.entrance)?),
         };
         let outcome = connecting.await;
         self.connecting = None;
@@ -210,13 +210,13 @@ impl Client {
         match stream {
             Stream::Tcp(stream) => {
                 let stream = TcpStream::from_std(stream).map_err(ScrapeError::Connect)?;
-                let encoding = kept::accepted_encoding(&stream);
+                let encoding = connection::accepted_encoding(&stream);
                 let low_water = LowWater::of(&stream);
                 secure(stream, encoding, low_water, tls).await
             }
             Stream::Unix(stream) => {
                 let stream = UnixStream::from_std(stream).map_err(ScrapeError::Connect)?;
-                secure(stream, kept::UNENCODED, LowWater::default(), tls).await
+                secure(stream, connection::UNENCODED, LowWater::default(), tls).await
             }
         }
     }

@@ -8,7 +8,7 @@ use rustls::Error as TlsError;
 
 pub(super) use classify::{Asked, Stage};
 
-use crate::logging;
+use crate::support::logging;
 
 /// A scrape that failed, and where.
 #[derive(Debug)]

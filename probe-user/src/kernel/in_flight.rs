@@ -7,7 +7,7 @@ use probe_ebpf::{
     state::{Thread, UNKNOWN},
 };
 
-use super::{Kernel, mapped::Mapped, monotonic_ns};
+use super::{Kernel, mmap_array::Mapped, monotonic_ns};
 
 /// What seems to hang for longer than this is looked at: the kernel may not have run the program that was to see its end.
 const LOOKED_AT_NS: u64 = 500_000_000;

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use crate::host::private_mount;
+use crate::system::host::private_mount;
 
 const DEBUGFS: &str = "/sys/kernel/debug";
 /// Which of its models a kernel follows that has several (`sched_dynamic_show` in `kernel/sched/debug.c`, Linux 5.13).

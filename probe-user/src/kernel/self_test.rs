@@ -10,9 +10,9 @@ use probe_ebpf::series::{
 };
 
 use super::{Kernel, KernelError, monotonic_ns};
-pub(super) use rehearsal::Rehearsal;
+pub(super) use workload::Rehearsal;
 
-mod rehearsal;
+mod workload;
 
 /// The kernel may skip a program now and then (see [`Kernel::skipped_runs`], which before Linux 6.7 does not tell of
 /// tracepoints); a hook that is gone is gone three times in a row.
@@ -145,7 +145,7 @@ fn compare(before: &[Held; SERIES as usize], after: &[Held; SERIES as usize], to
 
 /// Returns how many events, and bytes written, one play is in a series.
 fn done(index: u32) -> (u64, u64) {
-    use rehearsal::{PAGE, RECORD};
+    use workload::{PAGE, RECORD};
     let of = |role, op| series(role, op) == Some(index);
     match index {
         WAL_FSYNC => (4, 0),

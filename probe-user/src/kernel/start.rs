@@ -4,11 +4,11 @@ use std::{error::Error, iter};
 
 use tracing::info;
 
-use super::{Hook, Kernel, KernelConfig, KernelError, SelfTestError, offsets::Layout};
+use super::{Hook, Kernel, KernelConfig, KernelError, SelfTestError, struct_offsets::Layout};
 use crate::{
-    exit::is_permission,
-    host::{Host, Lockdown},
-    logging::chain,
+    command::exit_code::is_permission,
+    support::logging::chain,
+    system::host::{Host, Lockdown},
 };
 
 /// Which hook to take.

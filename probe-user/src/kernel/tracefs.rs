@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::KernelError;
-use crate::host::private_mount;
+use crate::system::host::private_mount;
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 /// Where it was before Linux 4.1, and often is still.

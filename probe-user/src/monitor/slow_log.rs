@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::slow::SlowOperation;
+use crate::analysis::slow_operation::SlowOperation;
 
 /// How many are kept, of all members.
 const KEPT: usize = 1000;

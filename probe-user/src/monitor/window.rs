@@ -2,8 +2,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::losses::{Losses, Lost};
-use crate::{
+use super::wait_totals::{Losses, Lost};
+use crate::analysis::{
     crosscheck::{Observations, Round},
     latency::{Gain, Latencies},
 };
@@ -84,7 +84,7 @@ impl Window {
 
     /// Returns how long the window is, in seconds.
     pub fn seconds(&self) -> f64 {
-        self.ends().map_or(0.0, |(first, last)| crate::latency::seconds(last.at_ns - first.at_ns))
+        self.ends().map_or(0.0, |(first, last)| crate::analysis::latency::seconds(last.at_ns - first.at_ns))
     }
 
     /// Returns the kernel's events of a figure in the window.
@@ -115,7 +115,7 @@ impl Window {
     /// Returns etcd's events of a figure in the window.
     pub fn etcd(&self, figure: usize) -> Observations {
         let Some((first, last)) = self.rounds(figure) else { return Observations::default() };
-        let mut at_most = [0; crate::crosscheck::BOUNDS];
+        let mut at_most = [0; crate::analysis::crosscheck::BOUNDS];
         for (k, count) in at_most.iter_mut().enumerate() {
             *count = last.etcd.at_most[k].saturating_sub(first.etcd.at_most[k]);
         }

@@ -17,10 +17,10 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    activity::{Activity, Watched},
-    door::Door,
+    config_reload::InForce,
+    connection_timeouts::{Activity, Watched},
     limits::Limits,
-    web::InForce,
+    middleware::Door,
 };
 
 /// How long to wait when the system has no descriptor left.

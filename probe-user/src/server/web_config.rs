@@ -4,16 +4,16 @@
 //! What cannot be honoured is refused, never left out: whoever wrote it relies on it. An error names the key and no value, for
 //! the file holds keys and hashes. docs/web.md tells operators where this differs from exporter-toolkit.
 
-mod section;
-mod tls;
+mod yaml_section;
+mod tls_section;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use axum::http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
-use section::Section;
-pub use tls::{ClientAuth, Pem, TlsConfig};
+pub use tls_section::{ClientAuth, Pem, TlsConfig};
+use yaml_section::Section;
 
 /// What is wrong with a web configuration, as one sentence that names the key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +66,7 @@ impl WebConfig {
     /// When it is not YAML, has an unknown key, or asks for what cannot be done.
     pub fn parse(yaml: &str, directory: &Path) -> Result<Self, Wrong> {
         let mut root = Section::new("", document(yaml)?)?;
-        let tls = tls::parse(root.section("tls_server_config")?, directory)?;
+        let tls = tls_section::parse(root.section("tls_server_config")?, directory)?;
         let mut http = root.section("http_server_config")?;
         let http2 = http.flag("http2")?.unwrap_or(true);
         let headers = headers(http.section("headers")?)?;

@@ -6,11 +6,11 @@ use std::hint::black_box;
 use anyhow::Context;
 use probe_ebpf::histogram::SLOTS;
 use probe_ebpf::series::OPERATIONS;
-use probe_user::causes::Cause;
+use probe_user::analysis::causes::Cause;
+use probe_user::analysis::latency::{Exported, Latencies, TimeSpent};
+use probe_user::analysis::verdict::Verdict;
 use probe_user::kernel::Runs;
-use probe_user::latency::{Exported, Latencies, TimeSpent};
-use probe_user::metrics::{Figure, Format, MemberSnapshot, Operation, Snapshot, encode};
-use probe_user::verdict::Verdict;
+use probe_user::output::metrics::{Figure, Format, MemberSnapshot, Operation, Snapshot, encode};
 
 fn main() -> anyhow::Result<()> {
     let times: u32 = std::env::args().nth(1).context("tell how often")?.parse().context("tell a number")?;

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use probe_user::{
-    config::{Args, Config},
-    daemon,
+    command::{
+        config::{Args, Config},
+        run,
+    },
     kernel::Fault,
-    logging,
+    support::logging,
 };
 
 /// What holds a program attached, as `/proc/self/fd` names it: a link, or before Linux 5.15 a tracepoint's event.
@@ -32,9 +34,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    logging::init(probe_user::config::LogFormat::Text, false);
+    logging::init(probe_user::command::config::LogFormat::Text, false);
     let config = Config::try_from(Args::parse()).expect("the tests give good flags");
-    match daemon::run_with(&config, fault) {
+    match run::run_with(&config, fault) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("{error:#}");

@@ -23,8 +23,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::{
-    etcd::{Reason, connect::enter},
-    members::{Credentials, KeyPair as ClientPair, ProcessId},
+    discovery::{Credentials, KeyPair as ClientPair, ProcessId},
+    etcd::{Reason, dial::enter},
 };
 
 const METRICS: &str = include_str!("../../../testdata/etcd-3.4.23-metrics.txt");

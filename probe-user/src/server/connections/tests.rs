@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::server::{secrets::Secrets, web::Web};
+use crate::server::{config_reload::Web, redaction::Secrets};
 
 /// More than the kernel takes to send, and for a client of ours that does not read.
 const LARGE: usize = 32 << 20;

@@ -13,8 +13,8 @@ use probe_tests::load::{Amount, Load};
 use probe_tests::scratch::Scratch;
 use probe_tests::vm::ETCD;
 use probe_tests::vm::case::{Case, Hook};
+use probe_user::analysis::latency::Latencies;
 use probe_user::kernel::{Hook as KernelHook, Kernel, KernelConfig};
-use probe_user::latency::Latencies;
 
 use crate::machine::{DELAY, Machine};
 use crate::trace::Trace;

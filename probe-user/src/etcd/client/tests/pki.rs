@@ -9,7 +9,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 
-use crate::members::{Credentials, FileRef, KeyPair as ClientPair};
+use crate::discovery::{Credentials, FileRef, KeyPair as ClientPair};
 
 /// Certificates of one authority, as files.
 pub struct Pki {

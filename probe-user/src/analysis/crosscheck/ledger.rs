@@ -1,0 +1,199 @@
+//! Adds up the incarnations of one member, so that counters outlive a restart of etcd and never fall.
+
+use super::{Birth, Invariant, Outcome, Reconciliation, Round};
+
+/// What the incarnations that ended have left.
+#[derive(Debug, Clone, Default)]
+struct Past {
+    sandwich: u64,
+    dominance: u64,
+    kernel_events: u64,
+    etcd_events: u64,
+    unverified: u64,
+    overhead_s: f64,
+    overhead_events: u64,
+}
+
+/// One metric of one member through all lives of its etcd.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    past: Past,
+    current: Option<Reconciliation>,
+}
+
+impl Ledger {
+    /// Starts an incarnation. One that was not ended ends here, as of its last round.
+    pub fn begin(&mut self, birth: Birth) {
+        self.end(0);
+        self.current = Some(Reconciliation::new(birth));
+    }
+
+    /// Takes in one round; `None` if no incarnation is alive, since there is nothing to compare with.
+    pub fn observe(&mut self, round: &Round) -> Option<Outcome> {
+        self.current.as_mut().map(|current| current.observe(round))
+    }
+
+    /// Ends the incarnation after `last_finished` kernel events; what no scrape has verified is unverified.
+    pub fn end(&mut self, last_finished: u64) {
+        let Some(ended) = self.current.take() else { return };
+        // The last round may know of more than a reading taken as the process died.
+        let last_finished = last_finished.max(ended.kernel_events());
+        let past = &mut self.past;
+        past.sandwich += ended.violations(Invariant::Sandwich);
+        past.dominance += ended.violations(Invariant::Dominance);
+        past.kernel_events += last_finished;
+        past.etcd_events += ended.etcd_events();
+        past.unverified += ended.unverified_at_end(last_finished);
+        past.overhead_s += ended.overhead_s();
+        past.overhead_events += ended.overhead_events();
+    }
+
+    /// Returns the incarnation that is alive.
+    pub fn current(&self) -> Option<&Reconciliation> {
+        self.current.as_ref()
+    }
+
+    /// Returns the difference of the incarnation that is alive, 0 if none is.
+    pub fn difference(&self) -> i64 {
+        self.current().map_or(0, Reconciliation::difference)
+    }
+
+    /// Returns the uncertainty of the incarnation that is alive.
+    pub fn uncertainty(&self) -> Option<u64> {
+        self.current().and_then(Reconciliation::uncertainty)
+    }
+
+    pub fn violations(&self, invariant: Invariant) -> u64 {
+        let past = match invariant {
+            Invariant::Sandwich => self.past.sandwich,
+            Invariant::Dominance => self.past.dominance,
+        };
+        past + self.current().map_or(0, |current| current.violations(invariant))
+    }
+
+    pub fn kernel_events(&self) -> u64 {
+        self.past.kernel_events + self.current().map_or(0, Reconciliation::kernel_events)
+    }
+
+    pub fn etcd_events(&self) -> u64 {
+        self.past.etcd_events + self.current().map_or(0, Reconciliation::etcd_events)
+    }
+
+    /// Returns the kernel's events of ended incarnations that can never be compared.
+    pub fn unverified(&self) -> u64 {
+        self.past.unverified
+    }
+
+    pub fn overhead_s(&self) -> f64 {
+        self.past.overhead_s + self.current().map_or(0.0, Reconciliation::overhead_s)
+    }
+
+    pub fn overhead_events(&self) -> u64 {
+        self.past.overhead_events + self.current().map_or(0, Reconciliation::overhead_events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::crosscheck::history::observations;
+    use crate::analysis::crosscheck::{KernelReading, Observations};
+
+    const MS: u64 = 1_000_000;
+
+    /// A short scrape with nothing in flight: `finished` kernel events of 1 ms, `counted` by etcd of 2 ms.
+    fn still(at_ms: u64, finished: usize, counted: usize) -> Round {
+        let reading = |at_ms| KernelReading {
+            at_ns: at_ms * MS,
+            entered: finished as u64,
+            sequences: 1,
+            finished: observations(&vec![MS; finished]),
+        };
+        Round {
+            before: reading(at_ms),
+            etcd: observations(&vec![2 * MS; counted]),
+            after: reading(at_ms + 1),
+        }
+    }
+
+    #[test]
+    fn what_no_scrape_verified_is_counted_at_the_end() {
+        use Birth::{Missed, Seen};
+        let cases: [(_, &[Round], _, _, &str); 8] = [
+            (Seen, &[], 5, 5, "never scraped"),
+            (Seen, &[still(0, 5, 5)], 5, 0, "all observed"),
+            (Seen, &[still(0, 5, 5)], 9, 4, "four came after the last scrape"),
+            (Seen, &[still(0, 5, 5)], 0, 0, "the last reading failed: the last round counts"),
+            (Seen, &[still(0, 4, 5)], 4, 0, "etcd counted more: no fewer than none"),
+            (Missed, &[still(0, 5, 105)], 9, 9, "never pinned"),
+            (Missed, &[still(0, 4, 104), still(9, 5, 105), still(2000, 5, 105)], 9, 4, "pinned at 100"),
+            (Seen, &[still(0, 5, 5), still(9, 6, 6)], 9, 3, "the last scrape counts"),
+        ];
+        for (birth, rounds, last_finished, expected, why) in cases {
+            let mut ledger = Ledger::default();
+            ledger.begin(birth);
+            for round in rounds {
+                ledger.observe(round);
+            }
+            assert_eq!(ledger.unverified(), 0, "alive: {why}");
+            ledger.end(last_finished);
+            assert_eq!(ledger.unverified(), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn counters_add_up_over_incarnations() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.observe(&still(0, 1, 1)), None, "nobody to compare with");
+        assert_eq!((ledger.difference(), ledger.uncertainty(), ledger.kernel_events()), (0, None, 0));
+        for life in 1..=3_u32 {
+            ledger.begin(Birth::Seen);
+            ledger.observe(&still(0, 4, 4));
+            ledger.observe(&still(9, 4, 5));
+            assert_eq!((ledger.difference(), ledger.uncertainty()), (1, Some(0)), "life {life}");
+            let lives = u64::from(life);
+            assert_eq!(ledger.violations(Invariant::Sandwich), lives, "life {life}");
+            assert_eq!(ledger.violations(Invariant::Dominance), lives, "a lost event of 2 ms, life {life}");
+            assert_eq!(ledger.etcd_events(), 5 * lives, "life {life}");
+            assert_eq!(ledger.kernel_events(), 4 * lives + 2 * (lives - 1), "life {life}");
+            assert_eq!(ledger.overhead_events(), 4 * lives, "life {life}");
+            assert!((ledger.overhead_s() - 0.004 * f64::from(life)).abs() < 1e-12, "life {life}");
+            ledger.end(6);
+            assert_eq!((ledger.difference(), ledger.uncertainty()), (0, None), "dead, life {life}");
+            assert_eq!(ledger.unverified(), lives, "6 finished, 5 scraped, life {life}");
+            assert_eq!(ledger.kernel_events(), 6 * lives, "life {life}");
+        }
+    }
+
+    #[test]
+    fn a_birth_ends_the_life_before() {
+        let mut ledger = Ledger::default();
+        ledger.begin(Birth::Seen);
+        ledger.observe(&still(0, 4, 4));
+        ledger.begin(Birth::Missed);
+        assert_eq!((ledger.kernel_events(), ledger.etcd_events(), ledger.unverified()), (4, 4, 0));
+        assert_eq!(ledger.uncertainty(), None, "the new life's");
+    }
+
+    #[test]
+    fn etcd_events_are_the_least_that_is_certain() {
+        let mut ledger = Ledger::default();
+        ledger.begin(Birth::Missed);
+        let cases = [
+            (still(0, 0, 100), 0, "nothing seen"),
+            (still(10, 3, 103), 2, "the origin is 100 or 101"),
+            (still(2000, 3, 103), 3, "pinned"),
+            (still(2010, 3, 0), 3, "a counter that falls takes nothing back"),
+        ];
+        for (round, expected, why) in cases {
+            ledger.observe(&round);
+            assert_eq!(ledger.etcd_events(), expected, "{why}");
+        }
+        let reset = Round {
+            after: KernelReading { finished: Observations::default(), ..still(0, 0, 0).after },
+            ..still(0, 0, 0)
+        };
+        ledger.observe(&reset);
+        assert_eq!(ledger.kernel_events(), 3, "nor does the kernel's");
+    }
+}

@@ -1,0 +1,301 @@
+//! What evidence leads to which verdict, row by row.
+
+mod cpu;
+mod storage;
+
+use super::*;
+use crate::analysis::{causes::Cause, latency::Latencies};
+
+/// What a row changes about a member that is well.
+type Change = fn(&mut Evidence);
+/// WAL syncs in the kernel, a change, the verdict, and why.
+type Row<'a> = (&'a Latencies, Change, Verdict, &'static str);
+
+const MS: u64 = 1_000_000;
+
+fn latencies(each_ns: u64, count: u64) -> Latencies {
+    let mut all = Latencies::default();
+    (0..count).for_each(|_| all.record(each_ns));
+    all
+}
+
+fn figure<'a>(name: &'static str, limit_s: f64, kernel: &'a Latencies) -> Figure<'a> {
+    Figure {
+        name,
+        limit_s,
+        kernel,
+        etcd_count: kernel.count(),
+        etcd_p99_above_s: None,
+        overhead_s: None,
+        overhead_total_s: None,
+        difference: 0,
+    }
+}
+
+/// Returns the evidence of a member that is well, but for its WAL syncs.
+fn evidence<'a>(wal: &'a Latencies, backend: &'a Latencies) -> Evidence<'a> {
+    Evidence {
+        blindness: None,
+        scraped: Scraped::Yes,
+        fsync_disabled: false,
+        in_flight: None,
+        stall_limit_s: 1.0,
+        heartbeat_s: 0.1,
+        election_s: 1.0,
+        skipped_runs: 0,
+        window_s: 60.0,
+        figures: [figure("WAL fsync", 0.010, wal), figure("backend commit", 0.025, backend)],
+        slow: [SlowTime::default(), SlowTime::default()],
+        split: [Split::default(); 2],
+        device: None,
+        neighbours: Vec::new(),
+        cpu: CpuEvidence::default(),
+        io_limits: Vec::new(),
+    }
+}
+
+fn check(rows: &[Row]) {
+    let fast = latencies(MS, 500);
+    for (wal, change, expected, why) in rows {
+        let mut evidence = evidence(wal, &fast);
+        change(&mut evidence);
+        let judgement = judge(&evidence);
+        assert_eq!(judgement.verdict, *expected, "{why}: {}", judgement.reason);
+    }
+}
+
+/// The WAL's 500 slow syncs were blocked for 40 ms each: 20 s, of these so many by causes.
+fn blocked(evidence: &mut Evidence, waits: &[(Cause, f64)]) {
+    let slow = &mut evidence.slow[0];
+    (slow.operations, slow.total_s) = (500, 20.0);
+    for (cause, seconds) in waits {
+        slow.waits_s[*cause as usize] = *seconds;
+    }
+    let known_s: f64 = slow.waits_s.iter().sum();
+    slow.waits_s[Cause::Unsampled as usize] += (20.0 - known_s).max(0.0);
+    slow.device_busy_s = 18.0;
+}
+
+fn idle(evidence: &mut Evidence) {
+    (evidence.slow[0].device_idle_s, evidence.slow[0].device_busy_s) = (17.0, 1.0);
+}
+
+/// A device whose writes and flushes take so long on average: 1000 of each, half of them etcd's, the others the kernel's.
+fn device(write_s: f64, flush_s: f64) -> DeviceEvidence {
+    let class = |mean_s: f64| ClassTime {
+        requests: 1000,
+        total_s: mean_s * 1000.0,
+        queue_s: mean_s * 10.0,
+        device_s: mean_s * 990.0,
+        own_requests: 500,
+        kernel_requests: 500,
+        other_requests: 0,
+    };
+    let none = ClassTime::default();
+    DeviceEvidence {
+        name: "vda".to_owned(),
+        classes: [none, class(write_s), class(flush_s), none],
+        ..DeviceEvidence::default()
+    }
+}
+
+fn neighbour(share: f64) -> Neighbour {
+    Neighbour {
+        owner: "pod default/backup".to_owned(),
+        process: "tar".to_owned(),
+        requests: 9000,
+        flushes: 3,
+        syncs: 40,
+        bytes: 3 << 30,
+        share,
+        ..Neighbour::default()
+    }
+}
+
+fn slow_device(evidence: &mut Evidence) {
+    blocked(evidence, &[(Cause::DataWriteback, 11.0), (Cause::Flush, 7.0)]);
+    evidence.device = Some(device(0.013, 0.014));
+}
+
+fn throttled(evidence: &mut Evidence) {
+    evidence.cpu.quota_cpus = Some(0.2);
+    (evidence.cpu.throttled_s, evidence.cpu.throttled_periods) = (Some(40.0), Some(500));
+}
+
+/// 500 events in etcd, whose p99 is above 32 ms for so much more than the kernel's on average.
+fn overhead(evidence: &mut Evidence, mean_s: f64) {
+    let figure = &mut evidence.figures[0];
+    figure.etcd_p99_above_s = Some(0.032);
+    (figure.overhead_s, figure.overhead_total_s) = (Some(mean_s), Some(mean_s * 500.0));
+}
+
+#[test]
+fn what_is_certain_comes_first() {
+    let fast = latencies(MS, 500);
+    let slow = latencies(40 * MS, 500);
+    let none = latencies(0, 0);
+    check(&[
+        (&fast, |_| {}, Verdict::Healthy, "fast and exact"),
+        (&fast, |e| hangs(e, 2.0), Verdict::Stalled, "one hangs while the others were fast"),
+        (&fast, |e| hangs(e, 0.5), Verdict::Healthy, "half a second is no stall"),
+        (&slow, |e| (slow_device(e), hangs(e, 2.0)).0, Verdict::Stalled, "now comes before the window"),
+        (
+            &fast,
+            |e| {
+                e.blindness = Some("no event arrived");
+                hangs(e, 9.0);
+            },
+            Verdict::Blind,
+            "a hook is gone, and with it the end of an operation",
+        ),
+        (&fast, |e| e.scraped = Scraped::Failed("refused".into()), Verdict::Blind, "not cross-checked"),
+        (&fast, |e| e.scraped = Scraped::NotYet, Verdict::Blind, "not cross-checked yet"),
+        (&slow, |e| e.scraped = Scraped::NotYet, Verdict::Blind, "slow, and perhaps not this process"),
+        (&fast, |e| e.scraped = Scraped::OtherProcess, Verdict::EndpointMismatch, "another etcd's endpoint"),
+        (
+            &fast,
+            |e| (e.figures[0].etcd_count, e.figures[0].difference) = (900, 400),
+            Verdict::EndpointMismatch,
+            "900 events are not those 500",
+        ),
+        (
+            &fast,
+            |e| (e.figures[0].etcd_count, e.figures[0].difference) = (515, 15),
+            Verdict::Blind,
+            "these may be, and some were not seen",
+        ),
+        (
+            &fast,
+            |e| e.figures[0].etcd_count = 250,
+            Verdict::Healthy,
+            "scrapes failed for half of the window, and the reconciliation is exact",
+        ),
+        (&fast, |e| e.figures[1].difference = -1, Verdict::Blind, "an event too many"),
+        (
+            &fast,
+            |e| (e.figures[1].difference, e.skipped_runs) = (-1, 1),
+            Verdict::Healthy,
+            "one event is lacking, and the kernel says why",
+        ),
+        (&none, |e| e.figures[0].etcd_count = 50, Verdict::Blind, "etcd syncs and the kernel sees none"),
+        (&fast, |e| e.fsync_disabled = true, Verdict::FsyncDisabled, "fast, since nothing is synced"),
+        (&slow, |e| e.fsync_disabled = true, Verdict::FsyncDisabled, "no figure says anything then"),
+    ]);
+}
+
+#[test]
+fn few_samples_say_little() {
+    let few = latencies(MS, 3);
+    let few_slow = latencies(40 * MS, 20);
+    check(&[
+        (&few, |_| {}, Verdict::TooFewSamples, "three syncs say nothing"),
+        (
+            &few,
+            |e| throttled(e),
+            Verdict::TooFewSamples,
+            "a quota that is used up makes no sync slow by itself",
+        ),
+        (
+            &few,
+            |e| e.figures[0].etcd_p99_above_s = Some(0.016),
+            Verdict::TooFewSamples,
+            "one of three was slow in etcd",
+        ),
+        (&few_slow, slow_device, Verdict::DeviceSlow, "twenty slow ones do"),
+        (
+            &latencies(MS, 20),
+            |e| (overhead(e, 0.050), throttled(e)).0,
+            Verdict::CpuStarved,
+            "twenty of which the average is beyond the limit, too",
+        ),
+    ]);
+}
+
+#[test]
+fn two_faults_are_told_in_the_order_of_their_time() {
+    let slow = latencies(40 * MS, 500);
+    let fast = latencies(MS, 500);
+    let cases: [(f64, [Verdict; 2], &str); 2] = [
+        (0.020, [Verdict::DeviceSlow, Verdict::CpuStarved], "20 s of the device, 10 s of the quota"),
+        (0.080, [Verdict::CpuStarved, Verdict::DeviceSlow], "20 s of the device, 40 s of the quota"),
+    ];
+    for (overhead_s, expected, why) in cases {
+        let mut evidence = evidence(&slow, &fast);
+        slow_device(&mut evidence);
+        throttled(&mut evidence);
+        overhead(&mut evidence, overhead_s);
+        let judgement = judge(&evidence);
+        let named: Vec<_> = judgement.causes.iter().map(|cause| cause.verdict).collect();
+        assert_eq!(named, expected, "{why}: {}", judgement.reason);
+        assert_eq!(judgement.verdict, expected[0], "{why}");
+        assert!(judgement.reason.contains(expected[1].as_str()), "{why}: {}", judgement.reason);
+        assert!(judgement.causes[0].share > 0.6, "{why}");
+    }
+}
+
+#[test]
+fn a_small_cause_is_left_out() {
+    let (slow, fast) = (latencies(40 * MS, 500), latencies(MS, 500));
+    let mut evidence = evidence(&slow, &fast);
+    slow_device(&mut evidence);
+    throttled(&mut evidence);
+    overhead(&mut evidence, 0.004);
+    let judgement = judge(&evidence);
+    assert_eq!(judgement.causes.len(), 1, "2 s of 22: {}", judgement.reason);
+}
+
+#[test]
+fn reasons_give_the_numbers() {
+    let mut wal = latencies(40 * MS, 490);
+    (0..7).for_each(|_| wal.record(300 * MS));
+    (0..3).for_each(|_| wal.record(2_000 * MS));
+    let fast = latencies(MS, 500);
+    let mut evidence = evidence(&wal, &fast);
+    slow_device(&mut evidence);
+    evidence.device.as_mut().unwrap().cloud = Some("AWS");
+    let reason = judge(&evidence).reason;
+    let expected = "WAL fsync p99 is 300 ms in the kernel, limit 10 ms (500 events, 10 longer than the heartbeat interval of \
+                    100 ms, 3 longer than the election timeout of 1 s). 100 % of the lost time: on vda a write takes 13 ms, \
+                    a flush takes 14 ms on average; a limit that AWS enforces on the volume, outside this machine, looks like \
+                    this";
+    assert_eq!(reason, expected);
+}
+
+#[test]
+fn every_verdict_but_healthy_comes_with_advice() {
+    let fast = latencies(MS, 500);
+    let evidence = evidence(&fast, &fast);
+    for verdict in Verdict::ALL {
+        let next = advice::next(verdict, &evidence);
+        assert_eq!(next.is_empty(), verdict == Verdict::Healthy, "{}", verdict.as_str());
+    }
+}
+
+#[test]
+fn exit_codes_follow_the_verdict() {
+    for verdict in Verdict::ALL {
+        let expected = match verdict.as_str() {
+            "healthy" => 0,
+            "too_few_samples" | "endpoint_mismatch" | "blind" => 2,
+            _ => 1,
+        };
+        assert_eq!(verdict.exit_code(), expected, "{}", verdict.as_str());
+    }
+}
+
+fn hangs(evidence: &mut Evidence, age_s: f64) {
+    let waits_for = Some("journal".to_owned());
+    evidence.in_flight = Some(InFlightNow { age_s, file: "wal", op: "fdatasync", waits_for });
+}
+
+fn others(evidence: &mut Evidence, share: f64, requests: u64) {
+    slow_device(evidence);
+    evidence.neighbours = vec![neighbour(share)];
+    evidence.device.as_mut().unwrap().classes[Class::Write as usize].other_requests = requests;
+}
+
+fn queued(evidence: &mut Evidence) {
+    let slow = &mut evidence.slow[0];
+    (slow.operations, slow.total_s, slow.run_queue_s) = (500, 20.0, 18.0);
+    evidence.device = Some(device(0.001, 0.001));
+}

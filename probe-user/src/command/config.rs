@@ -1,0 +1,371 @@
+//! What was typed ([`Args`]) and what is true ([`Config`]).
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{
+    etcd::{AllowList, allow_list, client_tls::is_server_name},
+    kernel::{HookChoice, KernelConfig},
+};
+
+/// Tells with numbers whether etcd's disk is slow: times every sync in the kernel and reconciles it with etcd's own
+/// metrics.
+///
+/// Every flag has an environment variable: `--wal-fsync-limit` is `ETCD_DISK_PROBE_WAL_FSYNC_LIMIT`.
+#[derive(Debug, Parser)]
+#[command(name = "etcd-disk-probe", version, max_term_width = 110)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measure until stopped, and serve metrics over HTTP.
+    Run {
+        /// Where to serve `/metrics`: an address, of either family if it is in brackets, and a port.
+        #[arg(long, env = "ETCD_DISK_PROBE_LISTEN", value_parser = socket_address, default_value = "127.0.0.1:12381")]
+        listen: SocketAddr,
+        /// TLS, client certificates and passwords for what is served, in the format of Prometheus' exporters. Loaded anew when
+        /// it changes.
+        #[arg(long = "web.config.file", env = "ETCD_DISK_PROBE_WEB_CONFIG_FILE", value_name = "FILE")]
+        web_config: Option<PathBuf>,
+    },
+    /// Measure for a while and print one report. Exits with 0 if every member is healthy, 1 if one is not, 2 if it could
+    /// not be told.
+    Check {
+        /// How long to measure.
+        #[arg(long, env = "ETCD_DISK_PROBE_DURATION", value_parser = duration, default_value = "30s")]
+        duration: Duration,
+        #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Print every slow operation as it ends, one a line: how its time was spent, what it waited for, and who else was busy.
+    Trace {
+        /// Operations that take longer than this.
+        #[arg(long, env = "ETCD_DISK_PROBE_SLOWER_THAN", value_parser = duration, default_value = "10ms")]
+        slower_than: Duration,
+        /// How long to trace; until stopped, if not given.
+        #[arg(long, env = "ETCD_DISK_PROBE_DURATION", value_parser = duration)]
+        duration: Option<Duration>,
+        /// json prints one object a line.
+        #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Tell what this kernel, these privileges and these endpoints allow, line by line, and what to do about each.
+    ///
+    /// Changes nothing, and needs no etcd. Exits with 0 if nobody has to act, 1 if the probe can run and a line is a warning
+    /// or has failed, and as `run` would if it cannot run: 69 for what the kernel lacks, 77 for want of privilege.
+    Doctor {
+        #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+/// How it is found out what blocked operations wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Causes {
+    /// By looking at the stacks of those in flight, while operations are slow.
+    Sampled,
+    /// By a hook on every switch of the scheduler, which costs the whole host.
+    Exact,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Where etcd serves metrics, in place of what its own configuration says. May be repeated.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_ENDPOINTS", value_delimiter = ',', value_name = "URL")]
+    pub endpoints: Vec<String>,
+    /// Certificate authority of etcd's servers, in place of etcd's own setting.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_CACERT", value_name = "FILE")]
+    pub cacert: Option<PathBuf>,
+    /// Client certificate to show to etcd, in place of etcd's own.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_CERT", value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// Key of the client certificate.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_KEY", value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Do not verify etcd's server certificate.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_INSECURE_SKIP_TLS_VERIFY")]
+    pub insecure_skip_tls_verify: bool,
+    /// Name that etcd's server certificate must be valid for, in place of the endpoint's host.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_TLS_SERVER_NAME", value_name = "NAME")]
+    pub tls_server_name: Option<String>,
+    /// How long one scrape of etcd may take in all.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_COMMAND_TIMEOUT", value_parser = duration, default_value = "5s")]
+    pub command_timeout: Duration,
+    /// Name of etcd's process, if it goes by another one. May be repeated, four times at most.
+    #[arg(
+        long,
+        global = true,
+        env = "ETCD_DISK_PROBE_PROCESS_NAME",
+        value_delimiter = ',',
+        default_value = "etcd",
+        value_name = "NAME"
+    )]
+    pub process_name: Vec<String>,
+    /// The p99 of WAL syncs above which a member is not healthy.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_WAL_FSYNC_LIMIT", value_parser = duration, default_value = "10ms")]
+    pub wal_fsync_limit: Duration,
+    /// The p99 of backend commits above which a member is not healthy.
+    #[arg(
+        long, global = true, env = "ETCD_DISK_PROBE_BACKEND_COMMIT_LIMIT", value_parser = duration, default_value = "25ms"
+    )]
+    pub backend_commit_limit: Duration,
+    /// Operations longer than this are looked into one by one: what they wait for, and who else is busy.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_SLOW_THRESHOLD", value_parser = duration, default_value = "10ms")]
+    pub slow_threshold: Duration,
+    /// An operation in flight for longer than this has stalled; etcd's own election timeout, if not given.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_STALL_LIMIT", value_parser = duration)]
+    pub stall_limit: Option<Duration>,
+    /// What blocked operations wait for: sampled costs nothing while they are fast; exact takes 72 ns and more of every
+    /// context switch of this host.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_CAUSES", value_enum, default_value_t = Causes::Sampled)]
+    pub causes: Causes,
+    /// How often etcd is scraped for the cross-check; at most every second in `check`.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_SCRAPE_INTERVAL", value_parser = duration, default_value = "5s")]
+    pub scrape_interval: Duration,
+    /// Which of etcd's own metrics to pass on, with the label `member`: names of families, with * for any part. They replace
+    /// the default, or extend it if the first begins with a +, as in `+grpc_server_*`; `none` passes nothing on.
+    #[arg(
+        long,
+        global = true,
+        env = "ETCD_DISK_PROBE_ETCD_METRICS",
+        value_delimiter = ',',
+        default_values = allow_list::DEFAULT,
+        hide_default_value = true,
+        value_name = "PATTERN"
+    )]
+    pub etcd_metrics: Vec<String>,
+    /// The time that a verdict looks back.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_WINDOW", value_parser = duration, default_value = "60s")]
+    pub window: Duration,
+    /// How the kernel programs are called: fentry leaves all other system calls alone, tracepoint works on every kernel. auto
+    /// takes the first that passes a self-test.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_HOOK", value_enum, default_value_t = HookChoice::Auto)]
+    pub hook: HookChoice,
+    /// Processes that can be measured at once; each takes 140 KiB of kernel memory.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_MAX_MEMBERS", default_value_t = 16,
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub max_members: u32,
+    /// Print what the kernel programs decide and why, for debugging them.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_KERNEL_LOG")]
+    pub kernel_log: bool,
+    /// How log lines look.
+    #[arg(long, global = true, env = "ETCD_DISK_PROBE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Settings that hold together.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub command: Task,
+    pub options: Options,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    Run { listen: SocketAddr, web_config: Option<PathBuf> },
+    Check { duration: Duration, output: Output },
+    Trace { slower_than: Duration, duration: Option<Duration>, output: Output },
+    Doctor { output: Output },
+}
+
+/// What is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{0}")]
+    Usage(String),
+    #[error("cannot read `{}` of --{flag}: {error}", path.display())]
+    Unreadable { flag: &'static str, path: PathBuf, error: std::io::Error },
+}
+
+/// The shortest interval between scrapes: a quiet moment is a second long.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+
+impl TryFrom<Args> for Config {
+    type Error = ConfigError;
+
+    /// Checks every setting, and names all that are wrong at once.
+    fn try_from(args: Args) -> Result<Self, ConfigError> {
+        let options = args.options;
+        let mut wrong = Vec::new();
+        for endpoint in &options.endpoints {
+            if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+                wrong.push(format!(
+                    "--endpoints {endpoint}: give it as http://HOST:PORT or https://HOST:PORT"
+                ));
+            }
+        }
+        if let Some(name) = options.tls_server_name.as_ref().filter(|name| !is_server_name(name)) {
+            wrong.push(format!(
+                "--tls-server-name {name}: give a DNS name or an address, without scheme and port"
+            ));
+        }
+        if options.process_name.len() > probe_ebpf::layout::NAMES {
+            wrong.push(format!("--process-name: {} names given, four at most", options.process_name.len()));
+        }
+        if options.process_name.iter().any(String::is_empty) {
+            wrong.push("--process-name: a name is empty".to_owned());
+        }
+        if options.scrape_interval < SHORTEST_INTERVAL {
+            wrong.push("--scrape-interval: 100ms at least".to_owned());
+        }
+        if options.window < options.scrape_interval {
+            wrong.push("--window: at least as long as --scrape-interval".to_owned());
+        }
+        if options.slow_threshold.is_zero() {
+            wrong.push("--slow-threshold: more than nothing".to_owned());
+        }
+        if options.command_timeout.is_zero() {
+            wrong.push("--command-timeout: more than nothing".to_owned());
+        }
+        if let Err(error) = AllowList::parse(&options.etcd_metrics) {
+            wrong.push(format!("--etcd-metrics: {error}"));
+        }
+        let command = match args.command {
+            Command::Run { listen, web_config } => Task::Run { listen, web_config },
+            Command::Check { duration, output } => {
+                if duration < Duration::from_secs(1) {
+                    wrong.push("--duration: 1s at least".to_owned());
+                }
+                Task::Check { duration, output }
+            }
+            Command::Trace { slower_than, duration, output } => Task::Trace { slower_than, duration, output },
+            Command::Doctor { output } => Task::Doctor { output },
+        };
+        if !wrong.is_empty() {
+            return Err(ConfigError::Usage(wrong.join("; ")));
+        }
+        for (flag, path) in [("cacert", &options.cacert), ("cert", &options.cert), ("key", &options.key)] {
+            if let Some(path) = path {
+                let readable = fs::File::open(path).map(drop);
+                readable.map_err(|error| ConfigError::Unreadable { flag, path: path.clone(), error })?;
+            }
+        }
+        Ok(Self { command, options })
+    }
+}
+
+/// Takes `10.0.0.1:1`, `[fd00::1]:1`, and `[10.0.0.1]:1`, as Go does (`net.SplitHostPort`): who writes a manifest for Kubernetes does
+/// not know which family the address of a node is of.
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let parsed = text.parse().ok().or_else(|| {
+        let (address, port) = text.strip_prefix('[')?.split_once("]:")?;
+        Some(SocketAddr::new(IpAddr::V4(address.parse().ok()?), port.parse().ok()?))
+    });
+    parsed.ok_or_else(|| "not an address and port such as `127.0.0.1:12381` or `[::1]:12381`".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "not a duration such as `10ms`, `30s` or `1m`".to_owned())
+}
+
+impl From<&Options> for KernelConfig {
+    /// Returns what the programs have to do: all that a report tells.
+    fn from(options: &Options) -> Self {
+        Self {
+            process_names: options.process_name.clone(),
+            max_targets: options.max_members,
+            log: options.kernel_log,
+            recording: false,
+            slow: Some(options.slow_threshold),
+            block: true,
+            exact_causes: options.causes == Causes::Exact,
+            fault: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(flags: &str) -> Result<Config, String> {
+        let args = Args::try_parse_from(["etcd-disk-probe"].into_iter().chain(flags.split_whitespace()))
+            .map_err(|error| error.to_string())?;
+        Config::try_from(args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_etcds_guidance() {
+        let config = config("run").expect("no flag is needed");
+        assert_eq!(config.options.wal_fsync_limit, Duration::from_millis(10));
+        assert_eq!(config.options.backend_commit_limit, Duration::from_millis(25));
+        assert_eq!(config.options.process_name, ["etcd"]);
+        assert!(matches!(config.command, Task::Run { listen, .. } if listen.ip().is_loopback()));
+    }
+
+    #[test]
+    fn an_address_in_brackets_is_of_either_family() {
+        let cases = [
+            ("127.0.0.1:1", Some("127.0.0.1:1"), "plain"),
+            ("[fd00::1]:1", Some("[fd00::1]:1"), "as the other family needs it"),
+            ("[10.0.0.1]:1", Some("10.0.0.1:1"), "as a manifest has it for both"),
+            ("[10.0.0.1:1", None, "half a bracket"),
+            ("[10.0.0.1]", None, "no port"),
+            ("[10.0.0.1]:65536", None, "no such port"),
+            ("fd00::1:1", None, "who could tell where the port begins"),
+            ("[]:1", None, "an address that was not there"),
+            ("localhost:1", None, "a name"),
+        ];
+        for (text, expected, why) in cases {
+            assert_eq!(
+                socket_address(text).ok().map(|address| address.to_string()).as_deref(),
+                expected,
+                "{text}: {why}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_wrong_setting_is_named_at_once() {
+        let error = config("check --duration 10ms --endpoints 127.0.0.1:2379 --window 1s")
+            .expect_err("three are wrong");
+        for part in ["--duration: 1s", "--endpoints 127.0.0.1:2379", "--window: at least"] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_be_are_refused() {
+        let cases = [
+            ("run --nonsense", "--nonsense", "an unknown flag"),
+            ("run --cert /nowhere", "--key", "a certificate without its key"),
+            ("run --cacert /nowhere/ca.pem", "/nowhere/ca.pem` of --cacert", "a file that is not there"),
+            ("run --command-timeout soon", "10ms", "the way out is shown"),
+            ("run --process-name a,b,c,d,e", "four at most", "the kernel holds four"),
+            (
+                "run --tls-server-name https://etcd",
+                "--tls-server-name https://etcd: give a DNS name",
+                "a URL is no name",
+            ),
+            ("run --etcd-metrics etcd-server", "`etcd-server` is no name of a metric such as", "no pattern"),
+            ("run --max-members 0", "1..=1024", "nothing could be measured"),
+        ];
+        for (flags, part, why) in cases {
+            let error = config(flags).expect_err(why);
+            assert!(error.contains(part), "{why}: {error}");
+        }
+    }
+}

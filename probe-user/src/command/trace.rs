@@ -1,0 +1,70 @@
+//! `trace`: one line for every slow operation, as it ends.
+
+use std::{io::Write, time::Duration};
+
+use anyhow::Context;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::run::{scan_forever, start, stop_signal};
+use crate::{command::config::{Options, Output}, monitor::{Shared, lock}, output::report::slow_report};
+
+/// How often new ones are looked for.
+const LOOKED_FOR_EVERY: Duration = Duration::from_millis(100);
+
+/// Prints slow operations until stopped, or for as long as was asked.
+///
+/// # Errors
+/// If the probe cannot start, or the output is closed.
+pub async fn run(
+    options: &Options,
+    slower_than: Duration,
+    duration: Option<Duration>,
+    output: Output,
+) -> anyhow::Result<u8> {
+    let stop = stop_signal()?;
+    let options = Options { slow_threshold: slower_than, ..options.clone() };
+    let monitor = start(&options, options.window, None)?;
+    // Far enough away to be never.
+    let end = Instant::now() + duration.unwrap_or(Duration::from_hours(24 * 365));
+    let mut next = 0;
+    tokio::select! {
+        () = sleep_until(end) => {}
+        () = stop => {}
+        () = scan_forever(&monitor) => {}
+        printed = print_forever(&monitor, output, &mut next) => return printed.map(|()| 0),
+    }
+    // Those that ended last.
+    print_new(&monitor, output, &mut next)?;
+    Ok(0)
+}
+
+async fn print_forever(monitor: &Shared, output: Output, next: &mut u64) -> anyhow::Result<()> {
+    let mut ticks = interval(LOOKED_FOR_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        print_new(monitor, output, next)?;
+    }
+}
+
+/// Prints what is new since the last time.
+fn print_new(monitor: &Shared, output: Output, next: &mut u64) -> anyhow::Result<()> {
+    let mut text = String::new();
+    {
+        let mut monitor = lock(monitor);
+        monitor.absorb();
+        for logged in monitor.slow_log().since(*next) {
+            *next = logged.sequence + 1;
+            let operation = slow_report::tell(logged, &monitor);
+            match output {
+                Output::Text => text.push_str(&slow_report::line(&operation)),
+                Output::Json => {
+                    text.push_str(&serde_json::to_string(&operation).context("cannot encode an operation")?);
+                }
+            }
+            text.push('\n');
+        }
+    }
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot print")
+}

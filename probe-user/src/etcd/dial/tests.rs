@@ -1,0 +1,111 @@
+//! Sockets of real processes, where those processes see them.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{fs::symlink, net::UnixListener},
+    path::{Path, PathBuf},
+    process::{Child, Command},
+};
+
+use super::*;
+use crate::{
+    etcd::{Client, Reason},
+    support::fixture::Tree,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+const METRICS: &str = include_str!("../../../testdata/etcd-3.4.23-metrics.txt");
+
+/// A process that works in a directory. Ended on drop.
+struct Worker(Child);
+
+impl Worker {
+    fn start(directory: &Path) -> Self {
+        Self(Command::new("sleep").arg("60").current_dir(directory).spawn().unwrap())
+    }
+
+    fn id(&self) -> ProcessId {
+        ProcessId::of(self.0.id()).expect("it runs")
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Answers one request with etcd's metrics.
+fn serve_once(listener: UnixListener) {
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut request, mut byte) = (Vec::new(), [0]);
+        while !request.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            request.extend(byte);
+        }
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", METRICS.len());
+        stream.write_all((head + METRICS).as_bytes()).unwrap();
+    });
+}
+
+/// Listens in a directory whose path may be too long for an address.
+fn listen(directory: &Path, name: &str) -> UnixListener {
+    let directory = File::open(directory).unwrap();
+    UnixListener::bind(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd())).unwrap()
+}
+
+fn endpoint(path: PathBuf, seen_by: Option<ProcessId>) -> Endpoint {
+    let endpoint = Endpoint::parse(&format!("unix://{}", path.display())).unwrap();
+    Endpoint { socket: Some(FileRef { path, seen_by }), ..endpoint }
+}
+
+#[tokio::test]
+async fn a_socket_is_found_where_etcd_sees_it() {
+    let tree = Tree::with(&[]);
+    let long = tree.path().join("l".repeat(120));
+    fs::create_dir(&long).unwrap();
+    symlink("localhost:2379", tree.path().join("link")).unwrap();
+    let worker = Worker::start(tree.path());
+    let cases = [
+        (tree.path(), "here", tree.path().join("here"), None, "our own path"),
+        (tree.path(), "there", tree.path().join("there"), Some(worker.id()), "its absolute path"),
+        (tree.path(), "localhost:2379", "localhost:2379".into(), Some(worker.id()), "in its directory"),
+        (tree.path(), "localhost:2379", "link".into(), Some(worker.id()), "by a link"),
+        (&long, "s", long.join("s"), None, "longer than an address may be"),
+    ];
+    for (directory, name, path, seen_by, why) in cases {
+        let _ = fs::remove_file(directory.join(name));
+        serve_once(listen(directory, name));
+        let scrape = Client::new(vec![endpoint(path, seen_by)], TIMEOUT).scrape().await;
+        let scrape = scrape.unwrap_or_else(|failure| panic!("{why}: {failure:?}"));
+        assert_eq!(scrape.wal_fsync.count, 5, "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_is_not_served_has_its_reason() {
+    let tree = Tree::with(&[("file", "")]);
+    drop(listen(tree.path(), "left"));
+    let busy = tree.path().join("busy");
+    let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&busy).unwrap()).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let _first = UnixStream::connect(&busy).unwrap(); // It fills the queue.
+    let cases = [
+        ("left", Reason::Refused, "its process is gone"),
+        ("none", Reason::Refused, "there is none"),
+        ("file", Reason::Refused, "it is a file"),
+        ("busy", Reason::Timeout, "nobody takes the connection"),
+    ];
+    for (name, reason, why) in cases {
+        let started = Instant::now();
+        let endpoint = endpoint(tree.path().join(name), None);
+        let failure = Client::new(vec![endpoint], Duration::from_millis(300)).scrape().await;
+        let failure = failure.map(drop).expect_err(why);
+        assert_eq!(failure.reason(), reason, "{why}: {failure:?}");
+        assert!(started.elapsed() < TIMEOUT, "{why}: bounded in time");
+    }
+}

@@ -1,0 +1,123 @@
+//! What a sampler needs of the kernel half: the ring of slow operations, and memory that it shares.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::Arc,
+};
+
+use aya::{
+    Ebpf,
+    maps::{MapData, RingBuf, StackTraceMap},
+    util::kernel_symbols,
+};
+use probe_ebpf::{
+    request::{Owner, Request},
+    series::OPERATIONS,
+    state::{SlowRecord, Thread},
+};
+
+use super::{
+    Kernel, KernelError,
+    block_io::owners_of,
+    in_flight::{in_operation, taken},
+    in_map,
+    mmap_array::Mapped,
+    monotonic_ns, take,
+};
+
+/// The ring of operations that took longer than the threshold, and with exact causes the stacks that they name.
+pub struct SlowRing {
+    ring: RingBuf<MapData>,
+    stacks: Option<Stacks>,
+}
+
+struct Stacks {
+    map: StackTraceMap<MapData>,
+    /// Functions by address. Read before privileges are dropped, for without them all addresses are 0.
+    symbols: BTreeMap<u64, String>,
+}
+
+/// Memory that the kernel programs write and a sampler reads.
+#[derive(Clone)]
+pub struct Shared {
+    threads: Arc<Mapped<Thread>>,
+    requests: Arc<Mapped<Request>>,
+    owners: Arc<Mapped<Owner>>,
+}
+
+impl SlowRing {
+    pub(super) fn take(ebpf: &mut Ebpf, exact_causes: bool) -> Result<Self, KernelError> {
+        let ring = RingBuf::try_from(take(ebpf, "SLOW")?).map_err(in_map("SLOW"))?;
+        let stacks = if exact_causes {
+            let map = StackTraceMap::try_from(take(ebpf, "STACKS")?).map_err(in_map("STACKS"))?;
+            Some(Stacks { map, symbols: kernel_symbols().unwrap_or_default() })
+        } else {
+            None
+        };
+        Ok(Self { ring, stacks })
+    }
+
+    /// Returns what becomes readable when an operation was slow.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring owns the descriptor, and lives as long as what is returned.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+    }
+
+    /// Returns the next record, if there is one.
+    pub fn pop(&mut self) -> Option<SlowRecord> {
+        let bytes = self.ring.next()?;
+        // SAFETY: the programs write whole records, and any bit pattern is one.
+        Some(unsafe { bytes.as_ptr().cast::<SlowRecord>().read_unaligned() })
+    }
+
+    /// Returns the functions of a stack, innermost first; none without exact causes.
+    pub fn functions(&self, stack: u32) -> Vec<&str> {
+        let Some(Stacks { map, symbols }) = &self.stacks else { return Vec::new() };
+        let Ok(trace) = map.get(&stack, 0) else { return Vec::new() };
+        let name = |ip| symbols.range(..=ip).next_back().map(|(_, name)| name.as_str());
+        trace.frames().iter().filter_map(|frame| name(frame.ip)).collect()
+    }
+}
+
+impl Shared {
+    /// Returns the positions that threads have now.
+    pub fn positions(&self) -> Vec<u32> {
+        taken(&self.threads).collect()
+    }
+
+    /// Returns those of the threads at these positions that are in an operation, with how long they have been.
+    pub fn in_flight(&self, positions: &[u32]) -> Vec<(Thread, u64)> {
+        let now_ns = monotonic_ns();
+        in_operation(&self.threads, positions.iter().copied())
+            .filter(|thread| (thread.series as usize) < OPERATIONS.len())
+            .map(|thread| (thread, now_ns.saturating_sub(thread.started_ns)))
+            .collect()
+    }
+
+    /// Returns the requests in flight on all watched devices.
+    pub fn requests(&self) -> Vec<Request> {
+        let used = (0..self.requests.length()).filter(|index| self.requests.word(*index, 0) != 0);
+        used.map(|index| self.requests.read(index)).filter(|request| request.bio != 0).collect()
+    }
+
+    /// Returns the process of a thread, by its position.
+    pub fn process_of(&self, thread: u32) -> Option<u32> {
+        let pid_tgid = (thread < self.threads.length()).then(|| self.threads.read(thread).key.pid_tgid)?;
+        u32::try_from(pid_tgid >> 32).ok()
+    }
+
+    /// Returns who did what on all watched devices.
+    pub fn owners(&self) -> Vec<Owner> {
+        owners_of(&self.owners).collect()
+    }
+}
+
+impl Kernel {
+    /// Returns what a sampler needs, once.
+    pub fn sampling(&mut self) -> Option<(SlowRing, Shared)> {
+        let (requests, owners) = self.block.shared();
+        let shared = Shared { threads: self.threads.clone(), requests, owners };
+        self.slow.take().map(|ring| (ring, shared))
+    }
+}

@@ -1,0 +1,117 @@
+//! The probe's own metrics: the one place that names them; and etcd's own, which are passed on.
+//!
+//! [`Snapshot`] is what they are made of; [`encode`] is pure, so that a test can hold its text against a file.
+
+mod crosscheck_families;
+mod etcd_families;
+mod exposition_format;
+mod kernel_families;
+mod reexported_families;
+mod probe_families;
+mod snapshot;
+
+use std::fmt;
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text},
+    registry::Registry,
+};
+
+pub use exposition_format::Format;
+use exposition_format::ToPrometheus;
+pub use snapshot::{Figure, MemberSnapshot, Operation, Snapshot};
+
+use crate::{
+    analysis::latency::{BOUNDS_NS, Exported, seconds},
+    monitor::Metric,
+};
+
+const PREFIX: &str = "etcd_disk_probe";
+
+/// More than a member's own metrics take. A text that outgrows its memory is copied, and there twice for a moment; what is not written
+/// to takes none.
+const OWN_BYTES: usize = 80 << 10;
+
+type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
+
+/// Returns the whole exposition.
+///
+/// # Errors
+/// None in practice: writing to a string cannot fail.
+pub fn encode(snapshot: Snapshot, format: Format) -> Result<String, fmt::Error> {
+    let copies: Vec<_> = snapshot
+        .members
+        .iter()
+        .filter_map(|member| Some((member.name.clone(), member.passed_on.clone()?)))
+        .collect();
+    let passed_on_bytes = copies.iter().map(|(_, copy)| copy.bytes()).sum::<usize>();
+    let mut out = String::with_capacity(snapshot.members.len() * OWN_BYTES + 2 * passed_on_bytes);
+    let mut registry = Registry::with_prefix(PREFIX);
+    registry.register_collector(Box::new(snapshot));
+    match format {
+        Format::OpenMetrics => text::encode(&mut out, &registry)?,
+        Format::Prometheus => text::encode(&mut ToPrometheus::new(&mut out), &registry)?,
+    }
+    reexported_families::append(&mut out, &copies, format);
+    Ok(out)
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        // The registry adds the prefix, the encoder the unit and `_total`.
+        self.encode_latencies(&mut encoder)?;
+        self.encode_operations(&mut encoder)?;
+        self.encode_crosscheck(&mut encoder)?;
+        self.encode_etcd(&mut encoder)?;
+        self.encode_probe(&mut encoder)
+    }
+}
+
+impl Snapshot {
+    fn figures(&self) -> impl Iterator<Item = (&str, &'static str, &Figure)> {
+        self.members.iter().flat_map(|member| {
+            let figures = Metric::ALL.into_iter().zip(&member.figures);
+            figures.map(|(metric, figure)| (member.name.as_str(), metric.as_str(), figure))
+        })
+    }
+
+    fn operations(&self) -> impl Iterator<Item = (&MemberSnapshot, &Operation)> {
+        self.members
+            .iter()
+            .flat_map(|member| member.operations.iter().map(move |operation| (member, operation)))
+    }
+}
+
+impl Operation {
+    fn labels<'a>(&self, member: &'a str) -> Labels<'a, 3> {
+        [("member", member), ("file", self.role.as_str()), ("op", self.op.as_str())]
+    }
+}
+
+fn histogram(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, seen: &Exported) -> fmt::Result {
+    let mut below = 0;
+    let mut buckets = [(f64::INFINITY, 0); BOUNDS_NS.len() + 1];
+    for ((bucket, bound_ns), count) in buckets.iter_mut().zip(BOUNDS_NS).zip(seen.at_most) {
+        *bucket = (seconds(bound_ns), count - below);
+        below = count;
+    }
+    buckets[BOUNDS_NS.len()].1 = seen.count - below;
+    let sum_s = seconds(seen.sum_ns);
+    family.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum_s, seen.count, &buckets, None)
+}
+
+fn counter(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+    family.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
+}
+
+fn seconds_counter(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, value_s: f64) -> fmt::Result {
+    family.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&value_s, None)
+}
+
+fn gauge(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, value: f64) -> fmt::Result {
+    family.encode_family(labels)?.encode_gauge(&value)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! Turns `tls_server_config` into what rustls needs: reads the files, and judges clients' certificates.
+
+use std::{fs::File, io::Read, net::IpAddr, path::Path, sync::Arc};
+
+use rustls::{
+    DistinguishedName, Error as TlsError, RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::{
+    config_reload::WebError,
+    web_config::{ClientAuth, Pem, TlsConfig},
+};
+
+/// A bundle of all public authorities has some 250 KiB.
+pub const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Reads certificates and keys, and returns what a handshake takes.
+///
+/// # Errors
+/// If a file cannot be read, or is not what it should be.
+pub fn server_config(config: &TlsConfig, http2: bool) -> Result<ServerConfig, WebError> {
+    let provider = Arc::new(CryptoProvider {
+        cipher_suites: config.cipher_suites.clone(),
+        kx_groups: config.curves.clone(),
+        ..ring::default_provider()
+    });
+    let chain = certificates("cert", &config.certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(&content("key", &config.key)?);
+    // What exactly is wrong with a key is nobody's business.
+    let key = key.map_err(|_| wrong("key", &config.key, "holds no private key"))?;
+    let verifier = client_verifier(config, &provider)?;
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&config.versions);
+    let builder = builder.map_err(|error| WebError::Wrong(format!("`tls_server_config`: {error}")))?;
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(Arc::new(verifier)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut server = builder.with_single_cert(chain, key).map_err(|error| match error {
+        TlsError::InconsistentKeys(_) => wrong("key", &config.key, "belongs to another certificate"),
+        error => wrong("cert", &config.certificate, &format!("cannot be used: {error}")),
+    })?;
+    server.ignore_client_order = config.prefer_server_cipher_suites;
+    let protocols: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+    server.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(server)
+}
+
+fn certificates(name: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>, WebError> {
+    let content = content(name, pem)?;
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
+    match parsed {
+        Ok(found) if !found.is_empty() => Ok(found),
+        _ => Err(wrong(name, pem, "holds no certificate")),
+    }
+}
+
+fn content(name: &str, pem: &Pem) -> Result<Vec<u8>, WebError> {
+    match pem {
+        Pem::Inline(text) => Ok(text.clone().into_bytes()),
+        Pem::File(path) => read(path).map_err(|error| WebError::Unreadable {
+            what: format!(" of `tls_server_config.{name}_file`"),
+            path: path.clone(),
+            error,
+        }),
+    }
+}
+
+/// Reads a file, up to [`MAX_FILE_BYTES`] of it; more is an error.
+pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_FILE_BYTES {
+        return Err(std::io::Error::other(format!("it is larger than {MAX_FILE_BYTES} bytes")));
+    }
+    Ok(content)
+}
+
+fn wrong(name: &str, pem: &Pem, what: &str) -> WebError {
+    WebError::Wrong(match pem {
+        Pem::Inline(_) => format!("`tls_server_config.{name}` {what}"),
+        Pem::File(path) => format!("`{}` of `tls_server_config.{name}_file` {what}", path.display()),
+    })
+}
+
+/// Returns none where clients are not asked for a certificate.
+fn client_verifier(
+    config: &TlsConfig,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<ClientVerifier>, WebError> {
+    if config.client_auth == ClientAuth::NoClientCert {
+        return Ok(None);
+    }
+    let mut inner = None;
+    if let Some(pem) = config.client_ca.as_ref().filter(|_| config.client_auth.verifies()) {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates("client_ca", pem)? {
+            roots
+                .add(certificate)
+                .map_err(|error| wrong("client_ca", pem, &format!("cannot be used: {error}")))?;
+        }
+        let built = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+        let error = |error| wrong("client_ca", pem, &format!("cannot be used: {error}"));
+        inner = Some(built.map_err(error)?);
+    }
+    Ok(Some(ClientVerifier {
+        mandatory: matches!(
+            config.client_auth,
+            ClientAuth::RequireAnyClientCert | ClientAuth::RequireAndVerifyClientCert
+        ),
+        inner,
+        allowed_sans: config.client_allowed_sans.clone(),
+        provider: provider.clone(),
+    }))
+}
+
+/// Judges a client's certificate; without `inner` anyone's that proves to hold its key.
+#[derive(Debug)]
+struct ClientVerifier {
+    mandatory: bool,
+    inner: Option<Arc<dyn ClientCertVerifier>>,
+    allowed_sans: Vec<String>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.as_ref().map_or(&[], |inner| inner.root_hint_subjects())
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, TlsError> {
+        if let Some(inner) = &self.inner {
+            inner.verify_client_cert(end_entity, intermediates, now)?;
+        }
+        if !self.allowed_sans.is_empty()
+            && !names_of(end_entity).iter().any(|name| self.allowed_sans.contains(name))
+        {
+            return Err(rustls::CertificateError::ApplicationVerificationFailure.into());
+        }
+        Ok(ClientCertVerified::assertion())
+    }
+
+    crate::support::tls_signatures::signatures_by_provider!();
+}
+
+/// Returns the names of a certificate that exporter-toolkit compares: DNS names, mail and IP addresses, URIs.
+fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) | GeneralName::RFC822Name(name) | GeneralName::URI(name) => {
+            Some((*name).to_owned())
+        }
+        GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
+        _ => None,
+    };
+    extension.value.general_names.iter().filter_map(name).collect()
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
+    }
+}

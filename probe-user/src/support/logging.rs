@@ -1,0 +1,36 @@
+//! Log lines on standard error.
+
+use std::error::Error;
+
+use tracing::Level;
+use tracing_subscriber::fmt;
+
+use crate::command::config::LogFormat;
+
+/// Installs the log; once per process. With `details` it also tells why, as `--kernel-log` asks for.
+pub fn init(format: LogFormat, details: bool) {
+    let level = if details { Level::DEBUG } else { Level::INFO };
+    let builder =
+        fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).with_max_level(level);
+    // `Err` means that a log is installed already, as in tests that share a process.
+    let _ = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
+
+/// Returns an error and its causes as one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Some libraries repeat the cause in their own text.
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = error.source();
+    }
+    line
+}

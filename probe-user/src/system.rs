@@ -1,0 +1,10 @@
+//! What the host is and allows, read from `/proc` and `/sys`: mounts, devices, cgroups, capabilities.
+
+pub mod host;
+pub mod privileges;
+pub mod mount_info;
+pub mod devices;
+pub mod cgroups;
+pub mod cpu_starvation;
+pub mod io_limits;
+pub mod file_fingerprint;
