@@ -4,6 +4,7 @@
 
 pub mod allow_list;
 pub mod certificate;
+pub mod credential_files;
 pub mod client;
 mod dial;
 pub mod error;

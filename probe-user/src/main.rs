@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::{Parser, error::ErrorKind};
 use probe_user::{
     command::{
+        self,
         config::{Args, Config},
-        exit_code, run,
+        exit_code,
     },
     support::{allocator, logging},
 };
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
             return ExitCode::from(exit_code::of_config(&error));
         }
     };
-    match run::run(&config) {
+    match command::execute(&config) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             error!("{}", logging::chain(error.as_ref()));

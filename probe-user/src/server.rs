@@ -3,6 +3,8 @@
 //! A request comes in through `connections` and `door`, which hold it against the `limits` and the web configuration in force
 //! (`web_config` reads it, `web` keeps it up to date); handlers know of none of that.
 
+mod listen;
+mod web_error;
 mod connection_timeouts;
 mod connections;
 mod middleware;
@@ -25,6 +27,9 @@ use axum::{
     routing::{MethodRouter, get},
 };
 use tokio::net::TcpListener;
+
+pub use listen::{ListenError, bind};
+pub use web_error::WebError;
 
 pub(crate) use self::auth::credentials;
 use self::{

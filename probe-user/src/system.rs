@@ -1,7 +1,9 @@
 //! What the host is and allows, read from `/proc` and `/sys`: mounts, devices, cgroups, capabilities.
 
 pub mod host;
+pub mod permission;
 pub mod privileges;
+pub mod device_number;
 pub mod mount_info;
 pub mod devices;
 pub mod cgroups;

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::{
     etcd::{AllowList, allow_list, client_tls::is_server_name},
     kernel::{HookChoice, KernelConfig},
+    support::logging::LogFormat,
 };
 
 /// Tells with numbers whether etcd's disk is slow: times every sync in the kernel and reconciles it with etcd's own
@@ -22,13 +23,13 @@ use crate::{
 #[command(name = "etcd-disk-probe", version, max_term_width = 110)]
 pub struct Args {
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CommandArgs,
     #[command(flatten)]
     pub options: Options,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CommandArgs {
     /// Measure until stopped, and serve metrics over HTTP.
     Run {
         /// Where to serve `/metrics`: an address, of either family if it is in brackets, and a port.
@@ -83,12 +84,6 @@ pub enum Causes {
     Sampled,
     /// By a hook on every switch of the scheduler, which costs the whole host.
     Exact,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -179,12 +174,12 @@ pub struct Options {
 /// Settings that hold together.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub command: Task,
+    pub command: Command,
     pub options: Options,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Task {
+pub enum Command {
     Run { listen: SocketAddr, web_config: Option<PathBuf> },
     Check { duration: Duration, output: Output },
     Trace { slower_than: Duration, duration: Option<Duration>, output: Output },
@@ -244,15 +239,17 @@ impl TryFrom<Args> for Config {
             wrong.push(format!("--etcd-metrics: {error}"));
         }
         let command = match args.command {
-            Command::Run { listen, web_config } => Task::Run { listen, web_config },
-            Command::Check { duration, output } => {
+            CommandArgs::Run { listen, web_config } => Command::Run { listen, web_config },
+            CommandArgs::Check { duration, output } => {
                 if duration < Duration::from_secs(1) {
                     wrong.push("--duration: 1s at least".to_owned());
                 }
-                Task::Check { duration, output }
+                Command::Check { duration, output }
             }
-            Command::Trace { slower_than, duration, output } => Task::Trace { slower_than, duration, output },
-            Command::Doctor { output } => Task::Doctor { output },
+            CommandArgs::Trace { slower_than, duration, output } => {
+                Command::Trace { slower_than, duration, output }
+            }
+            CommandArgs::Doctor { output } => Command::Doctor { output },
         };
         if !wrong.is_empty() {
             return Err(ConfigError::Usage(wrong.join("; ")));
@@ -313,7 +310,7 @@ mod tests {
         assert_eq!(config.options.wal_fsync_limit, Duration::from_millis(10));
         assert_eq!(config.options.backend_commit_limit, Duration::from_millis(25));
         assert_eq!(config.options.process_name, ["etcd"]);
-        assert!(matches!(config.command, Task::Run { listen, .. } if listen.ip().is_loopback()));
+        assert!(matches!(config.command, Command::Run { listen, .. } if listen.ip().is_loopback()));
     }
 
     #[test]

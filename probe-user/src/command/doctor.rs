@@ -10,7 +10,12 @@ mod doctor_text;
 mod try_hooks;
 mod inspect_members;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    io::Write,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
 
 use serde::Serialize;
 
@@ -19,7 +24,11 @@ use inspect_members::Visited;
 use try_hooks::Trials;
 
 use crate::{
-    command::{config::Options, exit_code},
+    command::{
+        config::{Options, Output},
+        exit_code,
+        startup::overrides,
+    },
     discovery::Overrides,
     kernel::Hook,
     system::host::Host,
@@ -92,8 +101,24 @@ impl Diagnosis {
     }
 }
 
+/// Examines the host and prints the diagnosis; returns the exit code.
+///
+/// # Errors
+/// If the diagnosis cannot be encoded or printed.
+pub async fn run(options: &Options, output: Output) -> anyhow::Result<u8> {
+    let diagnosis = examine(options, &overrides(options)?).await;
+    let text = match output {
+        Output::Text => render(&diagnosis),
+        Output::Json => {
+            serde_json::to_string_pretty(&diagnosis).context("cannot encode the diagnosis")? + "\n"
+        }
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print the diagnosis")?;
+    Ok(diagnosis.exit_code())
+}
+
 /// Looks at everything once, tries each kind of hook, and gives up privileges as the daemon does.
-pub async fn examine(options: &Options, overrides: &Overrides) -> Diagnosis {
+async fn examine(options: &Options, overrides: &Overrides) -> Diagnosis {
     let host = Host::read();
     let trials = try_hooks::all(options);
     let visited = inspect_members::all(options, overrides, &trials.entrance).await;

@@ -1,11 +1,12 @@
 //! Exit codes that mean something, from `sysexits.h` where it has one.
 
-use std::{error::Error, io};
+use std::error::Error;
 
 use crate::{
-    command::{config::ConfigError, run::ListenError},
+    command::config::ConfigError,
     kernel::{KernelError, SelfTestError, StartError},
-    server::config_reload::WebError,
+    server::{ListenError, WebError},
+    system::permission::is_permission,
 };
 
 /// `doctor`: the probe can run, and somebody has to act.
@@ -57,13 +58,6 @@ fn is_of_the_kernel(cause: &(dyn Error + 'static)) -> bool {
 fn is_of_privilege(cause: &(dyn Error + 'static)) -> bool {
     let start = cause.downcast_ref::<StartError>();
     start.is_some_and(|error| matches!(error, StartError::Refused { of_privilege: true, .. }))
-}
-
-/// Returns whether the kernel refused something for want of a right.
-pub fn is_permission(cause: &(dyn Error + 'static)) -> bool {
-    let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-    let rustix = cause.downcast_ref::<rustix::io::Errno>().map(|errno| errno.kind());
-    io.or(rustix) == Some(io::ErrorKind::PermissionDenied)
 }
 
 #[cfg(test)]

@@ -5,8 +5,12 @@ use std::{io::Write, time::Duration};
 use anyhow::Context;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::run::{scan_forever, start, stop_signal};
-use crate::{command::config::{Options, Output}, monitor::{Shared, lock}, output::report::slow_report};
+use super::startup::{scan_forever, start, stop_signal};
+use crate::{
+    command::config::{Options, Output},
+    monitor::{Shared, lock},
+    output::report::slow_report,
+};
 
 /// How often new ones are looked for.
 const LOOKED_FOR_EVERY: Duration = Duration::from_millis(100);

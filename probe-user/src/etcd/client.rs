@@ -15,10 +15,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
 
-pub(super) use connection::MAX_HEAD_BYTES;
 use connection::{Connection, Secured};
 use recv_low_water::LowWater;
 
+use super::credential_files::Fingerprints;
 use super::{
     AllowList,
     certificate::{self, Validity},
@@ -27,7 +27,6 @@ use super::{
     error::{Failure, Reason, ScrapeError, Stage},
     scrape_text::Scrape,
 };
-use crate::system::file_fingerprint::Stamps;
 use crate::{discovery::Endpoint, system::privileges::Entrance};
 
 /// A connection over TLS is made anew after this time: a certificate of a server whose files we do not see is renewed, too.
@@ -53,7 +52,7 @@ pub struct Client {
     /// A connection in the making that outlived its scrape; no second one is started beside it.
     connecting: Option<Connecting>,
     /// A look at the files that outlived its scrape; likewise.
-    looking: Option<oneshot::Receiver<Stamps>>,
+    looking: Option<oneshot::Receiver<Fingerprints>>,
     /// Why the kept connection could not be replaced, if so; told once.
     not_renewed: Option<Reason>,
 }
@@ -156,7 +155,7 @@ impl Client {
         }
         let looking = match &mut self.looking {
             Some(looking) => looking,
-            none => match Stamps::start(&endpoint.credentials) {
+            none => match Fingerprints::start(&endpoint.credentials) {
                 Ok(looking) => none.insert(looking),
                 // Without a thread there is no new connection either.
                 Err(_) => return false,
@@ -164,7 +163,7 @@ impl Client {
         };
         let Ok(outcome) = timeout(LOOK_LIMIT, looking).await else { return false };
         self.looking = None;
-        outcome.is_ok_and(|stamps| stamps != secured.stamps)
+        outcome.is_ok_and(|fingerprints| fingerprints != secured.fingerprints)
     }
 
     /// Scrapes over a new connection, in half of the time that is left; the other half is the old one's.
@@ -227,9 +226,11 @@ async fn secure(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     encoding: &'static str,
     low_water: LowWater,
-    tls: Option<(Setup, Stamps)>,
+    tls: Option<(Setup, Fingerprints)>,
 ) -> Result<Connection, ScrapeError> {
-    let Some((setup, stamps)) = tls else { return Connection::open(stream, encoding, low_water, None).await };
+    let Some((setup, fingerprints)) = tls else {
+        return Connection::open(stream, encoding, low_water, None).await;
+    };
     let stream = TlsConnector::from(setup.config.clone()).connect(setup.name.clone(), stream).await;
     let stream = stream.map_err(|error| {
         let stage = Stage::Handshake { asked: setup.asked() };
@@ -237,7 +238,7 @@ async fn secure(
     })?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let presented = certificate::of_chain(chain);
-    let secured = Secured { setup, stamps, presented, since: Instant::now() };
+    let secured = Secured { setup, fingerprints, presented, since: Instant::now() };
     Connection::open(stream, encoding, low_water, Some(secured)).await
 }
 

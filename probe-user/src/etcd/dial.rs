@@ -24,8 +24,8 @@ use rustix::{
 };
 use tokio::sync::oneshot;
 
+use super::credential_files::Fingerprints;
 use super::{client_tls::Setup, error::ScrapeError};
-use crate::system::file_fingerprint::Stamps;
 use crate::{
     discovery::{Endpoint, FileRef, ProcessId, Scheme},
     system::privileges::Entrance,
@@ -36,7 +36,7 @@ use crate::{
 pub(super) struct Connected {
     pub stream: Stream,
     /// With what the files were like just before they were read.
-    pub tls: Option<(Setup, Stamps)>,
+    pub tls: Option<(Setup, Fingerprints)>,
 }
 
 /// A stream that does not block.
@@ -73,8 +73,8 @@ fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Connected, ScrapeEr
         Scheme::Http => None,
         Scheme::Https => {
             // Looked at before they are read: a change in between shows at the next look.
-            let stamps = Stamps::of_credentials(&endpoint.credentials);
-            Some((Setup::read(endpoint)?, stamps))
+            let fingerprints = Fingerprints::of_credentials(&endpoint.credentials);
+            Some((Setup::read(endpoint)?, fingerprints))
         }
     };
     if let Some(socket) = &endpoint.socket {

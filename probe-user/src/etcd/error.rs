@@ -90,6 +90,10 @@ pub enum ScrapeError {
     NoEndpoint,
 }
 
+/// etcd's heads have some 200 bytes. It is how much is read at once, too: a kept connection keeps that, and the default is to let it
+/// grow with the body, to 120 KiB an etcd.
+pub(super) const MAX_HEAD_BYTES: usize = 16 << 10;
+
 type BoxedError = Box<dyn Error + Send + Sync>;
 
 fn shown(path: Option<&PathBuf>) -> String {

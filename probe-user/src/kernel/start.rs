@@ -6,9 +6,11 @@ use tracing::info;
 
 use super::{Hook, Kernel, KernelConfig, KernelError, SelfTestError, struct_offsets::Layout};
 use crate::{
-    command::exit_code::is_permission,
     support::logging::chain,
-    system::host::{Host, Lockdown},
+    system::{
+        host::{Host, Lockdown},
+        permission::is_permission,
+    },
 };
 
 /// Which hook to take.

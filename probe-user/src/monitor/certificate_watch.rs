@@ -19,11 +19,12 @@ use expiry::{Told, due, end_of, sentence};
 
 use crate::{
     discovery::Member,
+    etcd::credential_files::Fingerprints,
     etcd::{
         Validity,
         certificate::{self, Files},
     },
-    system::{file_fingerprint::Stamps, privileges::Entrance},
+    system::privileges::Entrance,
 };
 
 /// How often the files are looked at, and how often read, changed or not.
@@ -39,7 +40,7 @@ pub struct Certificates {
     presented_s: Option<i64>,
     looking: Option<oneshot::Receiver<Look>>,
     looked_at: Option<Instant>,
-    stamps: Option<Stamps>,
+    fingerprints: Option<Fingerprints>,
     read_at: Option<Instant>,
     /// By [`Kind`].
     told: [Option<Told>; 3],
@@ -53,7 +54,7 @@ struct Found {
 
 #[derive(Debug)]
 struct Look {
-    stamps: Stamps,
+    fingerprints: Fingerprints,
     /// None if nothing has changed.
     found: Option<[Option<Found>; 3]>,
 }
@@ -85,7 +86,7 @@ impl Certificates {
         if self.looking.is_none() && self.looked_at.is_none_or(|at| at.elapsed() >= LOOKED_AT_EVERY) {
             self.looked_at = Some(Instant::now());
             let recent = self.read_at.is_some_and(|at| at.elapsed() < READ_EVERY);
-            let known = self.stamps.clone().filter(|_| recent);
+            let known = self.fingerprints.clone().filter(|_| recent);
             // Without a thread the next look is as good.
             self.looking = start(Files::of(member), known).ok();
         }
@@ -110,7 +111,7 @@ impl Certificates {
         let Some(looking) = &mut self.looking else { return };
         match looking.try_recv() {
             Ok(look) => {
-                self.stamps = Some(look.stamps);
+                self.fingerprints = Some(look.fingerprints);
                 if let Some(found) = look.found {
                     self.found = found;
                     self.read_at = Some(Instant::now());
@@ -125,14 +126,14 @@ impl Certificates {
 }
 
 /// Looks at the files on a thread of its own, and reads them unless they are as they were known to be.
-fn start(files: Files, known: Option<Stamps>) -> io::Result<oneshot::Receiver<Look>> {
+fn start(files: Files, known: Option<Fingerprints>) -> io::Result<oneshot::Receiver<Look>> {
     let (sender, receiver) = oneshot::channel();
     // It enters no namespace, so it gets no right to.
     Entrance::default().run(move || {
-        let stamps = Stamps::of(files.all());
-        let found = (known.as_ref() != Some(&stamps)).then(|| read(&files, now_s()));
+        let fingerprints = Fingerprints::of(files.all());
+        let found = (known.as_ref() != Some(&fingerprints)).then(|| read(&files, now_s()));
         // Nobody waits any more if the member has gone.
-        let _ = sender.send(Look { stamps, found });
+        let _ = sender.send(Look { fingerprints, found });
     })?;
     Ok(receiver)
 }

@@ -16,7 +16,8 @@ use crate::{
     system::{
         cgroups::{Hierarchy, Membership, Names, Roots},
         cpu_starvation::Reading,
-        devices::{self, DeviceNumber, Stack},
+        device_number::DeviceNumber,
+        devices::{self, Stack},
         io_limits::{self, IoLimit},
     },
 };

@@ -11,8 +11,8 @@ use probe_ebpf::series::{BACKEND_COMMIT, META_COMMIT, OPERATIONS, SERIES, WAL_FS
 use tracing::warn;
 
 use super::{
-    Settings, certificate_watch::Certificates, environment::Surroundings, on_demand::SERVED_FOR,
-    wait_totals::SlowTotals, window::Window,
+    Settings, certificate_watch::Certificates, environment::Surroundings, wait_totals::SlowTotals,
+    window::Window,
 };
 use crate::system::mount_info::Mount;
 use crate::{
@@ -36,6 +36,9 @@ const ETCD_BOUNDS_NS: [u64; BOUNDS] = {
     }
     bounds
 };
+
+/// A copy that is older than this is not served: its series are absent until etcd answers again.
+pub const SERVED_FOR: Duration = Duration::from_secs(5);
 
 /// A database that was used so recently may still be closing while the next one commits.
 const BACKEND_CLOSES_NS: u64 = 60_000_000_000;

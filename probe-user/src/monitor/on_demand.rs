@@ -10,9 +10,6 @@ pub const FRESH_FOR: Duration = Duration::from_secs(1);
 /// As long is waited for a fresh copy. An etcd that takes longer is answered for by its last copy, if that may be served.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// A copy that is older than this is not served: its series are absent until etcd answers again.
-pub const SERVED_FOR: Duration = Duration::from_secs(5);
-
 /// What encoding and sending may take of the time that a client has.
 const MARGIN: Duration = Duration::from_millis(500);
 

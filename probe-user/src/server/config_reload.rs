@@ -4,8 +4,6 @@
 //! Kubernetes does, is another file. What cannot be used changes nothing, and is told once and by a metric.
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -27,24 +25,12 @@ use super::{
     rate_limit::RateLimiter,
     server_tls,
     web_config::{Pem, WebConfig},
+    web_error::WebError,
 };
+use crate::system::file_fingerprint::Fingerprint;
 
 /// How often the files are looked at.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
-
-/// Why a web configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum WebError {
-    #[error("cannot use the web configuration: {0}")]
-    Wrong(String),
-    #[error("cannot read `{}`{what}", path.display())]
-    Unreadable {
-        what: String,
-        path: PathBuf,
-        #[source]
-        error: std::io::Error,
-    },
-}
 
 /// What connections and requests are held against.
 pub struct InForce {
@@ -75,11 +61,8 @@ pub struct Web {
     reloaded: Reloaded,
 }
 
-/// What tells one content of a path from another.
-type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
-
 /// The files of a configuration, as they were before they were read.
-type Seen = Vec<(PathBuf, Option<Stamp>)>;
+type Seen = Vec<(PathBuf, Option<Fingerprint>)>;
 
 impl Web {
     /// Reads the configuration for the first time; without a file everything is plain and open.
@@ -139,7 +122,7 @@ impl Web {
 
     fn look(&mut self) {
         let Some(file) = self.file.clone() else { return };
-        if self.seen.iter().all(|(path, seen)| stamp(path) == *seen) {
+        if self.seen.iter().all(|(path, seen)| Fingerprint::of_path(path) == *seen) {
             return;
         }
         // Those of a broken one count, too: what it names may come later.
@@ -178,7 +161,7 @@ impl Web {
 
 /// Reads a configuration, and notes each file before it is read, so that a later change is one.
 fn load(file: &Path, checker: &Arc<Checker>, seen: &mut Seen) -> Result<InForce, WebError> {
-    seen.push((file.to_owned(), stamp(file)));
+    seen.push((file.to_owned(), Fingerprint::of_path(file)));
     let unreadable = |error| WebError::Unreadable {
         what: " of --web.config.file".to_owned(),
         path: file.to_owned(),
@@ -193,7 +176,7 @@ fn load(file: &Path, checker: &Arc<Checker>, seen: &mut Seen) -> Result<InForce,
     if let Some(tls) = &config.tls {
         for pem in [Some(&tls.certificate), Some(&tls.key), tls.client_ca.as_ref()].into_iter().flatten() {
             if let Pem::File(path) = pem {
-                seen.push((path.clone(), stamp(path)));
+                seen.push((path.clone(), Fingerprint::of_path(path)));
             }
         }
         acceptor = Some(TlsAcceptor::from(Arc::new(server_tls::server_config(tls, config.http2)?)));
@@ -201,11 +184,4 @@ fn load(file: &Path, checker: &Arc<Checker>, seen: &mut Seen) -> Result<InForce,
     let passwords = (!config.users.is_empty()).then(|| Passwords::new(config.users, checker.clone()));
     let rate = config.rate_limit.map(RateLimiter::new);
     Ok(InForce { tls: acceptor, headers: config.headers, passwords, rate })
-}
-
-/// Returns what tells the content of a path apart, symbolic links followed; none if there is none.
-fn stamp(path: &Path) -> Option<Stamp> {
-    let seen = fs::metadata(path).ok()?;
-    let changed = (seen.ctime(), seen.ctime_nsec());
-    Some((seen.dev(), seen.ino(), seen.size(), (seen.mtime(), seen.mtime_nsec()), changed))
 }

@@ -14,8 +14,8 @@ use rustls::{
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{
-    config_reload::WebError,
     web_config::{ClientAuth, Pem, TlsConfig},
+    web_error::WebError,
 };
 
 /// A bundle of all public authorities has some 250 KiB.

@@ -2,10 +2,16 @@
 
 use std::error::Error;
 
+use clap::ValueEnum;
 use tracing::Level;
 use tracing_subscriber::fmt;
 
-use crate::command::config::LogFormat;
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
 
 /// Installs the log; once per process. With `details` it also tells why, as `--kernel-log` asks for.
 pub fn init(format: LogFormat, details: bool) {

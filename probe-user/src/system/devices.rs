@@ -6,23 +6,13 @@
 mod disk;
 mod sysfs_walk;
 
-use std::{fmt, path::Path, str::FromStr};
+use std::path::Path;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 pub use disk::Disk;
 
-use crate::system::mount_info::Mount;
-
-/// Bits of the minor number in the kernel's own `dev_t` (`MINORBITS` of `include/linux/kdev_t.h`).
-const MINOR_BITS: u32 = 20;
-
-/// A device's number, as mountinfo and sysfs write it: `8:1`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DeviceNumber {
-    pub major: u32,
-    pub minor: u32,
-}
+use crate::system::{device_number::DeviceNumber, mount_info::Mount};
 
 /// What serves a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -124,41 +114,6 @@ impl Stack {
     /// Returns the numbers by which a cgroup may limit block I/O: of every layer but partitions, which it refuses.
     pub fn limitable(&self) -> Vec<DeviceNumber> {
         self.layers.iter().filter(|layer| layer.kind != Kind::Partition).map(|layer| layer.number).collect()
-    }
-}
-
-impl DeviceNumber {
-    /// Returns the number as the kernel keeps it and its tracepoints tell it: `major << 20 | minor`, which is not what
-    /// `stat` returns.
-    pub const fn kernel(self) -> u32 {
-        self.major << MINOR_BITS | self.minor
-    }
-}
-
-impl fmt::Display for DeviceNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.major, self.minor)
-    }
-}
-
-/// A text is no `major:minor`.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read a device number")]
-pub struct NoDeviceNumber;
-
-impl FromStr for DeviceNumber {
-    type Err = NoDeviceNumber;
-
-    fn from_str(text: &str) -> Result<Self, NoDeviceNumber> {
-        let (major, minor) = text.trim_end().split_once(':').ok_or(NoDeviceNumber)?;
-        let number = |digits: &str| digits.parse().map_err(|_| NoDeviceNumber);
-        Ok(Self { major: number(major)?, minor: number(minor)? })
-    }
-}
-
-impl Serialize for DeviceNumber {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 use crate::system::{
     cgroups::{Cgroup, Membership, Roots, Version},
-    devices::DeviceNumber,
+    device_number::DeviceNumber,
 };
 
 /// The files of version 1, one per kind.

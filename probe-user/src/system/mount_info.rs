@@ -14,7 +14,7 @@ use procfs::{
 };
 use rustix::fs::{major, minor};
 
-use crate::system::devices::DeviceNumber;
+use crate::system::device_number::DeviceNumber;
 
 /// A mount, as the process sees it; empty where it could not be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -15,8 +15,6 @@ use rustix::{
 };
 use tracing::info;
 
-use crate::kernel::Kernel;
-
 /// What finding members takes, and reading their settings, certificates and keys: other processes' roots and descriptors,
 /// other users' files.
 const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
@@ -120,10 +118,10 @@ fn spawn_keeping(
 ///
 /// # Errors
 /// If the kernel refuses; then the process is to end.
-pub fn drop_to_readers(kernel: &mut Kernel) -> Result<Entrance, PrivilegeError> {
+pub fn drop_to_readers(maps_readable: impl FnOnce() -> bool + Send) -> Result<Entrance, PrivilegeError> {
     let held = own().permitted;
     set_no_new_privs(true).map_err(|error| PrivilegeError("set no_new_privs", error.into()))?;
-    let maps = if maps_are_open_to_all(kernel) { CapabilitySet::empty() } else { CapabilitySet::BPF };
+    let maps = if maps_are_open_to_all(maps_readable) { CapabilitySet::empty() } else { CapabilitySet::BPF };
     let kept = held & (READING | maps);
     bound(READING | maps | ENTERING)?;
     let entrance = Entrance::open(held)?;
@@ -136,9 +134,9 @@ pub fn drop_to_readers(kernel: &mut Kernel) -> Result<Entrance, PrivilegeError> 
 /// Returns whether maps that are open can be read and written without any capability.
 ///
 /// Before Linux 5.19 `kernel.unprivileged_bpf_disabled` forbids every use of bpf(2) (commit c8644cd0efe7), so it is tried.
-fn maps_are_open_to_all(kernel: &mut Kernel) -> bool {
+fn maps_are_open_to_all(maps_readable: impl FnOnce() -> bool + Send) -> bool {
     thread::scope(|scope| {
-        let trial = scope.spawn(|| keep(READING & own().permitted).is_ok() && kernel.maps_answer());
+        let trial = scope.spawn(|| keep(READING & own().permitted).is_ok() && maps_readable());
         trial.join().unwrap_or(false)
     })
 }

@@ -48,7 +48,7 @@ pub fn all(options: &Options) -> Trials {
     });
     let works = hooks.iter().find(|trial| trial.outcome.is_ok()).map(|trial| trial.hook);
     let mut working = working.or_else(|| kernel::start(works?.into(), &config).ok());
-    let dropped = working.as_mut().map(privileges::drop_to_readers);
+    let dropped = working.as_mut().map(|kernel| privileges::drop_to_readers(|| kernel.maps_answer()));
     let (drop, entrance) = match dropped {
         Some(Ok(entrance)) => (Some(Ok(())), entrance),
         Some(Err(error)) => (Some(Err(refusal(error))), Entrance::default()),

@@ -17,20 +17,16 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{recv_low_water::LowWater, response_body};
+use super::{super::error::MAX_HEAD_BYTES, recv_low_water::LowWater, response_body};
 use crate::{
     discovery::Endpoint,
+    etcd::credential_files::Fingerprints,
     etcd::{
         certificate::Validity,
         client_tls::Setup,
         error::{Asked, ScrapeError, Stage},
     },
-    system::file_fingerprint::Stamps,
 };
-
-/// etcd's heads have some 200 bytes. It is how much is read at once, too: a kept connection keeps that, and the default is to let it
-/// grow with the body, to 120 KiB an etcd.
-pub(in crate::etcd) const MAX_HEAD_BYTES: usize = 16 << 10;
 
 /// The value of `accept-encoding` for an etcd on this machine.
 pub(super) const UNENCODED: &str = "identity";
@@ -53,7 +49,7 @@ pub(super) struct Connection {
 pub(super) struct Secured {
     pub setup: Setup,
     /// What the files were like with which it was made.
-    pub stamps: Stamps,
+    pub fingerprints: Fingerprints,
     /// Of the chain that the server presented.
     pub presented: Option<Validity>,
     pub since: Instant,

@@ -56,7 +56,7 @@ impl ScrapeError {
         }
         let http = find::<hyper::Error>(&*error);
         if http.is_some_and(hyper::Error::is_parse_too_large) {
-            return Self::TooLarge(crate::etcd::client::MAX_HEAD_BYTES);
+            return Self::TooLarge(super::MAX_HEAD_BYTES);
         }
         if http.is_some_and(hyper::Error::is_parse) {
             return Self::NotHttp(error);

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use serde::Serialize;
 
-use super::DeviceNumber;
+use crate::system::device_number::DeviceNumber;
 
 /// A disk at the bottom of a stack. `None` where its driver does not say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

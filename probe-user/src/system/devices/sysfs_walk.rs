@@ -9,7 +9,8 @@ use std::{
 use procfs::process::MountInfo;
 use rustix::fs::{major, minor};
 
-use super::{DeviceNumber, Disk, Kind, Layer, Stack, WatchedDevice};
+use super::{Disk, Kind, Layer, Stack, WatchedDevice};
+use crate::system::device_number::DeviceNumber;
 use crate::system::mount_info::{self, Mount};
 
 /// How many levels are followed, files behind loop devices included.

@@ -1,0 +1,21 @@
+//! The listening socket.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+
+/// Listening failed; the exit code tells it from other failures.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}; is another probe running, or take another address with --listen")]
+pub struct ListenError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// Binds the address on which the daemon serves.
+///
+/// # Errors
+/// If the address is in use, or is not one of this host.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address).await.map_err(|source| ListenError { address, source })
+}
