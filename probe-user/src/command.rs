@@ -12,7 +12,7 @@ use config::{Command, Config};
 
 use crate::kernel::Fault;
 
-/// Runs a command to its end and returns the exit code.
+/// ProgramRuns a command to its end and returns the exit code.
 ///
 /// # Errors
 /// One sentence from intent to cause; nothing is left attached.

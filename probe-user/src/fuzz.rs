@@ -5,11 +5,12 @@
 use std::{collections::HashMap, path::Path};
 
 use crate::{
-    discovery::{Endpoint, Settings, member_settings::Source},
-    etcd::{
-        AllowList, Scrape,
+    analysis::{
         exposition::{self, Line},
+        reexport::AllowList,
     },
+    discovery::{Endpoint, Settings, member_settings::Source},
+    etcd::Scrape,
     output::metrics::Format,
     server::{self, web_config::WebConfig},
 };
@@ -33,7 +34,7 @@ pub const TARGETS: [Target; 5] = [
 pub fn metrics(bytes: &[u8]) {
     let everything = AllowList::parse(&["*".to_owned()]).expect("a pattern");
     let Ok(scrape) = Scrape::parse(bytes, &everything) else { return };
-    for family in scrape.passed_on.families() {
+    for family in scrape.reexported.families() {
         for line in family.samples.lines() {
             let Ok(Line::Sample(sample)) = exposition::read(line) else { panic!("passed on: {line:?}") };
             assert!(sample.name.starts_with(family.name), "{line:?} below {}", family.name);

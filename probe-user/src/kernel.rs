@@ -4,6 +4,7 @@
 
 mod block_io;
 mod kernel_histograms;
+mod hook_kind;
 mod attach;
 mod in_flight;
 mod load_object;
@@ -37,15 +38,15 @@ use probe_ebpf::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-pub use attach::Hook;
 pub use attach_toggle::Toggle;
 pub use block_io::Block;
+pub use hook_kind::Hook;
 pub use in_flight::InFlight;
 use kernel_histograms::Histograms;
 pub use load_object::{Fault, KernelConfig};
 use mmap_array::Mapped;
 use program_stats::Programs;
-pub use program_stats::{Runs, skipped};
+pub use program_stats::skipped;
 pub use reclaim::NS_PER_TICK;
 use self_test::Rehearsal;
 pub use self_test::SelfTestError;
@@ -55,6 +56,7 @@ use struct_offsets::Layout;
 
 use crate::{
     analysis::latency::{Latencies, TimeSpent},
+    analysis::snapshot::ProgramRuns,
     support::logging::chain,
     system::host,
 };
@@ -314,7 +316,7 @@ impl Kernel {
     }
 
     /// Returns how the programs fared, those that see the same calls together; it takes a file each.
-    pub fn runs(&self) -> Vec<Vec<Runs>> {
+    pub fn runs(&self) -> Vec<Vec<ProgramRuns>> {
         self.programs.runs()
     }
 

@@ -13,6 +13,10 @@ mod slow_log;
 pub mod environment;
 mod member_state;
 mod window;
+mod device_evidence;
+mod gather_evidence;
+mod assess;
+mod metrics_snapshot;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -26,21 +30,24 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use environment::Host;
-pub use member_state::{LastScrape, Metric, Tracked};
+pub use member_state::{LastScrape, MemberState};
 pub use scrape_round::{is_from, scrape_all};
-use self_test_status::Eyesight;
-pub use slow_log::{Logged, SlowLog};
+use self_test_status::SelfTestStatus;
+pub use slow_log::SlowLog;
 pub use window::Window;
 
 use crate::{
-    analysis::crosscheck::Birth,
+    analysis::{
+        crosscheck::Birth,
+        reexport::{AllowList, OmittedSamples},
+        thresholds::Thresholds,
+    },
     discovery::{Member, Overrides, ProcessId, Scanner},
-    etcd::{AllowList, reexport::LeftOut},
     kernel::{
-        Kernel, NS_PER_TICK, Process,
+        Hook, Kernel, NS_PER_TICK, Process,
         sampler::{self, SharedFindings, Waiting},
     },
-    system::privileges::Entrance,
+    system::privileges::NetnsSpawner,
 };
 
 /// How often threads that ended in living processes are looked for; Go seldom ends one.
@@ -58,8 +65,9 @@ pub struct Settings {
     pub process_names: Vec<String>,
     pub overrides: Overrides,
     pub command_timeout: Duration,
-    pub entrance: Entrance,
+    pub entrance: NetnsSpawner,
     pub window: Duration,
+    pub thresholds: Thresholds,
     /// Which of etcd's own families are passed on.
     pub allowed: Arc<AllowList>,
 }
@@ -71,16 +79,16 @@ pub struct Monitor {
     findings: SharedFindings,
     slow_log: SlowLog,
     host: Host,
-    eyesight: Eyesight,
+    eyesight: SelfTestStatus,
     scanner: Scanner,
-    members: BTreeMap<MemberKey, Tracked>,
+    members: BTreeMap<MemberKey, MemberState>,
     /// Processes that could not be examined, so that each is reported once.
     unreadable: BTreeMap<u32, String>,
     unreadable_total: u64,
     unclaimed: u64,
     threads_looked_at: Instant,
     /// What of etcd's own text could not be passed on, over all scrapes.
-    left_out: LeftOut,
+    omitted: OmittedSamples,
     /// Told of every scrape that ends.
     scrape_ended: watch::Sender<()>,
 }
@@ -102,53 +110,38 @@ impl Monitor {
             findings,
             slow_log: SlowLog::default(),
             host: Host::read(),
-            eyesight: Eyesight::proven_now(),
+            eyesight: SelfTestStatus::passed_now(),
             scanner: Scanner::default(),
             members: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             unreadable_total: 0,
             unclaimed: 0,
             threads_looked_at: Instant::now(),
-            left_out: LeftOut::default(),
+            omitted: OmittedSamples::default(),
             scrape_ended: watch::Sender::new(()),
         }
     }
 
-    pub fn kernel(&self) -> &Kernel {
+    /// Returns how the programs are attached.
+    pub fn hook(&self) -> Hook {
+        self.kernel.hook()
+    }
+
+    fn kernel(&self) -> &Kernel {
         &self.kernel
     }
 
-    pub fn members(&self) -> impl Iterator<Item = &Tracked> {
+    pub fn members(&self) -> impl Iterator<Item = &MemberState> {
         self.members.values()
     }
 
-    pub fn members_mut(&mut self) -> impl Iterator<Item = &mut Tracked> {
-        self.members.values_mut()
-    }
-
-    /// Returns how many events came from processes that ended and were never known as members: an etcd that lived for
-    /// less than a second, or something else of its name.
-    pub fn unclaimed(&self) -> u64 {
-        self.unclaimed
-    }
-
-    /// Returns how many processes of etcd's name could not be examined so far.
-    pub fn unreadable_total(&self) -> u64 {
-        self.unreadable_total
-    }
-
-    /// Returns what of etcd's own text could not be passed on so far.
-    pub fn left_out(&self) -> &LeftOut {
-        &self.left_out
-    }
-
     /// Tests whether the programs see what happens, if the last test is older than this.
-    pub fn test_eyesight(&mut self, at_most: Duration) {
+    pub fn run_self_test(&mut self, at_most: Duration) {
         self.eyesight.test(&mut self.kernel, at_most);
     }
 
     /// Returns why the last self-test failed, if it did.
-    pub fn blindness(&self) -> Option<&str> {
+    pub fn self_test_failure(&self) -> Option<&str> {
         self.eyesight.failure()
     }
 
@@ -180,19 +173,19 @@ impl Monitor {
     }
 
     /// Tells the sampler which devices are under whose files, and stops to watch what nobody is on.
-    fn tell_layers(&mut self) {
+    fn publish_devices(&mut self) {
         let alive = self.members.values().filter(|tracked| tracked.id().is_some());
         let layers: HashMap<u32, Vec<u32>> = alive
             .clone()
-            .filter_map(|tracked| Some((tracked.process()?.target, tracked.surroundings().layers())))
+            .filter_map(|tracked| Some((tracked.process()?.target, tracked.environment().layers())))
             .collect();
-        let used: BTreeSet<u32> = alive.flat_map(|tracked| tracked.surroundings().layers()).collect();
+        let used: BTreeSet<u32> = alive.flat_map(|tracked| tracked.environment().layers()).collect();
         self.host.forget(&used, self.kernel.block_mut());
         sampler::lock(&self.findings).layers = layers;
     }
 
     /// Takes over what the sampler has found since the last time.
-    pub fn absorb(&mut self) {
+    pub fn drain_sampler(&mut self) {
         let found: Vec<_> = sampler::lock(&self.findings).slow.drain(..).collect();
         if !found.is_empty() {
             // A member's first operation may be a slow one, and gives it its place.
@@ -201,7 +194,7 @@ impl Monitor {
         for operation in found {
             let target = operation.record.target;
             let of_target =
-                |tracked: &&mut Tracked| tracked.process().is_some_and(|own| own.target == target);
+                |tracked: &&mut MemberState| tracked.process().is_some_and(|own| own.target == target);
             // One of a process that is not known as a member yet waits for none: it would wait for ever for what is none.
             if let Some(tracked) = self.members.values_mut().find(of_target) {
                 tracked.slow_mut().add(&operation);
@@ -213,8 +206,8 @@ impl Monitor {
     /// Looks for members that came and went. Called each second.
     pub fn scan(&mut self) {
         self.kernel.flush_log();
-        self.absorb();
-        self.test_eyesight(TESTED_EVERY);
+        self.drain_sampler();
+        self.run_self_test(TESTED_EVERY);
         self.retire_dead();
         let processes = self.kernel.processes();
         let suspects: Vec<u32> = processes.iter().map(|process| process.pid).collect();
@@ -232,8 +225,8 @@ impl Monitor {
             let process = processes.iter().find(|process| is_same(process, member.id)).copied();
             self.track(member, process);
         }
-        self.members.values_mut().for_each(Tracked::look_at_certificates);
-        self.tell_layers();
+        self.members.values_mut().for_each(MemberState::look_at_certificates);
+        self.publish_devices();
         self.host.name_cgroups(self.kernel.block());
         // What a verdict looks back on is most of what a member takes of our memory.
         let window = self.settings.window;
@@ -256,7 +249,8 @@ impl Monitor {
 
     fn track(&mut self, member: Member, process: Option<Process>) {
         let key = (member.settings.name.clone(), member.data_dir.clone());
-        let tracked = self.members.entry(key).or_insert_with(|| Tracked::new(&member, self.settings.window));
+        let tracked =
+            self.members.entry(key).or_insert_with(|| MemberState::new(&member, self.settings.window));
         if tracked.id() != Some(member.id) {
             // Rounded down to a tick, so a process that started just after the probe may pass for an older one; never
             // the other way round.
@@ -278,8 +272,8 @@ impl Monitor {
             {
                 warn!(member = member.name, %error, "member is not measured");
             }
-            let surroundings = self.host.surround(&member, self.kernel.block_mut());
-            tracked.begin(surroundings, birth, &self.settings, &member);
+            let environment = self.host.surround(&member, self.kernel.block_mut());
+            tracked.begin(environment, birth, &self.settings, &member);
         }
         tracked.describe(member, process);
     }

@@ -17,7 +17,7 @@ pub mod config_reload;
 pub mod web_config;
 pub mod service_manager;
 
-use std::{collections::BTreeSet, future::Future, sync::Arc};
+use std::{collections::BTreeSet, future::Future, path::Path, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -39,10 +39,9 @@ use self::{
     redaction::{Secrets, spellings},
 };
 use crate::{
-    command::config::Options,
     monitor::{Shared, TESTED_EVERY, lock, on_demand},
     output::{
-        metrics::{self, Format, Snapshot},
+        metrics::{self, Format},
         report::{
             self, Report,
             slow_report::{self, OperationReport},
@@ -52,14 +51,15 @@ use crate::{
 
 /// What the handlers read.
 #[derive(Clone)]
-pub struct Served {
+pub struct AppState {
     pub monitor: Shared,
-    pub options: Arc<Options>,
+    /// The key of `--key`, whose path no response may contain.
+    pub operator_key: Option<Arc<Path>>,
     pub reloaded: Reloaded,
 }
 
 /// Serves until `stop` ends; requests under way are answered first.
-pub async fn serve(listener: TcpListener, served: Served, web: Web, stop: impl Future<Output = ()>) {
+pub async fn serve(listener: TcpListener, served: AppState, web: Web, stop: impl Future<Output = ()>) {
     let limits = Limits::default();
     let in_force = web.subscribe();
     let routes = router(&served);
@@ -72,16 +72,16 @@ pub async fn serve(listener: TcpListener, served: Served, web: Web, stop: impl F
 }
 
 /// Returns the paths of all keys: those of members, in their own file systems, and the operator's.
-fn key_paths(served: &Served) -> BTreeSet<String> {
+fn key_paths(served: &AppState) -> BTreeSet<String> {
     let monitor = lock(&served.monitor);
     let endpoints = monitor.members().flat_map(|tracked| &tracked.member().endpoints);
     let pairs = endpoints.flat_map(|endpoint| &endpoint.credentials.client);
-    let keys = pairs.map(|pair| &pair.key.path).chain(&served.options.key);
+    let keys = pairs.map(|pair| pair.key.path.as_path()).chain(served.operator_key.as_deref());
     keys.flat_map(|path| spellings(path)).collect()
 }
 
 /// A path, and what answers there.
-type Route = (&'static str, fn() -> MethodRouter<Served>);
+type Route = (&'static str, fn() -> MethodRouter<AppState>);
 
 /// Every route: a test walks them as a stranger, and can miss none.
 const ROUTES: [Route; 7] = [
@@ -99,7 +99,7 @@ pub fn paths() -> impl Iterator<Item = &'static str> {
     ROUTES.into_iter().map(|(path, _)| path)
 }
 
-fn router(served: &Served) -> Router {
+fn router(served: &AppState) -> Router {
     let routes =
         ROUTES.into_iter().fold(Router::new(), |router, (path, handler)| router.route(path, handler()));
     routes.with_state(served.clone())
@@ -109,12 +109,12 @@ async fn landing_page() -> Html<&'static str> {
     Html(include_str!("server/landing.html"))
 }
 
-async fn serve_metrics(State(served): State<Served>, headers: HeaderMap) -> Response {
+async fn serve_metrics(State(served): State<AppState>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let format = Format::accepted(accept);
     let timeout = headers.get("x-prometheus-scrape-timeout-seconds").and_then(|value| value.to_str().ok());
     on_demand::refresh(&served.monitor, on_demand::patience(timeout)).await;
-    let mut snapshot = Snapshot::of(&lock(&served.monitor), &served.options);
+    let mut snapshot = lock(&served.monitor).snapshot();
     snapshot.web_config_reloaded = served.reloaded.get();
     match metrics::encode(snapshot, format) {
         Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
@@ -130,11 +130,11 @@ async fn healthy() -> &'static str {
 }
 
 /// Attached, the self-test passed within the last seconds, and every member that can be cross-checked agrees.
-async fn ready(State(served): State<Served>) -> Response {
+async fn ready(State(served): State<AppState>) -> Response {
     let report = {
         let mut monitor = lock(&served.monitor);
-        monitor.test_eyesight(TESTED_EVERY);
-        report::report(&monitor, &served.options)
+        monitor.run_self_test(TESTED_EVERY);
+        report::report(&monitor.assess())
     };
     match not_ready(&report) {
         None => "ready\n".into_response(),
@@ -145,8 +145,8 @@ async fn ready(State(served): State<Served>) -> Response {
 /// Returns why the probe's figures cannot be trusted, if so. An etcd that cannot be scraped is no fault of the probe's,
 /// and an event that the kernel is known to have skipped is a counted miss.
 fn not_ready(report: &Report) -> Option<String> {
-    let blindness = report.self_test_failure.clone();
-    blindness.or_else(|| disagreement(report))
+    let self_test_failure = report.self_test_failure.clone();
+    self_test_failure.or_else(|| disagreement(report))
 }
 
 fn disagreement(report: &Report) -> Option<String> {
@@ -160,13 +160,20 @@ fn disagreement(report: &Report) -> Option<String> {
     })
 }
 
-async fn serve_report(State(served): State<Served>) -> Json<Report> {
-    Json(report::report(&lock(&served.monitor), &served.options))
+async fn serve_report(State(served): State<AppState>) -> Json<Report> {
+    Json(report::report(&lock(&served.monitor).assess()))
 }
 
 /// The last thousand slow operations, the newest first.
-async fn serve_slow(State(served): State<Served>) -> Json<Vec<OperationReport>> {
+async fn serve_slow(State(served): State<AppState>) -> Json<Vec<OperationReport>> {
     let mut monitor = lock(&served.monitor);
-    monitor.absorb();
-    Json(monitor.slow_log().since(0).rev().map(|logged| slow_report::tell(logged, &monitor)).collect())
+    monitor.drain_sampler();
+    Json(
+        monitor
+            .slow_log()
+            .since(0)
+            .rev()
+            .map(|logged| slow_report::describe(logged, |id| monitor.cgroup(id)))
+            .collect(),
+    )
 }

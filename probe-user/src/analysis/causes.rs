@@ -4,6 +4,8 @@
 //! Names are those of Linux 5.10 to 7.x, where most of what waits for a page was renamed for folios in 5.16 (`wait_on_page_bit` is
 //! `folio_wait_bit` since). Stacking file systems such as overlayfs are transparent: their frames are in no rule.
 
+use std::ops::{Index, IndexMut};
+
 /// What blocked time was spent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
@@ -28,6 +30,36 @@ pub enum Cause {
     Other,
     /// Blocked time for which no stack was taken. No stack has this name.
     Unsampled,
+}
+
+/// One value for each [`Cause`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerCause<T>([T; Cause::ALL.len()]);
+
+impl<T> PerCause<T> {
+    /// Calls a function for each cause.
+    pub fn from_fn(value: impl FnMut(Cause) -> T) -> Self {
+        Self(Cause::ALL.map(value))
+    }
+
+    /// Returns the values in the order of [`Cause::ALL`].
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter()
+    }
+}
+
+impl<T> Index<Cause> for PerCause<T> {
+    type Output = T;
+
+    fn index(&self, cause: Cause) -> &T {
+        &self.0[cause as usize]
+    }
+}
+
+impl<T> IndexMut<Cause> for PerCause<T> {
+    fn index_mut(&mut self, cause: Cause) -> &mut T {
+        &mut self.0[cause as usize]
+    }
 }
 
 impl Cause {

@@ -20,11 +20,6 @@ mod overhead_estimate;
 mod ledger;
 mod origin;
 
-#[cfg(test)]
-mod history;
-#[cfg(test)]
-mod properties;
-
 pub use dominance::Breach;
 pub use ledger::Ledger;
 pub use overhead_estimate::estimate_overhead;
@@ -32,8 +27,7 @@ pub use overhead_estimate::estimate_overhead;
 use dominance::Dominance;
 use origin::Origin;
 
-/// The bounds of etcd's disk histograms: 1 ms × 2^k.
-pub const BOUNDS: usize = 14;
+use super::disk_metric::BUCKETS;
 
 /// One side's cumulative histogram at etcd's bounds.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -41,7 +35,7 @@ pub struct Observations {
     pub count: u64,
     pub sum_s: f64,
     /// Element `k` counts the observations of at most 1 ms × 2^k.
-    pub at_most: [u64; BOUNDS],
+    pub at_most: [u64; BUCKETS],
 }
 
 /// What the kernel knows at one instant.
@@ -226,3 +220,6 @@ impl Reconciliation {
 fn signed(counter: u64) -> i64 {
     i64::try_from(counter).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

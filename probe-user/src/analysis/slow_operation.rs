@@ -8,10 +8,10 @@ use probe_ebpf::{
     state::SlowRecord,
 };
 
-use crate::analysis::causes::Cause;
+use crate::analysis::causes::{Cause, PerCause};
 
 /// Nanoseconds by [`Cause`].
-pub type Waits = [u64; Cause::ALL.len()];
+pub type Waits = PerCause<u64>;
 
 /// What a thread was seen in, and how long that stands for: since the last sample, or since the operation began.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl SlowOperation {
         let mut operation = Self {
             at,
             record,
-            waits: [0; Cause::ALL.len()],
+            waits: Waits::default(),
             sampled: None,
             device_idle_ns: 0,
             device_busy_ns: 0,
@@ -88,7 +88,7 @@ impl SlowOperation {
         for sample in samples {
             let share_ns = share(blocked_ns, sample.stands_for_ns, all_ns).min(left_ns);
             left_ns -= share_ns;
-            self.waits[sample.cause as usize] += share_ns;
+            self.waits[sample.cause] += share_ns;
             *self.frames.entry((sample.cause, sample.frames.clone())).or_default() += share_ns;
             match sample.device_busy {
                 Some(true) => self.device_busy_ns += share_ns,
@@ -98,11 +98,11 @@ impl SlowOperation {
         }
         // Without samples all of it, else what rounding left.
         let rest = samples.last().map_or(Cause::Unsampled, |sample| sample.cause);
-        self.waits[rest as usize] += left_ns;
+        self.waits[rest] += left_ns;
     }
 
     fn take_exact(&mut self, blocked_ns: u64, exact: &[(Cause, String, u64)]) {
-        self.waits = [0; Cause::ALL.len()];
+        self.waits = Waits::default();
         self.frames.clear();
         let all_ns: u64 = exact.iter().map(|(.., ns)| ns).sum();
         // The time on a processor is known to a tick only; if it takes too much, the waits are cut so that the parts still are no
@@ -112,10 +112,10 @@ impl SlowOperation {
         for (cause, frames, ns) in exact {
             let share_ns = share(blocked_ns, *ns, whole_ns).min(left_ns);
             left_ns -= share_ns;
-            self.waits[*cause as usize] += share_ns;
+            self.waits[*cause] += share_ns;
             *self.frames.entry((*cause, frames.clone())).or_default() += share_ns;
         }
-        self.waits[Cause::Unsampled as usize] += left_ns;
+        self.waits[Cause::Unsampled] += left_ns;
     }
 
     /// Returns what it was on, and which call it was.
@@ -124,10 +124,29 @@ impl SlowOperation {
     }
 }
 
+/// A slow operation and whose it was.
+#[derive(Clone, Debug)]
+pub struct LoggedOperation {
+    /// Counts up from 0 without a gap.
+    pub sequence: u64,
+    pub member: String,
+    pub operation: SlowOperation,
+}
+
 /// Returns how long the thread waited for anything but a processor.
 pub fn blocked_ns(record: &SlowRecord) -> u64 {
     let split = record.split;
     record.latency_ns.saturating_sub(split.on_cpu_ns).saturating_sub(split.run_queue_ns)
+}
+
+/// Returns the name of a process; the kernel's own threads are one, for which of them does something is chance.
+pub fn comm(tgid: u32, words: [u64; 2]) -> String {
+    let bytes: Vec<u8> =
+        words.iter().flat_map(|word| word.to_le_bytes()).take_while(|byte| *byte != 0).collect();
+    let name = String::from_utf8_lossy(&bytes);
+    // What a process calls itself is not ours to trust on somebody's terminal.
+    let name: String = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    if tgid == 0 { format!("kernel ({name})") } else { name }
 }
 
 /// Returns `part / whole` of an amount.
@@ -168,7 +187,7 @@ mod tests {
         ];
         for (samples, flush_ns, journal_ns, unsampled_ns, why) in cases {
             let operation = SlowOperation::new(SystemTime::now(), record(100, 10, 20), samples, None);
-            let of = |cause: Cause| operation.waits[cause as usize];
+            let of = |cause: Cause| operation.waits[cause];
             assert_eq!(
                 (of(Cause::Flush), of(Cause::Journal), of(Cause::Unsampled)),
                 (flush_ns, journal_ns, unsampled_ns),
@@ -183,9 +202,9 @@ mod tests {
         let exact = [(Cause::Flush, "a".to_owned(), 40), (Cause::Journal, "b".to_owned(), 20)];
         let samples = [sample(Cause::Lock, true, 5)];
         let operation = SlowOperation::new(SystemTime::now(), record(100, 10, 20), &samples, Some(&exact));
-        let of = |cause: Cause| operation.waits[cause as usize];
+        let of = |cause: Cause| operation.waits[cause];
         assert_eq!((of(Cause::Flush), of(Cause::Journal), of(Cause::Unsampled)), (40, 20, 10));
-        assert_eq!(operation.sampled.unwrap()[Cause::Lock as usize], 70);
+        assert_eq!(operation.sampled.unwrap()[Cause::Lock], 70);
         assert_eq!(operation.device_busy_ns, 70, "whether the device was busy is known from samples only");
         let tight = SlowOperation::new(SystemTime::now(), record(50, 10, 20), &samples, Some(&exact));
         assert_eq!(tight.waits.iter().sum::<u64>(), 20, "the parts are no more than the whole");

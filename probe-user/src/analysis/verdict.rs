@@ -149,10 +149,9 @@ pub fn judge(evidence: &Evidence) -> Judgement {
                 causes,
             ),
         }
-    } else if let [wal, _] = &evidence.figures
-        && wal.kernel.count() < ENOUGH
-    {
-        let reason = format!("{} WAL syncs in the window, {ENOUGH} make a p99", wal.kernel.count());
+    } else if evidence.figures.wal_fsync.kernel.count() < ENOUGH {
+        let count = evidence.figures.wal_fsync.kernel.count();
+        let reason = format!("{count} WAL syncs in the window, {ENOUGH} make a p99");
         (Verdict::TooFewSamples, reason, Vec::new())
     } else {
         (Verdict::Healthy, figures(evidence), Vec::new())
@@ -271,7 +270,5 @@ fn longer_than(figure: &Figure, bound_s: f64) -> u64 {
     figure.kernel.count() - at_most
 }
 
-#[cfg(test)]
-mod properties;
 #[cfg(test)]
 mod tests;

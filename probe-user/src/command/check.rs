@@ -33,15 +33,15 @@ pub async fn check(
         () = sleep_until(end) => {}
         () = stop => info!("stopped early"),
         () = scan_forever(&monitor) => {}
-        () = scrape_forever(&monitor, options.scrape_interval.min(CHECK_SCRAPES_EVERY), options) => {}
+        () = scrape_forever(&monitor, options.scrape_interval.min(CHECK_SCRAPES_EVERY)) => {}
     }
     // One more of each, so that the report ends now.
     scrape_all(&monitor).await;
     let report = {
         let mut monitor = lock(&monitor);
-        monitor.test_eyesight(Duration::ZERO);
-        report::note_verdicts(&mut monitor, options);
-        report::report(&monitor, options)
+        monitor.run_self_test(Duration::ZERO);
+        monitor.record_verdicts();
+        report::report(&monitor.assess())
     };
     let printed = match output {
         // It leaves out colours where nobody sees them, or NO_COLOR says not to.

@@ -10,7 +10,8 @@ use std::{
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
-    etcd::{AllowList, allow_list, client_tls::is_server_name},
+    analysis::reexport::{AllowList, allow_list},
+    etcd::client_tls::is_server_name,
     kernel::{HookChoice, KernelConfig},
     support::logging::LogFormat,
 };

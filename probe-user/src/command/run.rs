@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     kernel::Fault,
-    server::{self, Served, config_reload::Web, service_manager::ServiceManager},
+    server::{self, AppState, config_reload::Web, service_manager::ServiceManager},
 };
 
 pub async fn run(
@@ -30,8 +30,11 @@ pub async fn run(
     let address = listener.local_addr().context("cannot tell the address listened on")?;
     info!(listen = %address, "attached");
     warn_of_strangers(address, &web);
-    let served =
-        Served { monitor: monitor.clone(), options: Arc::new(options.clone()), reloaded: web.reloaded() };
+    let served = AppState {
+        monitor: monitor.clone(),
+        operator_key: options.key.clone().map(Arc::from),
+        reloaded: web.reloaded(),
+    };
     let stop = async {
         stop.await;
         manager.tell_stopping();
@@ -40,7 +43,7 @@ pub async fn run(
         () = server::serve(listener, served, web, stop) => Ok(()),
         () = manager.keep_informed(&monitor) => Ok(()),
         () = scan_forever(&monitor) => Ok(()),
-        () = scrape_forever(&monitor, options.scrape_interval, options) => Ok(()),
+        () = scrape_forever(&monitor, options.scrape_interval) => Ok(()),
     }
 }
 

@@ -12,10 +12,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::config::Options;
+use super::config::{Causes, Options};
 use crate::{
+    analysis::{disk_metric::PerMetric, reexport::AllowList, thresholds::Thresholds},
     discovery::{Endpoint, Overrides},
-    etcd::AllowList,
     kernel::{
         self, Fault, KernelConfig,
         sampler::{self, SharedFindings},
@@ -42,8 +42,8 @@ pub fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyho
             .context("cannot look at what slow operations wait for")?,
         None => SharedFindings::default(),
     };
-    let entrance =
-        privileges::drop_to_readers(|| kernel.maps_answer()).context("cannot go on with fewer privileges")?;
+    let entrance = privileges::drop_capabilities(|| kernel.maps_answer())
+        .context("cannot go on with fewer privileges")?;
     let mut monitor = Monitor::new(
         kernel,
         findings,
@@ -53,12 +53,25 @@ pub fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyho
             command_timeout: options.command_timeout,
             entrance,
             window,
+            thresholds: thresholds(options),
             allowed: Arc::new(AllowList::parse(&options.etcd_metrics).map_err(anyhow::Error::msg)?),
         },
     );
     monitor.scan();
     allocator::give_back();
     Ok(Arc::new(Mutex::new(monitor)))
+}
+
+/// Returns the limits for the verdicts.
+fn thresholds(options: &Options) -> Thresholds {
+    Thresholds {
+        limit_s: PerMetric {
+            wal_fsync: options.wal_fsync_limit.as_secs_f64(),
+            backend_commit: options.backend_commit_limit.as_secs_f64(),
+        },
+        stall_limit_s: options.stall_limit.map(|limit| limit.as_secs_f64()),
+        exact_causes: options.causes == Causes::Exact,
+    }
 }
 
 /// Returns what the operator says instead of what is found.
@@ -84,16 +97,16 @@ pub async fn scan_forever(monitor: &Shared) {
     }
 }
 
-pub async fn scrape_forever(monitor: &Shared, every: Duration, options: &Options) {
+pub async fn scrape_forever(monitor: &Shared, every: Duration) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         // Not awaited: an etcd that hangs delays neither the others nor their next round, and is left out of that one.
-        let (monitor, options) = (monitor.clone(), options.clone());
+        let monitor = monitor.clone();
         tokio::spawn(async move {
             scrape_all(&monitor).await;
-            report::note_verdicts(&mut lock(&monitor), &options);
+            lock(&monitor).record_verdicts();
         });
     }
 }

@@ -56,10 +56,10 @@ fn print_new(monitor: &Shared, output: Output, next: &mut u64) -> anyhow::Result
     let mut text = String::new();
     {
         let mut monitor = lock(monitor);
-        monitor.absorb();
+        monitor.drain_sampler();
         for logged in monitor.slow_log().since(*next) {
             *next = logged.sequence + 1;
-            let operation = slow_report::tell(logged, &monitor);
+            let operation = slow_report::describe(logged, |id| monitor.cgroup(id));
             match output {
                 Output::Text => text.push_str(&slow_report::line(&operation)),
                 Output::Json => {

@@ -1,6 +1,6 @@
 //! Finds the processes that go by etcd's name.
 //!
-//! Runs each second on nodes with hundreds of processes, so one that is nothing to us is looked at for as long as it is young, and
+//! ProgramRuns each second on nodes with hundreds of processes, so one that is nothing to us is looked at for as long as it is young, and
 //! then every ten seconds. Whoever vanishes while being read was not there.
 
 use std::{

@@ -8,14 +8,10 @@ use x509_parser::{
 };
 
 use super::{ScrapeError, client_tls};
-use crate::discovery::{FileRef, KeyPair, Member, Scheme};
-
-/// When one certificate is valid, in seconds since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Validity {
-    pub not_before_s: i64,
-    pub not_after_s: i64,
-}
+use crate::{
+    analysis::certificate_expiry::Validity,
+    discovery::{FileRef, KeyPair, Member, Scheme},
+};
 
 /// Returns the validity of each certificate in a PEM file, in its order: of a chain, the holder's own comes first.
 ///

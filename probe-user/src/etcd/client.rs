@@ -20,14 +20,14 @@ use recv_low_water::LowWater;
 
 use super::credential_files::Fingerprints;
 use super::{
-    AllowList,
-    certificate::{self, Validity},
+    certificate,
     client_tls::Setup,
     dial::{self, Connected, Connecting, Stream},
-    error::{Failure, Reason, ScrapeError, Stage},
+    error::{Failure, ScrapeError, Stage},
     scrape_text::Scrape,
 };
-use crate::{discovery::Endpoint, system::privileges::Entrance};
+use crate::analysis::{certificate_expiry::Validity, reexport::AllowList, scrape_failure::Reason};
+use crate::{discovery::Endpoint, system::privileges::NetnsSpawner};
 
 /// A connection over TLS is made anew after this time: a certificate of a server whose files we do not see is renewed, too.
 const RENEWED_EVERY: Duration = Duration::from_hours(1);
@@ -45,7 +45,7 @@ pub struct Client {
     /// The one that is asked first: it answered last time, or it is its turn.
     current: usize,
     timeout: Duration,
-    entrance: Entrance,
+    entrance: NetnsSpawner,
     /// What is passed on of the answer.
     allowed: Arc<AllowList>,
     connection: Option<Connection>,
@@ -64,7 +64,7 @@ impl Client {
             endpoints,
             current: 0,
             timeout,
-            entrance: Entrance::default(),
+            entrance: NetnsSpawner::default(),
             allowed: Arc::default(),
             connection: None,
             connecting: None,
@@ -75,14 +75,14 @@ impl Client {
 
     /// Has connections to other network namespaces made by a thread that may enter them.
     #[must_use]
-    pub fn through(mut self, entrance: Entrance) -> Self {
+    pub fn through(mut self, entrance: NetnsSpawner) -> Self {
         self.entrance = entrance;
         self
     }
 
     /// Has these families passed on, which by default are none.
     #[must_use]
-    pub fn passing_on(mut self, allowed: Arc<AllowList>) -> Self {
+    pub fn reexporting(mut self, allowed: Arc<AllowList>) -> Self {
         self.allowed = allowed;
         self
     }

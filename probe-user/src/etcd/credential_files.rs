@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     discovery::{Credentials, FileRef, ProcessId, paths::Root},
-    system::{file_fingerprint::Fingerprint, privileges::Entrance},
+    system::{file_fingerprint::Fingerprint, privileges::NetnsSpawner},
 };
 
 /// Fingerprints of every file of some credentials; none for a file that cannot be found.
@@ -42,7 +42,7 @@ impl Fingerprints {
         let (sender, receiver) = oneshot::channel();
         let credentials = credentials.clone();
         // It enters no namespace, so it gets no right to.
-        Entrance::default().run(move || {
+        NetnsSpawner::default().run(move || {
             // Nobody waits any more if the client was dropped.
             let _ = sender.send(Self::of_credentials(&credentials));
         })?;

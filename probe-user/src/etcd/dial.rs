@@ -28,7 +28,7 @@ use super::credential_files::Fingerprints;
 use super::{client_tls::Setup, error::ScrapeError};
 use crate::{
     discovery::{Endpoint, FileRef, ProcessId, Scheme},
-    system::privileges::Entrance,
+    system::privileges::NetnsSpawner,
 };
 
 /// A connection, and what TLS on it takes.
@@ -52,12 +52,12 @@ pub(super) type Connecting = oneshot::Receiver<Result<Connected, ScrapeError>>;
 pub(super) fn start(
     endpoint: &Endpoint,
     timeout: Duration,
-    entrance: &Entrance,
+    entrance: &NetnsSpawner,
 ) -> Result<Connecting, ScrapeError> {
     let (sender, receiver) = oneshot::channel();
     let endpoint = endpoint.clone();
     // Only what has to enter a namespace gets the right to.
-    let direct = Entrance::default();
+    let direct = NetnsSpawner::default();
     let entrance = if endpoint.network_of.is_some() { entrance } else { &direct };
     let connecting = move || {
         // Nobody waits any more if the client was dropped, and then the connection goes with it.

@@ -4,11 +4,11 @@
 
 use std::mem;
 
-use super::{
-    AllowList,
-    error::ScrapeError,
+use super::error::ScrapeError;
+use crate::analysis::reexport::AllowList;
+use crate::analysis::{
     exposition::{self, Kind, Line, Sample, number},
-    reexport::{Collector, PassedOn},
+    reexport::{Collector, ReexportedMetrics},
 };
 
 const WAL_FSYNC: &str = "etcd_disk_wal_fsync_duration_seconds";
@@ -47,7 +47,7 @@ pub struct Scrape {
     pub has_leader: Option<bool>,
     pub leader_changes: Option<u64>,
     /// Its families of the allow-list.
-    pub passed_on: PassedOn,
+    pub reexported: ReexportedMetrics,
 }
 
 /// One of etcd's histograms.
@@ -82,7 +82,7 @@ impl Scrape {
             is_leader: ours.value(IS_LEADER).map(|value| value > 0.0),
             has_leader: ours.value(HAS_LEADER).map(|value| value > 0.0),
             leader_changes: ours.value(LEADER_CHANGES).and_then(whole),
-            passed_on: collector.finish(),
+            reexported: collector.finish(),
         })
     }
 }
@@ -245,7 +245,7 @@ mod tests {
             is_leader: Some(true),
             has_leader: Some(true),
             leader_changes: Some(1),
-            passed_on: PassedOn::default(),
+            reexported: ReexportedMetrics::default(),
         };
         assert_eq!(scrape, expected);
     }

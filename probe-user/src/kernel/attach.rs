@@ -1,7 +1,5 @@
 //! How the programs are called: the kinds of hook, the cheapest first.
 
-use std::env::consts::ARCH;
-
 use aya::{
     Btf, Ebpf, Endianness,
     programs::{FEntry, FExit, Program, ProgramError, TracePoint},
@@ -9,16 +7,13 @@ use aya::{
 use probe_ebpf::series::Op;
 use procfs::KernelVersion;
 
-use super::{KernelError, load_programs, struct_offsets::Layout, tracefs};
-
-/// Where the kernel calls the programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// On the entry and exit of the system calls' own functions: no other system call gets slower.
-    Fentry,
-    /// On `syscalls:` tracepoints: on every kernel, and slows every system call of the host.
-    Tracepoint,
-}
+use super::{
+    KernelError,
+    hook_kind::{Hook, function},
+    load_programs,
+    struct_offsets::Layout,
+    tracefs,
+};
 
 /// Whether a program is called before a system call or after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,17 +39,6 @@ const TRACEPOINTS_PREEMPTIBLE_SINCE: KernelVersion = KernelVersion { major: 7, m
 const SIDES: [Side; 2] = [Side::Exit, Side::Enter];
 
 impl Hook {
-    /// All of them, the cheapest first.
-    pub const ALL: [Self; 2] = [Self::Fentry, Self::Tracepoint];
-
-    /// Returns the value of the label `hook`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fentry => "fentry",
-            Self::Tracepoint => "tracepoint",
-        }
-    }
-
     /// Loads the programs of this kind, attached to nothing yet. Those of the other kind stay out of the kernel.
     ///
     /// # Errors
@@ -160,12 +144,6 @@ impl Hook {
 /// Returns what a program and its spare have in common: they see the same calls.
 pub(super) fn place(program: &str) -> &str {
     program.strip_suffix(SPARE_SUFFIX).unwrap_or(program)
-}
-
-/// Returns the kernel's function of a system call on this machine (`arch/*/include/asm/syscall_wrapper.h`).
-pub(super) fn function(op: Op) -> String {
-    let prefix = if ARCH == "aarch64" { "__arm64" } else { "__x64" };
-    format!("{prefix}_sys_{}", op.as_str())
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, KernelError> {

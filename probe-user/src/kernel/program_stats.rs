@@ -10,6 +10,7 @@ use std::{
 use aya::Ebpf;
 
 use super::attach;
+use crate::analysis::snapshot::ProgramRuns;
 
 /// What the kernel tells of a program takes some 400 bytes.
 const FDINFO_BYTES: usize = 1024;
@@ -18,17 +19,6 @@ const FDINFO_BYTES: usize = 1024;
 /// it is read from its beginning.
 #[derive(Debug)]
 pub struct Programs(Vec<Vec<(String, File)>>);
-
-/// What became of one program.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Runs {
-    pub program: String,
-    /// How often it ran, and for how many nanoseconds in all; 0 but while `kernel.bpf_stats_enabled` is 1.
-    pub count: u64,
-    pub total_ns: u64,
-    /// How often the kernel did not run it.
-    pub skipped: u64,
-}
 
 impl Programs {
     /// Finds those that are loaded; `ebpf` has to live for as long as they are asked after.
@@ -44,11 +34,11 @@ impl Programs {
     }
 
     /// Asks the kernel after each of them, one system call each; those that see the same calls together.
-    pub fn runs(&self) -> Vec<Vec<Runs>> {
+    pub fn runs(&self) -> Vec<Vec<ProgramRuns>> {
         let one = |(program, file): &(String, File)| {
             let mut buffer = [0; FDINFO_BYTES];
             let read = file.read_at(&mut buffer, 0).unwrap_or(0);
-            Runs { program: program.clone(), ..parse(&String::from_utf8_lossy(&buffer[..read])) }
+            ProgramRuns { program: program.clone(), ..parse(&String::from_utf8_lossy(&buffer[..read])) }
         };
         self.0.iter().map(|of_place| of_place.iter().map(one).collect()).collect()
     }
@@ -59,18 +49,18 @@ impl Programs {
 /// The kernel does not run a program that is under way on the same CPU, nor on older tracepoints any while a map is updated
 /// there (`trace_call_bpf` in `kernel/trace/bpf_trace.c`). Where a hook has two, what one was skipped for the other saw, unless
 /// it was skipped, too. 0 where the kernel does not count: before Linux 5.12, for tracepoints before 6.7.
-pub fn skipped(runs: &[Vec<Runs>]) -> u64 {
+pub fn skipped(runs: &[Vec<ProgramRuns>]) -> u64 {
     runs.iter().filter_map(|of_place| of_place.iter().map(|runs| runs.skipped).min()).sum()
 }
 
 /// Reads `/proc/PID/fdinfo` of a program (`bpf_prog_show_fdinfo` in `kernel/bpf/syscall.c`); what is not there is 0.
-fn parse(fdinfo: &str) -> Runs {
+fn parse(fdinfo: &str) -> ProgramRuns {
     let field = |name: &str| {
         let mut lines = fdinfo.lines();
         let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
     };
-    Runs {
+    ProgramRuns {
         program: String::new(),
         count: field("run_cnt"),
         total_ns: field("run_time_ns"),
@@ -85,14 +75,20 @@ mod tests {
     #[test]
     fn what_the_kernel_tells_is_read() {
         let text = "pos:\t0\nprog_type:\t5\nrun_time_ns:\t1200\nrun_cnt:\t3\nrecursion_misses:\t7\n";
-        assert_eq!(parse(text), Runs { count: 3, total_ns: 1200, skipped: 7, ..Runs::default() });
-        assert_eq!(parse("pos:\t0\n"), Runs::default(), "an old kernel, or a file that is gone");
+        assert_eq!(
+            parse(text),
+            ProgramRuns { count: 3, total_ns: 1200, skipped: 7, ..ProgramRuns::default() }
+        );
+        assert_eq!(parse("pos:\t0\n"), ProgramRuns::default(), "an old kernel, or a file that is gone");
     }
 
     #[test]
     fn a_call_is_missed_only_by_what_both_programs_were_skipped_for() {
         let skipped_each = |counts: &[u64]| {
-            counts.iter().map(|skipped| Runs { skipped: *skipped, ..Runs::default() }).collect::<Vec<_>>()
+            counts
+                .iter()
+                .map(|skipped| ProgramRuns { skipped: *skipped, ..ProgramRuns::default() })
+                .collect::<Vec<_>>()
         };
         assert_eq!(skipped(&[skipped_each(&[5, 2]), skipped_each(&[3]), skipped_each(&[])]), 5);
     }

@@ -162,7 +162,7 @@ impl Sampler {
         }
     }
 
-    /// Runs for as long as somebody shares the findings.
+    /// ProgramRuns for as long as somebody shares the findings.
     fn run(mut self) {
         while Arc::strong_count(&self.findings) > 1 {
             let every = self.pause(monotonic_ns());

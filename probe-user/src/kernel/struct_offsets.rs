@@ -8,8 +8,9 @@ use btf_rs::Type;
 use probe_ebpf::{layout::Offsets, series::Op};
 
 use super::{
-    Hook, KernelError, attach,
+    KernelError,
     btf::{Functions, Types},
+    hook_kind::{Hook, function},
     preemption,
 };
 
@@ -70,7 +71,7 @@ impl Layout {
     /// # Errors
     /// If the kernel has no BTF, or its structures are not those that the programs know.
     pub fn read() -> Result<Self, KernelError> {
-        let functions = Op::ALL.into_iter().map(attach::function);
+        let functions = Op::ALL.into_iter().map(function);
         let names: Vec<String> = NAMES.map(str::to_owned).into_iter().chain(functions).collect();
         let types = Types::open(&names).map_err(|error| KernelError::NoBtf(error.to_string()))?;
         Ok(Self {

@@ -9,7 +9,7 @@ const TRACEFS: &str = "/sys/kernel/tracing";
 /// Where it was before Linux 4.1, and often is still.
 const TRACEFS_BEFORE: &str = "/sys/kernel/debug/tracing";
 
-/// Runs something that needs tracefs, which is mounted for it alone where it is not mounted.
+/// ProgramRuns something that needs tracefs, which is mounted for it alone where it is not mounted.
 ///
 /// # Errors
 /// If it can neither be found nor mounted, and those of what was run.

@@ -3,8 +3,6 @@
 //! The files are looked at every few seconds on a thread of its own, which may hang without holding up anything else; they are
 //! read when one has changed, and once a minute anyway. Whom to warn of what, and when, is decided by functions without I/O.
 
-mod expiry;
-
 use std::{
     io,
     path::{Path, PathBuf},
@@ -14,17 +12,17 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::warn;
 
-pub use expiry::{DAY_S, Kind, Urgency, date, days};
-use expiry::{Told, due, end_of, sentence};
+use crate::analysis::certificate_expiry::CertificateKind;
+use crate::analysis::certificate_expiry::{Told, due, end_of, sentence};
 
 use crate::{
+    analysis::certificate_expiry::Validity,
     discovery::Member,
-    etcd::credential_files::Fingerprints,
     etcd::{
-        Validity,
         certificate::{self, Files},
+        credential_files::Fingerprints,
     },
-    system::privileges::Entrance,
+    system::privileges::NetnsSpawner,
 };
 
 /// How often the files are looked at, and how often read, changed or not.
@@ -34,7 +32,7 @@ const READ_EVERY: Duration = Duration::from_mins(1);
 /// What is known of a member's certificates in one of its lives.
 #[derive(Debug, Default)]
 pub struct Certificates {
-    /// By [`Kind`].
+    /// By [`CertificateKind`].
     found: [Option<Found>; 3],
     /// Until when the chain holds that the server presented on the connection in use.
     presented_s: Option<i64>,
@@ -42,7 +40,7 @@ pub struct Certificates {
     looked_at: Option<Instant>,
     fingerprints: Option<Fingerprints>,
     read_at: Option<Instant>,
-    /// By [`Kind`].
+    /// By [`CertificateKind`].
     told: [Option<Told>; 3],
 }
 
@@ -70,19 +68,19 @@ impl Certificates {
         self.presented_s = validity.map(|validity| validity.not_after_s);
     }
 
-    /// Returns until when each certificate holds, in seconds since 1970, by [`Kind`]; none where there is none.
+    /// Returns until when each certificate holds, in seconds since 1970, by [`CertificateKind`]; none where there is none.
     ///
     /// Of the server's the one that it presents counts, for it may be another one than the file has.
     pub fn ends_s(&self) -> [Option<i64>; 3] {
-        Kind::ALL.map(|kind| {
-            let presented_s = self.presented_s.filter(|_| kind == Kind::Server);
+        CertificateKind::ALL.map(|kind| {
+            let presented_s = self.presented_s.filter(|_| kind == CertificateKind::Server);
             presented_s.or(self.found[kind as usize].as_ref().map(|found| found.until_s))
         })
     }
 
     /// Takes in the last look, starts another when it is time, and warns of what will end soon. Called each second.
     pub fn tick(&mut self, member: &Member) {
-        self.absorb();
+        self.drain_sampler();
         if self.looking.is_none() && self.looked_at.is_none_or(|at| at.elapsed() >= LOOKED_AT_EVERY) {
             self.looked_at = Some(Instant::now());
             let recent = self.read_at.is_some_and(|at| at.elapsed() < READ_EVERY);
@@ -91,7 +89,7 @@ impl Certificates {
             self.looking = start(Files::of(member), known).ok();
         }
         let now_s = now_s();
-        for (kind, until_s) in Kind::ALL.into_iter().zip(self.ends_s()) {
+        for (kind, until_s) in CertificateKind::ALL.into_iter().zip(self.ends_s()) {
             let Some(until_s) = until_s else { continue };
             let Some(warning) = due(self.told[kind as usize], until_s, now_s) else { continue };
             self.told[kind as usize] = Some(warning);
@@ -102,12 +100,12 @@ impl Certificates {
     }
 
     /// Returns the file that ends then; none if it is the one that was presented.
-    fn file(&self, kind: Kind, until_s: i64) -> Option<&Path> {
+    fn file(&self, kind: CertificateKind, until_s: i64) -> Option<&Path> {
         let found = self.found[kind as usize].as_ref();
         found.filter(|found| found.until_s == until_s).map(|found| &*found.path)
     }
 
-    fn absorb(&mut self) {
+    fn drain_sampler(&mut self) {
         let Some(looking) = &mut self.looking else { return };
         match looking.try_recv() {
             Ok(look) => {
@@ -129,7 +127,7 @@ impl Certificates {
 fn start(files: Files, known: Option<Fingerprints>) -> io::Result<oneshot::Receiver<Look>> {
     let (sender, receiver) = oneshot::channel();
     // It enters no namespace, so it gets no right to.
-    Entrance::default().run(move || {
+    NetnsSpawner::default().run(move || {
         let fingerprints = Fingerprints::of(files.all());
         let found = (known.as_ref() != Some(&fingerprints)).then(|| read(&files, now_s()));
         // Nobody waits any more if the member has gone.
@@ -144,11 +142,11 @@ fn read(files: &Files, now_s: i64) -> [Option<Found>; 3] {
         let until_s = end_of(kind, &certificate::validities(file).ok()?, now_s)?;
         Some(Found { path: file.path.clone(), until_s })
     };
-    let authorities = files.authorities.iter().filter_map(|file| read(Kind::Ca, file));
+    let authorities = files.authorities.iter().filter_map(|file| read(CertificateKind::Ca, file));
     [
         authorities.min_by_key(|found| found.until_s),
-        files.server.as_ref().and_then(|file| read(Kind::Server, file)),
-        files.shown().and_then(|file| read(Kind::Client, file)),
+        files.server.as_ref().and_then(|file| read(CertificateKind::Server, file)),
+        files.shown().and_then(|file| read(CertificateKind::Client, file)),
     ]
 }
 
@@ -168,7 +166,7 @@ mod tests {
         assert_eq!(certificates.ends_s(), [Some(1), Some(2), Some(3)], "the files'");
         certificates.presented(Some(Validity { not_before_s: 0, not_after_s: 9 }));
         assert_eq!(certificates.ends_s(), [Some(1), Some(9), Some(3)]);
-        assert_eq!(certificates.file(Kind::Server, 9), None, "no file of that name is to blame");
+        assert_eq!(certificates.file(CertificateKind::Server, 9), None, "no file of that name is to blame");
         certificates.presented(None);
         assert_eq!(certificates.ends_s(), [Some(1), Some(2), Some(3)], "a plain listener presents none");
     }

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use crate::system::mount_info::Mount;
 use crate::{
+    analysis::disk_metric::PerMetric,
     discovery::Member,
     kernel::{Block, monotonic_ns},
     system::{
@@ -33,7 +34,7 @@ const ACTIVITY_HOLDS_NS: u64 = 200_000_000;
 
 /// The devices under one directory of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
+pub struct DevicePlacement {
     pub stack: Stack,
     /// The kernel side's numbers of the stack's layers, in their order; those for which there was no room are left out.
     pub layers: Vec<u32>,
@@ -41,10 +42,10 @@ pub struct Placed {
 
 /// What a member runs on and within, in one of its lives.
 #[derive(Clone, Debug, Default)]
-pub struct Surroundings {
-    /// By [`super::Metric`]: under the WAL, and under the backend.
-    pub devices: [Option<Placed>; 2],
-    pub mounts: [Mount; 2],
+pub struct Environment {
+    /// Under the WAL, and under the backend.
+    pub devices: PerMetric<Option<DevicePlacement>>,
+    pub mounts: PerMetric<Mount>,
     pub membership: Option<Membership>,
 }
 
@@ -85,17 +86,17 @@ impl Host {
     }
 
     /// Looks up what a member runs on, and watches it.
-    pub fn surround(&mut self, member: &Member, block: &mut Block) -> Surroundings {
+    pub fn surround(&mut self, member: &Member, block: &mut Block) -> Environment {
         let wal = crate::system::mount_info::of(member.id.pid, &member.wal_dir, member.wal_dir_st_dev);
         let data = crate::system::mount_info::of_path(member.id.pid, &member.data_dir)
             .unwrap_or_else(|| wal.clone());
-        let mounts = [wal, data];
-        let devices = mounts.each_ref().map(|mount| self.place(mount, block));
+        let mounts = PerMetric { wal_fsync: wal, backend_commit: data };
+        let devices = PerMetric::from_fn(|metric| self.place(&mounts[metric], block));
         let membership = Membership::of_process(member.id.pid, Path::new(PROC));
-        Surroundings { devices, mounts, membership }
+        Environment { devices, mounts, membership }
     }
 
-    fn place(&mut self, mount: &Mount, block: &mut Block) -> Option<Placed> {
+    fn place(&mut self, mount: &Mount, block: &mut Block) -> Option<DevicePlacement> {
         let stack = devices::under(mount, Path::new(SYSFS), Path::new(PROC))?;
         let numbers: Vec<Option<u32>> =
             stack.layers.iter().map(|layer| self.layer(layer.number, layer.index, &stack, block)).collect();
@@ -120,7 +121,7 @@ impl Host {
                 layers.push(number);
             }
         }
-        Some(Placed { stack, layers })
+        Some(DevicePlacement { stack, layers })
     }
 
     /// Returns the kernel side's number of a layer. A partition has its disk's.
@@ -182,7 +183,7 @@ impl Host {
     }
 }
 
-impl Surroundings {
+impl Environment {
     /// Returns the kernel side's numbers of all layers.
     pub fn layers(&self) -> Vec<u32> {
         let all: BTreeSet<u32> =

@@ -11,30 +11,21 @@ use probe_ebpf::series::{BACKEND_COMMIT, META_COMMIT, OPERATIONS, SERIES, WAL_FS
 use tracing::warn;
 
 use super::{
-    Settings, certificate_watch::Certificates, environment::Surroundings, wait_totals::SlowTotals,
+    Settings, certificate_watch::Certificates, environment::Environment, wait_totals::SlowTotals,
     window::Window,
 };
 use crate::system::mount_info::Mount;
 use crate::{
     analysis::{
-        crosscheck::{BOUNDS, Birth, KernelReading, Ledger, Observations},
+        crosscheck::{Birth, KernelReading, Ledger, Observations},
+        disk_metric::{BUCKET_BOUNDS_NS, DiskMetric, PerMetric},
         latency::{Latencies, TimeSpent, seconds},
+        reexport::ReexportedMetrics,
         verdict::Verdict,
     },
     discovery::{Member, ProcessId},
-    etcd::{Client, PassedOn, Scrape},
+    etcd::{Client, Scrape},
     kernel::{Kernel, Process, monotonic_ns},
-};
-
-/// The upper bounds of etcd's disk histograms: 1 ms × 2^k.
-const ETCD_BOUNDS_NS: [u64; BOUNDS] = {
-    let mut bounds = [1_000_000; BOUNDS];
-    let mut k = 1;
-    while k < BOUNDS {
-        bounds[k] = bounds[k - 1] * 2;
-        k += 1;
-    }
-    bounds
 };
 
 /// A copy that is older than this is not served: its series are absent until etcd answers again.
@@ -42,25 +33,6 @@ pub const SERVED_FOR: Duration = Duration::from_secs(5);
 
 /// A database that was used so recently may still be closing while the next one commits.
 const BACKEND_CLOSES_NS: u64 = 60_000_000_000;
-
-/// One of etcd's two disk figures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Metric {
-    WalFsync,
-    BackendCommit,
-}
-
-impl Metric {
-    pub const ALL: [Self; 2] = [Self::WalFsync, Self::BackendCommit];
-
-    /// Returns the value of the label `metric`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::WalFsync => "wal_fsync",
-            Self::BackendCommit => "backend_commit",
-        }
-    }
-}
 
 /// What ended lives counted.
 #[derive(Clone, Debug)]
@@ -112,21 +84,21 @@ pub enum LastScrape {
 pub(super) struct Copy {
     /// Before etcd was asked, so that the copy is younger than it seems.
     pub asked: Instant,
-    pub passed_on: Arc<PassedOn>,
+    pub reexported: Arc<ReexportedMetrics>,
 }
 
 /// One member.
-pub struct Tracked {
+pub struct MemberState {
     member: Member,
     /// Its place in the kernel, once it has made a call that the kernel side knows.
     process: Option<Process>,
-    surroundings: Surroundings,
+    environment: Environment,
     /// When its process ended; none while it lives.
     ended: Option<Instant>,
     /// Of a member that was never restarted there is none, and it takes 140 KiB.
     past: Option<Past>,
     slow: SlowTotals,
-    ledgers: [Ledger; 2],
+    ledgers: PerMetric<Ledger>,
     /// The present verdict, and since when.
     held: Option<(Verdict, Instant)>,
     pub window: Window,
@@ -142,17 +114,17 @@ pub struct Tracked {
     pub(super) client: Option<Client>,
 }
 
-impl Tracked {
+impl MemberState {
     pub(super) fn new(member: &Member, window: Duration) -> Self {
         Self {
             member: member.clone(),
             process: None,
-            surroundings: Surroundings::default(),
+            environment: Environment::default(),
             // It begins with `begin`.
             ended: Some(Instant::now()),
             past: None,
             slow: SlowTotals::default(),
-            ledgers: [Ledger::default(), Ledger::default()],
+            ledgers: PerMetric::default(),
             held: None,
             window: Window::new(window),
             last_scrape: LastScrape::NotYet,
@@ -167,7 +139,7 @@ impl Tracked {
     /// A new life begins.
     pub(super) fn begin(
         &mut self,
-        surroundings: Surroundings,
+        environment: Environment,
         birth: Birth,
         settings: &Settings,
         member: &Member,
@@ -180,12 +152,12 @@ impl Tracked {
         self.last_scrape = LastScrape::NotYet;
         self.copy = None;
         self.answered = None;
-        self.surroundings = surroundings;
+        self.environment = environment;
         self.certificates.begin();
         self.client = Some(
             Client::new(member.endpoints.clone(), settings.command_timeout)
                 .through(settings.entrance.clone())
-                .passing_on(settings.allowed.clone()),
+                .reexporting(settings.allowed.clone()),
         );
     }
 
@@ -223,9 +195,9 @@ impl Tracked {
         {
             warn!(member = self.label(), %error, "a process that ended is still watched for");
         }
-        for metric in Metric::ALL {
+        for metric in DiskMetric::ALL {
             let finished = self.latencies_now(kernel, self.series_of(metric)).count();
-            self.ledgers[metric as usize].end(finished);
+            self.ledgers[metric].end(finished);
         }
         if let Some(process) = self.process.take() {
             self.past.get_or_insert_with(Past::nothing).add(kernel, process);
@@ -241,7 +213,7 @@ impl Tracked {
         }
     }
 
-    /// Returns until when its certificates hold, by [`super::certificate_watch::Kind`]; nothing once it has ended.
+    /// Returns until when its certificates hold, by [`crate::analysis::certificate_expiry::CertificateKind`]; nothing once it has ended.
     pub fn certificate_ends_s(&self) -> [Option<i64>; 3] {
         if self.ended.is_none() { self.certificates.ends_s() } else { [None; 3] }
     }
@@ -266,16 +238,24 @@ impl Tracked {
 
     /// Returns what its WAL is mounted from.
     pub fn mount(&self) -> &Mount {
-        &self.surroundings.mounts[Metric::WalFsync as usize]
+        &self.environment.mounts[DiskMetric::WalFsync]
     }
 
-    pub fn surroundings(&self) -> &Surroundings {
-        &self.surroundings
+    pub fn environment(&self) -> &Environment {
+        &self.environment
     }
 
     /// Returns whether the last scrape succeeded, and whom it asked still lives.
     pub fn is_up(&self) -> bool {
         self.id().is_some() && matches!(self.last_scrape, LastScrape::Done(_))
+    }
+
+    /// Returns etcd's version from the last scrape; none unless that succeeded.
+    pub fn version(&self) -> Option<&str> {
+        match &self.last_scrape {
+            LastScrape::Done(scrape) => scrape.version.as_deref(),
+            _ => None,
+        }
     }
 
     /// Returns how old the last copy of etcd's own text is, however old; none if there was none in this life.
@@ -284,30 +264,30 @@ impl Tracked {
     }
 
     /// Returns what etcd says of itself, unless it is dead, did not answer the last time, or the copy is too old.
-    pub fn passed_on(&self) -> Option<&Arc<PassedOn>> {
+    pub fn reexported(&self) -> Option<&Arc<ReexportedMetrics>> {
         let copy = self.copy.as_ref().filter(|copy| self.is_up() && copy.asked.elapsed() <= SERVED_FOR);
-        copy.map(|copy| &copy.passed_on)
+        copy.map(|copy| &copy.reexported)
     }
 
     pub fn gone_for(&self) -> Option<Duration> {
         self.ended.map(|ended| ended.elapsed())
     }
 
-    pub fn ledger(&self, metric: Metric) -> &Ledger {
-        &self.ledgers[metric as usize]
+    pub fn ledger(&self, metric: DiskMetric) -> &Ledger {
+        &self.ledgers[metric]
     }
 
-    pub(super) fn ledger_mut(&mut self, metric: Metric) -> &mut Ledger {
-        &mut self.ledgers[metric as usize]
+    pub(super) fn ledger_mut(&mut self, metric: DiskMetric) -> &mut Ledger {
+        &mut self.ledgers[metric]
     }
 
     /// Returns the series that is the kernel's twin of etcd's figure.
-    pub fn series_of(&self, metric: Metric) -> u32 {
+    pub fn series_of(&self, metric: DiskMetric) -> u32 {
         match metric {
-            Metric::WalFsync => WAL_FSYNC,
+            DiskMetric::WalFsync => WAL_FSYNC,
             // Without syncs a commit ends with its meta page.
-            Metric::BackendCommit if self.member.settings.unsafe_no_fsync => META_COMMIT,
-            Metric::BackendCommit => BACKEND_COMMIT,
+            DiskMetric::BackendCommit if self.member.settings.unsafe_no_fsync => META_COMMIT,
+            DiskMetric::BackendCommit => BACKEND_COMMIT,
         }
     }
 
@@ -335,7 +315,7 @@ impl Tracked {
     }
 
     /// Notes the verdict of this moment; returns the one before if it is another one.
-    pub fn note_verdict(&mut self, verdict: Verdict) -> Option<Option<Verdict>> {
+    pub fn record_verdict(&mut self, verdict: Verdict) -> Option<Option<Verdict>> {
         let before = self.held.map(|(before, _)| before);
         if before == Some(verdict) {
             return None;
@@ -350,7 +330,7 @@ impl Tracked {
     }
 
     /// Returns how long this has been the verdict, in seconds; none if it is another one than the last noted.
-    pub fn held_for_s(&self, verdict: Verdict) -> Option<f64> {
+    pub fn verdict_age_s(&self, verdict: Verdict) -> Option<f64> {
         let (_, since) = self.held.filter(|(held, _)| *held == verdict)?;
         Some(since.elapsed().as_secs_f64())
     }
@@ -388,7 +368,7 @@ impl Tracked {
     }
 
     /// Reads what the kernel counted of a figure in the life that is, in the order that the cross-check asks for.
-    pub fn reading(&self, kernel: &Kernel, metric: Metric) -> (KernelReading, Latencies) {
+    pub fn reading(&self, kernel: &Kernel, metric: DiskMetric) -> (KernelReading, Latencies) {
         let series = self.series_of(metric);
         let before_ns = monotonic_ns();
         let latencies = self.latencies_now(kernel, series);
@@ -402,10 +382,10 @@ impl Tracked {
 }
 
 /// Returns how many commits can be under way independently of each other.
-fn sequences(kernel: &Kernel, process: Process, metric: Metric) -> u32 {
+fn sequences(kernel: &Kernel, process: Process, metric: DiskMetric) -> u32 {
     match metric {
-        Metric::WalFsync => 1,
-        Metric::BackendCommit => {
+        DiskMetric::WalFsync => 1,
+        DiskMetric::BackendCommit => {
             let since_ns = monotonic_ns().saturating_sub(BACKEND_CLOSES_NS);
             let used = kernel.state(process.target).backends;
             let recent =
@@ -419,6 +399,6 @@ fn observations(latencies: &Latencies) -> Observations {
     Observations {
         count: latencies.count(),
         sum_s: latencies.sum_seconds(),
-        at_most: latencies.at_most(&ETCD_BOUNDS_NS),
+        at_most: latencies.at_most(&BUCKET_BOUNDS_NS),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{MemberKey, Shared, Tracked, lock, scrape_round::scrape};
+use super::{MemberKey, MemberState, Shared, lock, scrape_round::scrape};
 
 /// A copy that is no older than this is fresh, so that many who ask at once share one round.
 pub const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -41,10 +41,10 @@ pub async fn refresh(shared: &Shared, patience: Duration) {
 
 /// Returns the members that live and were last asked, whatever came of it, too long before `arrived`.
 fn stale(
-    members: &std::collections::BTreeMap<MemberKey, Tracked>,
+    members: &std::collections::BTreeMap<MemberKey, MemberState>,
     arrived: Instant,
 ) -> impl Iterator<Item = MemberKey> {
-    let is_stale = move |tracked: &Tracked| {
+    let is_stale = move |tracked: &MemberState| {
         let answered = tracked.answered;
         tracked.id().is_some() && answered.is_none_or(|at| at + FRESH_FOR < arrived)
     };

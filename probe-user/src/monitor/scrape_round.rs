@@ -15,17 +15,19 @@ use super::{
     MemberKey, Shared,
     environment::Host,
     lock,
-    member_state::{Copy, LastScrape, Metric, Tracked},
+    member_state::{Copy, LastScrape, MemberState},
     wait_totals::{Losses, Lost},
     window::Point,
 };
 use crate::{
     analysis::{
         crosscheck::{KernelReading, Observations, Round},
+        disk_metric::PerMetric,
         latency::Latencies,
+        reexport,
     },
     discovery::ProcessId,
-    etcd::{Histogram, Scrape, reexport},
+    etcd::{Histogram, Scrape},
     kernel::{Kernel, monotonic_ns},
 };
 
@@ -62,17 +64,19 @@ pub(super) async fn scrape(shared: Shared, key: MemberKey) {
         let Some(tracked) = members.get_mut(&key) else { return };
         let (Some(id), Some(client)) = (tracked.id(), tracked.client.take()) else { return };
         tracked.locate(kernel);
-        let before = Metric::ALL.map(|metric| tracked.reading(kernel, metric).0);
+        let before = PerMetric::from_fn(|metric| tracked.reading(kernel, metric).0);
         // The reading's time is when its last part was read.
-        (client, id, before.map(|reading| KernelReading { at_ns: monotonic_ns(), ..reading }))
+        let at_ns = monotonic_ns();
+        let before = PerMetric::from_fn(|metric| KernelReading { at_ns, ..before[metric].clone() });
+        (client, id, before)
     };
     let spent_before_s = cpu_s(id.pid);
     let asked = Instant::now();
     let result = client.scrape().await;
     let spent_s = spent_before_s.zip(cpu_s(id.pid));
     let mut monitor = lock(&shared);
-    monitor.absorb();
-    let super::Monitor { kernel, members, host, left_out, scrape_ended, .. } = &mut *monitor;
+    monitor.drain_sampler();
+    let super::Monitor { kernel, members, host, omitted, scrape_ended, .. } = &mut *monitor;
     scrape_ended.send_replace(());
     // The member may have been restarted meanwhile; then this tells nothing about the new one.
     let Some(tracked) = members.get_mut(&key).filter(|tracked| tracked.id() == Some(id)) else { return };
@@ -84,9 +88,9 @@ pub(super) async fn scrape(shared: Shared, key: MemberKey) {
     let mut sentence = String::new();
     let last_scrape = match result {
         Ok(mut scrape) if is_from(&scrape, id) && has_spent(&scrape, spent_s) => {
-            let passed_on = Arc::new(mem::take(&mut scrape.passed_on));
-            left_out.add(&passed_on.left_out);
-            tracked.copy = Some(Copy { asked, passed_on });
+            let reexported = Arc::new(mem::take(&mut scrape.reexported));
+            omitted.add(&reexported.omitted);
+            tracked.copy = Some(Copy { asked, reexported });
             LastScrape::Done(Box::new(scrape))
         }
         Ok(_) => LastScrape::OtherProcess,
@@ -100,32 +104,32 @@ pub(super) async fn scrape(shared: Shared, key: MemberKey) {
     log_change(tracked, &last_scrape, &sentence);
     tracked.last_scrape = last_scrape;
     take_in(tracked, kernel, host, before);
-    left_out.conflicting += conflicting(members, &key);
+    omitted.conflicting += conflicting(members, &key);
 }
 
 /// Returns how many samples of a member cannot be passed on beside those of the others.
-fn conflicting(members: &BTreeMap<MemberKey, Tracked>, of: &MemberKey) -> u64 {
-    let Some(own) = members.get(of).and_then(Tracked::passed_on) else { return 0 };
+fn conflicting(members: &BTreeMap<MemberKey, MemberState>, of: &MemberKey) -> u64 {
+    let Some(own) = members.get(of).and_then(MemberState::reexported) else { return 0 };
     let before = members.iter().take_while(|(key, _)| *key != of);
-    reexport::conflicting(before.filter_map(|(_, tracked)| Some(&**tracked.passed_on()?)), own)
+    reexport::conflicting(before.filter_map(|(_, tracked)| Some(&**tracked.reexported()?)), own)
 }
 
 /// Adds what a scrape told to the ledgers and the window.
-fn take_in(tracked: &mut Tracked, kernel: &Kernel, host: &mut Host, before: [KernelReading; 2]) {
+fn take_in(tracked: &mut MemberState, kernel: &Kernel, host: &mut Host, before: PerMetric<KernelReading>) {
     tracked.locate(kernel);
     let scraped = match &tracked.last_scrape {
-        LastScrape::Done(scrape) => {
-            Some([observations(&scrape.wal_fsync), observations(&scrape.backend_commit)])
-        }
+        LastScrape::Done(scrape) => Some(PerMetric {
+            wal_fsync: observations(&scrape.wal_fsync),
+            backend_commit: observations(&scrape.backend_commit),
+        }),
         _ => None,
     };
-    let mut before = before.into_iter();
-    let mut kernel_now = <[Latencies; 2]>::default();
-    let rounds = Metric::ALL.map(|metric| {
+    let mut kernel_now = PerMetric::<Latencies>::default();
+    let rounds = PerMetric::from_fn(|metric| {
         let (after, latencies) = tracked.reading(kernel, metric);
-        kernel_now[metric as usize] = latencies;
-        scraped.as_ref().zip(before.next()).map(|(etcd, before)| {
-            let round = Round { before, etcd: etcd[metric as usize].clone(), after };
+        kernel_now[metric] = latencies;
+        scraped.as_ref().map(|etcd| {
+            let round = Round { before: before[metric].clone(), etcd: etcd[metric].clone(), after };
             let outcome = tracked.ledger_mut(metric).observe(&round).unwrap_or_default();
             if let Some(gap) = outcome.sandwich {
                 warn!(
@@ -146,11 +150,11 @@ fn take_in(tracked: &mut Tracked, kernel: &Kernel, host: &mut Host, before: [Ker
             round
         })
     });
-    let surroundings = tracked.surroundings();
-    let (layers, owners) = host.activity(kernel.block(), surroundings.layers());
-    let starvation = tracked.id().zip(surroundings.membership.as_ref());
+    let environment = tracked.environment();
+    let (layers, owners) = host.activity(kernel.block(), environment.layers());
+    let starvation = tracked.id().zip(environment.membership.as_ref());
     let losses = Losses {
-        figures: Metric::ALL.map(|metric| Lost::of(tracked, kernel, metric)),
+        by_metric: PerMetric::from_fn(|metric| Lost::of(tracked, kernel, metric)),
         layers,
         owners,
         starvation: starvation.map(|(id, membership)| host.starvation(id.pid, membership)),
@@ -159,7 +163,7 @@ fn take_in(tracked: &mut Tracked, kernel: &Kernel, host: &mut Host, before: [Ker
 }
 
 /// A lasting failure is told when it starts and when it ends; in a sentence that may name files.
-fn log_change(tracked: &Tracked, now: &LastScrape, sentence: &str) {
+fn log_change(tracked: &MemberState, now: &LastScrape, sentence: &str) {
     let member = tracked.label();
     match (&tracked.last_scrape, now) {
         (LastScrape::Failed { reason: before, .. }, LastScrape::Failed { reason, .. })
@@ -204,7 +208,7 @@ fn observations(histogram: &Histogram) -> Observations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::etcd::{AllowList, Scrape};
+    use crate::{analysis::reexport::AllowList, etcd::Scrape};
 
     #[test]
     fn the_time_that_a_process_spent_tells_it_from_another() {

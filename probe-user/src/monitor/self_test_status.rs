@@ -8,13 +8,13 @@ use crate::{kernel::Kernel, support::logging::chain};
 
 /// What the last self-test said, and when. A probe that starts has just passed one.
 #[derive(Debug)]
-pub struct Eyesight {
+pub struct SelfTestStatus {
     tested: Instant,
     failure: Option<String>,
 }
 
-impl Eyesight {
-    pub fn proven_now() -> Self {
+impl SelfTestStatus {
+    pub fn passed_now() -> Self {
         Self { tested: Instant::now(), failure: None }
     }
 

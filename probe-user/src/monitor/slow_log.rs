@@ -2,24 +2,15 @@
 
 use std::collections::VecDeque;
 
-use crate::analysis::slow_operation::SlowOperation;
+use crate::analysis::slow_operation::{LoggedOperation, SlowOperation};
 
 /// How many are kept, of all members.
 const KEPT: usize = 1000;
 
-/// A slow operation and whose it was.
-#[derive(Clone, Debug)]
-pub struct Logged {
-    /// Counts up from 0 without a gap.
-    pub sequence: u64,
-    pub member: String,
-    pub operation: SlowOperation,
-}
-
 /// Slow operations, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct SlowLog {
-    kept: VecDeque<Logged>,
+    kept: VecDeque<LoggedOperation>,
     next: u64,
 }
 
@@ -28,12 +19,12 @@ impl SlowLog {
         if self.kept.len() >= KEPT {
             self.kept.pop_front();
         }
-        self.kept.push_back(Logged { sequence: self.next, member, operation });
+        self.kept.push_back(LoggedOperation { sequence: self.next, member, operation });
         self.next += 1;
     }
 
     /// Returns those with this number or a later one; what came before and is not there any more has been dropped.
-    pub fn since(&self, sequence: u64) -> impl DoubleEndedIterator<Item = &Logged> {
+    pub fn since(&self, sequence: u64) -> impl DoubleEndedIterator<Item = &LoggedOperation> {
         self.kept.iter().filter(move |logged| logged.sequence >= sequence)
     }
 }

@@ -7,10 +7,11 @@ use probe_ebpf::{
     series::OPERATIONS,
 };
 
-use super::{Metric, Tracked};
+use super::MemberState;
 use crate::{
     analysis::{
         causes::Cause,
+        disk_metric::{DiskMetric, PerMetric},
         latency::TimeSpent,
         slow_operation::{SlowOperation, Waits},
     },
@@ -49,8 +50,7 @@ pub struct Lost {
 /// All of it, as of one instant.
 #[derive(Clone, Debug, Default)]
 pub struct Losses {
-    /// By [`Metric`].
-    pub figures: [Lost; 2],
+    pub by_metric: PerMetric<Lost>,
     /// What the layers of devices under the files did, by the kernel side's numbers.
     pub layers: Vec<(u32, LayerTotals)>,
     /// Who did what on them; other members on the same devices have the same.
@@ -67,8 +67,8 @@ impl SlowTotals {
         series.sum_ns += operation.record.latency_ns;
         let sampled = operation.sampled.as_ref().unwrap_or(&operation.waits);
         for cause in Cause::ALL {
-            series.waits[cause as usize] += operation.waits[cause as usize];
-            series.sampled[cause as usize] += sampled[cause as usize];
+            series.waits[cause] += operation.waits[cause];
+            series.sampled[cause] += sampled[cause];
         }
         series.device_idle_ns += operation.device_idle_ns;
         series.device_busy_ns += operation.device_busy_ns;
@@ -85,8 +85,8 @@ impl SlowSeries {
         self.operations += other.operations;
         self.sum_ns += other.sum_ns;
         for cause in Cause::ALL {
-            self.waits[cause as usize] += other.waits[cause as usize];
-            self.sampled[cause as usize] += other.sampled[cause as usize];
+            self.waits[cause] += other.waits[cause];
+            self.sampled[cause] += other.sampled[cause];
         }
         self.device_idle_ns += other.device_idle_ns;
         self.device_busy_ns += other.device_busy_ns;
@@ -96,7 +96,7 @@ impl SlowSeries {
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let difference =
-            |now: &Waits, then: &Waits| std::array::from_fn(|cause| now[cause].saturating_sub(then[cause]));
+            |now: &Waits, then: &Waits| Waits::from_fn(|cause| now[cause].saturating_sub(then[cause]));
         Self {
             operations: self.operations.saturating_sub(earlier.operations),
             sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
@@ -110,7 +110,7 @@ impl SlowSeries {
 
 impl Lost {
     /// Reads what a member has lost so far in one of its figures.
-    pub fn of(tracked: &Tracked, kernel: &Kernel, metric: Metric) -> Self {
+    pub fn of(tracked: &MemberState, kernel: &Kernel, metric: DiskMetric) -> Self {
         let mut lost = Self::default();
         for series in (0..).take(OPERATIONS.len()).filter(|series| is_part_of(metric, *series)) {
             lost.time.add(&tracked.time_spent(kernel, series));
@@ -128,14 +128,14 @@ impl Lost {
 
 /// Returns whether the operations of a series make a figure what it is: of the WAL the syncs, which is all that etcd's figure
 /// holds; of the backend all, for a commit is made of them.
-pub fn is_part_of(metric: Metric, series: u32) -> bool {
+pub fn is_part_of(metric: DiskMetric, series: u32) -> bool {
     use probe_ebpf::series::{Op, Role};
     let Some((role, op)) = OPERATIONS.get(series as usize) else { return false };
     match metric {
-        Metric::WalFsync => {
+        DiskMetric::WalFsync => {
             matches!(role, Role::Wal | Role::WalDir) && matches!(op, Op::Fdatasync | Op::Fsync)
         }
-        Metric::BackendCommit => matches!(role, Role::Backend),
+        DiskMetric::BackendCommit => matches!(role, Role::Backend),
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn figures_are_made_of_their_operations() {
         let of = |metric| (0..17).filter(|series| is_part_of(metric, *series)).collect::<Vec<_>>();
-        assert_eq!(of(Metric::WalFsync), [1, 2, 5], "syncs of segments and directories");
-        assert_eq!(of(Metric::BackendCommit), [6, 7, 8, 9], "writes and syncs of the database");
+        assert_eq!(of(DiskMetric::WalFsync), [1, 2, 5], "syncs of segments and directories");
+        assert_eq!(of(DiskMetric::BackendCommit), [6, 7, 8, 9], "writes and syncs of the database");
     }
 }

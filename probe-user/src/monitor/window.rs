@@ -5,6 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use super::wait_totals::{Losses, Lost};
 use crate::analysis::{
     crosscheck::{Observations, Round},
+    disk_metric::{BUCKETS, DiskMetric, PerMetric},
     latency::{Gain, Latencies},
 };
 
@@ -15,8 +16,8 @@ const POINTS: u64 = 12;
 #[derive(Clone, Debug)]
 pub struct Point {
     pub at_ns: u64,
-    /// By [`super::Metric`]; none if the scrape failed.
-    pub rounds: [Option<Round>; 2],
+    /// None if the scrape failed.
+    pub rounds: PerMetric<Option<Round>>,
     pub losses: Losses,
 }
 
@@ -26,12 +27,12 @@ pub struct Window {
     length_ns: u64,
     points: VecDeque<(Point, Gains)>,
     /// What the kernel had counted at the last point, and since the first.
-    last: [Latencies; 2],
-    since_first: [Latencies; 2],
+    last: PerMetric<Latencies>,
+    since_first: PerMetric<Latencies>,
 }
 
 /// What the kernel counted of both figures from the point before to this one.
-type Gains = [Gain; 2];
+type Gains = PerMetric<Gain>;
 
 impl Window {
     pub fn new(length: Duration) -> Self {
@@ -41,29 +42,29 @@ impl Window {
 
     /// Adds a point, with what the kernel had counted by then, and forgets those that are older than the window, except the last of
     /// them: the window begins there.
-    pub fn push(&mut self, mut point: Point, kernel: [Latencies; 2]) {
+    pub fn push(&mut self, mut point: Point, kernel: PerMetric<Latencies>) {
         let begin_ns = point.at_ns.saturating_sub(self.length_ns);
         while self.points.get(1).is_some_and(|(second, _)| second.at_ns <= begin_ns) {
             self.points.pop_front();
             if let Some((_, gains)) = self.points.front() {
-                self.since_first.iter_mut().zip(gains).for_each(|(all, gain)| all.shrink(gain));
+                self.since_first.iter_mut().zip(gains.iter()).for_each(|(all, gain)| all.shrink(gain));
             }
         }
         let mut gains = Gains::default();
         if !self.points.is_empty() {
-            for (figure, now) in kernel.iter().enumerate() {
-                gains[figure] = now.gain_since(&self.last[figure]);
-                self.since_first[figure].grow(&gains[figure]);
-                self.since_first[figure].max_ns = now.max_ns;
+            for metric in DiskMetric::ALL {
+                gains[metric] = kernel[metric].gain_since(&self.last[metric]);
+                self.since_first[metric].grow(&gains[metric]);
+                self.since_first[metric].max_ns = kernel[metric].max_ns;
             }
         }
         if self.is_last_too_near()
             && let Some((before, earlier)) = self.points.pop_back()
         {
-            for (gain, earlier) in gains.iter_mut().zip(&earlier) {
+            for (gain, earlier) in gains.iter_mut().zip(earlier.iter()) {
                 *gain = gain.and(earlier);
             }
-            for (round, before) in point.rounds.iter_mut().zip(before.rounds) {
+            for (round, before) in point.rounds.iter_mut().zip(before.rounds.into_array()) {
                 *round = round.take().or(before);
             }
         }
@@ -88,14 +89,14 @@ impl Window {
     }
 
     /// Returns the kernel's events of a figure in the window.
-    pub fn kernel(&self, figure: usize) -> &Latencies {
-        &self.since_first[figure]
+    pub fn kernel(&self, metric: DiskMetric) -> &Latencies {
+        &self.since_first[metric]
     }
 
     /// Returns where the time of a figure's operations went in the window.
-    pub fn lost(&self, figure: usize) -> Lost {
+    pub fn lost(&self, metric: DiskMetric) -> Lost {
         match self.ends() {
-            Some((first, last)) => last.losses.figures[figure].since(&first.losses.figures[figure]),
+            Some((first, last)) => last.losses.by_metric[metric].since(&first.losses.by_metric[metric]),
             None => Lost::default(),
         }
     }
@@ -106,16 +107,16 @@ impl Window {
     }
 
     /// Returns the first and the last round of a figure in the window.
-    pub fn rounds(&self, figure: usize) -> Option<(&Round, &Round)> {
-        let mut rounds = self.points.iter().filter_map(|(point, _)| point.rounds[figure].as_ref());
+    pub fn rounds(&self, metric: DiskMetric) -> Option<(&Round, &Round)> {
+        let mut rounds = self.points.iter().filter_map(|(point, _)| point.rounds[metric].as_ref());
         let first = rounds.next()?;
         Some((first, rounds.next_back()?))
     }
 
     /// Returns etcd's events of a figure in the window.
-    pub fn etcd(&self, figure: usize) -> Observations {
-        let Some((first, last)) = self.rounds(figure) else { return Observations::default() };
-        let mut at_most = [0; crate::analysis::crosscheck::BOUNDS];
+    pub fn etcd(&self, metric: DiskMetric) -> Observations {
+        let Some((first, last)) = self.rounds(metric) else { return Observations::default() };
+        let mut at_most = [0; BUCKETS];
         for (k, count) in at_most.iter_mut().enumerate() {
             *count = last.etcd.at_most[k].saturating_sub(first.etcd.at_most[k]);
         }
@@ -136,25 +137,25 @@ mod tests {
         let mut kernel = Latencies::default();
         (0..events).for_each(|_| kernel.record(1_000_000));
         let losses = Losses::default();
-        let point = Point { at_ns: at_s * 1_000_000_000, rounds: [None, None], losses };
-        window.push(point, [kernel.clone(), kernel]);
+        let point = Point { at_ns: at_s * 1_000_000_000, rounds: PerMetric::default(), losses };
+        window.push(point, PerMetric { wal_fsync: kernel.clone(), backend_commit: kernel });
     }
 
     #[test]
     fn a_window_forgets_what_is_older() {
         let mut window = Window::new(Duration::from_secs(10));
-        assert_eq!(window.kernel(0).count(), 0, "nothing happened yet");
+        assert_eq!(window.kernel(DiskMetric::WalFsync).count(), 0, "nothing happened yet");
         for (at_s, events) in [(0, 5), (5, 6), (10, 8), (15, 11), (20, 15)] {
             push(&mut window, at_s, events);
         }
-        assert_eq!(window.kernel(0).count(), 15 - 8, "from second 10 to second 20");
+        assert_eq!(window.kernel(DiskMetric::WalFsync).count(), 15 - 8, "from second 10 to second 20");
         assert!((window.seconds() - 10.0).abs() < 1e-9);
-        assert!(window.rounds(0).is_none(), "no scrape succeeded");
+        assert!(window.rounds(DiskMetric::WalFsync).is_none(), "no scrape succeeded");
         window.clear();
-        assert_eq!(window.kernel(0).count(), 0, "another life");
+        assert_eq!(window.kernel(DiskMetric::WalFsync).count(), 0, "another life");
         push(&mut window, 30, 2);
         push(&mut window, 31, 3);
-        assert_eq!(window.kernel(0).count(), 1, "which counts from its own beginning");
+        assert_eq!(window.kernel(DiskMetric::WalFsync).count(), 1, "which counts from its own beginning");
     }
 
     #[test]
@@ -172,7 +173,7 @@ mod tests {
         assert!((60.0..65.0).contains(&often.seconds()), "{} s", often.seconds());
         assert!((60.0..65.0).contains(&seldom.seconds()), "{} s", seldom.seconds());
         for window in [often, seldom] {
-            let missing = 10.0 * window.seconds() - window.kernel(1).count() as f64;
+            let missing = 10.0 * window.seconds() - window.kernel(DiskMetric::BackendCommit).count() as f64;
             assert!(missing.abs() < 1e-6, "{missing} of the window's events");
         }
     }

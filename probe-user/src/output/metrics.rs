@@ -8,7 +8,6 @@ mod exposition_format;
 mod kernel_families;
 mod reexported_families;
 mod probe_families;
-mod snapshot;
 
 use std::fmt;
 
@@ -20,11 +19,11 @@ use prometheus_client::{
 
 pub use exposition_format::Format;
 use exposition_format::ToPrometheus;
-pub use snapshot::{Figure, MemberSnapshot, Operation, Snapshot};
 
-use crate::{
-    analysis::latency::{BOUNDS_NS, Exported, seconds},
-    monitor::Metric,
+use crate::analysis::{
+    disk_metric::DiskMetric,
+    latency::{BOUNDS_NS, Exported, seconds},
+    snapshot::{Figure, MemberSnapshot, Operation, Snapshot},
 };
 
 const PREFIX: &str = "etcd_disk_probe";
@@ -43,7 +42,7 @@ pub fn encode(snapshot: Snapshot, format: Format) -> Result<String, fmt::Error> 
     let copies: Vec<_> = snapshot
         .members
         .iter()
-        .filter_map(|member| Some((member.name.clone(), member.passed_on.clone()?)))
+        .filter_map(|member| Some((member.name.clone(), member.reexported.clone()?)))
         .collect();
     let passed_on_bytes = copies.iter().map(|(_, copy)| copy.bytes()).sum::<usize>();
     let mut out = String::with_capacity(snapshot.members.len() * OWN_BYTES + 2 * passed_on_bytes);
@@ -71,7 +70,7 @@ impl Collector for Snapshot {
 impl Snapshot {
     fn figures(&self) -> impl Iterator<Item = (&str, &'static str, &Figure)> {
         self.members.iter().flat_map(|member| {
-            let figures = Metric::ALL.into_iter().zip(&member.figures);
+            let figures = DiskMetric::ALL.into_iter().zip(member.figures.iter());
             figures.map(|(metric, figure)| (member.name.as_str(), metric.as_str(), figure))
         })
     }

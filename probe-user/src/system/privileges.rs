@@ -1,6 +1,6 @@
 //! What the process may do: all that starting takes, then only what reading takes.
 //!
-//! Capabilities belong to threads, and a thread inherits those of the one that started it. So [`drop_to_readers`] is
+//! Capabilities belong to threads, and a thread inherits those of the one that started it. So [`drop_capabilities`] is
 //! called while there is one thread.
 
 use std::{io, sync::mpsc, thread};
@@ -37,12 +37,12 @@ pub struct PrivilegeError(&'static str, #[source] io::Error);
 ///
 /// No more than a narrower door: whoever runs code of his own in this process, with `CAP_SYS_PTRACE`, has the host anyway.
 #[derive(Clone, Debug, Default)]
-pub struct Entrance(Option<mpsc::Sender<Errand>>);
+pub struct NetnsSpawner(Option<mpsc::Sender<Errand>>);
 
 type Errand = Box<dyn FnOnce() + Send>;
 
-impl Entrance {
-    /// Runs something on a thread that may enter a namespace; on one like the caller's where no thread may.
+impl NetnsSpawner {
+    /// ProgramRuns something on a thread that may enter a namespace; on one like the caller's where no thread may.
     ///
     /// # Errors
     /// If no thread can be started.
@@ -114,17 +114,19 @@ fn spawn_keeping(
 /// Gives up every capability that reading does not take, for good: no program that this process starts gets one back.
 ///
 /// What stays is `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`, and `CAP_BPF` where this kernel asks for it at every look into a
-/// map; and on the threads of the [`Entrance`] `CAP_SYS_ADMIN`.
+/// map; and on the threads of the [`NetnsSpawner`] `CAP_SYS_ADMIN`.
 ///
 /// # Errors
 /// If the kernel refuses; then the process is to end.
-pub fn drop_to_readers(maps_readable: impl FnOnce() -> bool + Send) -> Result<Entrance, PrivilegeError> {
+pub fn drop_capabilities(
+    maps_readable: impl FnOnce() -> bool + Send,
+) -> Result<NetnsSpawner, PrivilegeError> {
     let held = own().permitted;
     set_no_new_privs(true).map_err(|error| PrivilegeError("set no_new_privs", error.into()))?;
     let maps = if maps_are_open_to_all(maps_readable) { CapabilitySet::empty() } else { CapabilitySet::BPF };
     let kept = held & (READING | maps);
     bound(READING | maps | ENTERING)?;
-    let entrance = Entrance::open(held)?;
+    let entrance = NetnsSpawner::open(held)?;
     bound(READING | maps)?;
     keep(kept)?;
     info!(kept = names(kept), "capabilities dropped");
@@ -209,7 +211,7 @@ mod tests {
     #[test]
     fn an_entrance_is_there_for_whoever_held_the_key() {
         let (sender, told) = mpsc::channel();
-        let entrance = Entrance::open(own().permitted).unwrap();
+        let entrance = NetnsSpawner::open(own().permitted).unwrap();
         entrance.run(move || sender.send(own().effective).unwrap()).unwrap();
         let inside = told.recv().unwrap();
         assert_eq!(inside, own().permitted & if entrance.0.is_some() { ENTERING | READING } else { inside });

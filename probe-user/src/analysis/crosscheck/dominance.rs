@@ -5,7 +5,9 @@
 //! rounds; what etcd's sum grew beyond the kernel's is time that etcd blames on the disk and that passed
 //! outside the syscall.
 
-use super::{BOUNDS, Birth, Observations, Round, signed};
+use crate::analysis::disk_metric::BUCKETS;
+
+use super::{Birth, Observations, Round, signed};
 
 /// What two sums of floats may differ by, relative to the sums: etcd adds a rounded term per event.
 const TOLERANCE: f64 = 1e-9;
@@ -106,7 +108,7 @@ impl Dominance {
 /// Returns the bound at which the kernel falls short the most; the lowest of equals.
 fn worst_bound(base: &Baseline, kernel: &Observations, etcd: &Observations) -> Option<Breach> {
     let mut worst = (0, 0);
-    for bound in 0..BOUNDS {
+    for bound in 0..BUCKETS {
         let grown = |now: &Observations, then: &Observations| {
             signed(now.at_most[bound]).saturating_sub(signed(then.at_most[bound]))
         };
@@ -136,7 +138,7 @@ fn grown_s(base: &Baseline, kernel: &Observations, etcd: &Observations) -> (f64,
 mod tests {
     use super::*;
     use crate::analysis::crosscheck::KernelReading;
-    use crate::analysis::crosscheck::history::observations;
+    use crate::analysis::crosscheck::tests::observations;
 
     const MS: u64 = 1_000_000;
 

@@ -96,7 +96,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::crosscheck::history::observations;
+    use crate::analysis::crosscheck::tests::observations;
     use crate::analysis::crosscheck::{KernelReading, Observations};
 
     const MS: u64 = 1_000_000;

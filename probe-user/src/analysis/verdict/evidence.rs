@@ -2,11 +2,12 @@
 //!
 //! Times are seconds, and all that is counted was counted in the window unless it says otherwise.
 
+use crate::analysis::disk_metric::PerMetric;
 pub use probe_ebpf::request::Class;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::analysis::{causes::Cause, latency::Latencies};
+use crate::analysis::{causes::PerCause, latency::Latencies};
 
 /// How the scrapes of a window went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub enum Scraped {
 #[derive(Clone, Debug)]
 pub struct Evidence<'a> {
     /// Why the probe's self-test failed, if it did.
-    pub blindness: Option<&'a str>,
+    pub self_test_failure: Option<&'a str>,
     pub scraped: Scraped,
     pub fsync_disabled: bool,
     /// The oldest operation in flight, now.
@@ -38,11 +39,11 @@ pub struct Evidence<'a> {
     pub skipped_runs: u64,
     pub window_s: f64,
     /// WAL syncs, backend commits; the arrays that follow are in the same order.
-    pub figures: [Figure<'a>; 2],
+    pub figures: PerMetric<Figure<'a>>,
     /// Where the time of slow operations went: those on the WAL and its directory, those on the backend.
-    pub slow: [SlowTime; 2],
+    pub slow: PerMetric<SlowTime>,
     /// Where the time of all operations on the same files went.
-    pub split: [Split; 2],
+    pub split: PerMetric<Split>,
     /// The device under the slower of the files; none if it has none, or it is not known.
     pub device: Option<DeviceEvidence>,
     /// Who else uses that device, the heaviest first.
@@ -93,9 +94,9 @@ pub struct SlowTime {
     pub on_cpu_s: f64,
     pub run_queue_s: f64,
     /// The blocked time, by [`Cause`].
-    pub waits_s: [f64; Cause::ALL.len()],
+    pub waits_s: PerCause<f64>,
     /// The same by samples, where `waits_s` is exact.
-    pub sampled_s: Option<[f64; Cause::ALL.len()]>,
+    pub sampled_s: Option<PerCause<f64>>,
     /// Blocked time at whose samples no request was at the device.
     pub device_idle_s: f64,
     /// Blocked time at whose samples at least one was.

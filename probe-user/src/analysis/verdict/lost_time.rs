@@ -1,7 +1,8 @@
 //! How much time was lost, and where: the sum over the figures that are slow.
 
 use super::{CLEARLY_ALIVE, ENOUGH, Evidence, Figure, SlowTime, Split, format::share, longer_than};
-use crate::analysis::causes::Cause;
+use crate::analysis::causes::{Cause, PerCause};
+use crate::analysis::disk_metric::DiskMetric;
 
 /// Mean overhead per event, as part of the figure's limit, that is nobody's fault: Go's scheduler, rebalancing and spilling.
 /// Beside slow storage only what exceeds it counts as lost; some 10 to 100 µs are seen on a healthy machine, where this is 1 ms.
@@ -20,7 +21,7 @@ pub struct Lost {
     /// In etcd's figure and outside the system call.
     pub overhead_s: f64,
     /// Of the blocked time, what stacks tell, by [`Cause`].
-    pub waits_s: [f64; Cause::ALL.len()],
+    pub waits_s: PerCause<f64>,
     pub device_idle_s: f64,
     pub device_busy_s: f64,
     /// Slow operations.
@@ -36,10 +37,11 @@ impl Lost {
     pub fn of(evidence: &Evidence) -> Option<Self> {
         let mut lost = Self::default();
         let mut slow = false;
-        for (k, figure) in evidence.figures.iter().enumerate() {
+        for metric in DiskMetric::ALL {
+            let figure = &evidence.figures[metric];
             let (in_kernel, in_etcd) = (is_slow(figure), is_slow_in_etcd(figure));
             if in_kernel || in_etcd {
-                lost.add_operations(&evidence.slow[k], &evidence.split[k], in_kernel);
+                lost.add_operations(&evidence.slow[metric], &evidence.split[metric], in_kernel);
                 slow = true;
             }
             lost.in_kernel |= in_kernel;
@@ -69,8 +71,8 @@ impl Lost {
             return;
         }
         self.storage_s += blocked_s.max(0.0);
-        for (all_s, wait_s) in self.waits_s.iter_mut().zip(slow.waits_s) {
-            *all_s += wait_s.max(0.0);
+        for cause in Cause::ALL {
+            self.waits_s[cause] += slow.waits_s[cause].max(0.0);
         }
         self.device_idle_s += slow.device_idle_s.max(0.0);
         self.device_busy_s += slow.device_busy_s.max(0.0);
@@ -79,13 +81,13 @@ impl Lost {
 
     /// Returns the part of the blocked time with known causes that these make up.
     pub fn waits_share(&self, causes: &[Cause]) -> f64 {
-        let known_s: f64 = self.waits_s.iter().sum::<f64>() - self.waits_s[Cause::Unsampled as usize];
-        share(causes.iter().map(|cause| self.waits_s[*cause as usize]).sum(), known_s)
+        let known_s: f64 = self.waits_s.iter().sum::<f64>() - self.waits_s[Cause::Unsampled];
+        share(causes.iter().map(|cause| self.waits_s[*cause]).sum(), known_s)
     }
 
     /// Returns whether anything tells what the blocked time was spent on.
     pub fn is_sampled(&self) -> bool {
-        Cause::ALL.iter().any(|cause| *cause != Cause::Unsampled && self.waits_s[*cause as usize] > 0.0)
+        Cause::ALL.iter().any(|cause| *cause != Cause::Unsampled && self.waits_s[*cause] > 0.0)
     }
 
     /// Returns whether the device had nothing to do for most of the time that etcd was blocked; none if it was never looked at.

@@ -9,7 +9,7 @@ const OTHER_SHARE: f64 = 0.01;
 
 /// Returns what is certain, if anything is.
 pub fn judge(evidence: &Evidence) -> Option<(Verdict, String)> {
-    if let Some(failure) = evidence.blindness {
+    if let Some(failure) = evidence.self_test_failure {
         // First of all: an operation whose end was not seen seems to be in flight for ever.
         return Some((Verdict::Blind, failure.to_owned()));
     }

@@ -48,7 +48,7 @@ pub fn name(evidence: &Evidence, lost: &Lost) -> Option<Finding> {
 /// A freeze that is over is no `stalled`, which is of this moment; nor was it the device, the journal or anybody's load: somebody on this
 /// machine ordered that I/O be held back, and that is what `io_throttled` means.
 pub fn frozen(lost: &Lost) -> (f64, Finding) {
-    let seconds = lost.waits_s[Cause::Frozen as usize].min(lost.storage_s);
+    let seconds = lost.waits_s[Cause::Frozen].min(lost.storage_s);
     let reason = format!(
         "the file system was frozen (fsfreeze or a snapshot) while etcd waited for {}",
         time(seconds)
@@ -231,8 +231,7 @@ fn is_small(evidence: &Evidence, lost: &Lost, part: f64) -> Option<String> {
 
 /// Returns the two causes that etcd waited for longest.
 fn top_waits(lost: &Lost) -> String {
-    let mut waits: Vec<_> =
-        Cause::ALL.into_iter().map(|cause| (cause, lost.waits_s[cause as usize])).collect();
+    let mut waits: Vec<_> = Cause::ALL.into_iter().map(|cause| (cause, lost.waits_s[cause])).collect();
     waits.retain(|(_, wait_s)| *wait_s > 0.0);
     waits.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     let named = waits.iter().take(2).map(|(cause, wait_s)| format!("{} {}", words(*cause), time(*wait_s)));

@@ -1,9 +1,11 @@
 //! What evidence leads to which verdict, row by row.
 
-mod cpu;
-mod storage;
+mod cpu_verdicts;
+mod storage_verdicts;
+mod verdict_properties;
 
 use super::*;
+use crate::analysis::disk_metric::PerMetric;
 use crate::analysis::{causes::Cause, latency::Latencies};
 
 /// What a row changes about a member that is well.
@@ -35,7 +37,7 @@ fn figure<'a>(name: &'static str, limit_s: f64, kernel: &'a Latencies) -> Figure
 /// Returns the evidence of a member that is well, but for its WAL syncs.
 fn evidence<'a>(wal: &'a Latencies, backend: &'a Latencies) -> Evidence<'a> {
     Evidence {
-        blindness: None,
+        self_test_failure: None,
         scraped: Scraped::Yes,
         fsync_disabled: false,
         in_flight: None,
@@ -44,9 +46,12 @@ fn evidence<'a>(wal: &'a Latencies, backend: &'a Latencies) -> Evidence<'a> {
         election_s: 1.0,
         skipped_runs: 0,
         window_s: 60.0,
-        figures: [figure("WAL fsync", 0.010, wal), figure("backend commit", 0.025, backend)],
-        slow: [SlowTime::default(), SlowTime::default()],
-        split: [Split::default(); 2],
+        figures: PerMetric {
+            wal_fsync: figure("WAL fsync", 0.010, wal),
+            backend_commit: figure("backend commit", 0.025, backend),
+        },
+        slow: PerMetric::default(),
+        split: PerMetric::default(),
         device: None,
         neighbours: Vec::new(),
         cpu: CpuEvidence::default(),
@@ -66,18 +71,18 @@ fn check(rows: &[Row]) {
 
 /// The WAL's 500 slow syncs were blocked for 40 ms each: 20 s, of these so many by causes.
 fn blocked(evidence: &mut Evidence, waits: &[(Cause, f64)]) {
-    let slow = &mut evidence.slow[0];
+    let slow = &mut evidence.slow.wal_fsync;
     (slow.operations, slow.total_s) = (500, 20.0);
     for (cause, seconds) in waits {
-        slow.waits_s[*cause as usize] = *seconds;
+        slow.waits_s[*cause] = *seconds;
     }
     let known_s: f64 = slow.waits_s.iter().sum();
-    slow.waits_s[Cause::Unsampled as usize] += (20.0 - known_s).max(0.0);
+    slow.waits_s[Cause::Unsampled] += (20.0 - known_s).max(0.0);
     slow.device_busy_s = 18.0;
 }
 
 fn idle(evidence: &mut Evidence) {
-    (evidence.slow[0].device_idle_s, evidence.slow[0].device_busy_s) = (17.0, 1.0);
+    (evidence.slow.wal_fsync.device_idle_s, evidence.slow.wal_fsync.device_busy_s) = (17.0, 1.0);
 }
 
 /// A device whose writes and flushes take so long on average: 1000 of each, half of them etcd's, the others the kernel's.
@@ -124,7 +129,7 @@ fn throttled(evidence: &mut Evidence) {
 
 /// 500 events in etcd, whose p99 is above 32 ms for so much more than the kernel's on average.
 fn overhead(evidence: &mut Evidence, mean_s: f64) {
-    let figure = &mut evidence.figures[0];
+    let figure = &mut evidence.figures.wal_fsync;
     figure.etcd_p99_above_s = Some(0.032);
     (figure.overhead_s, figure.overhead_total_s) = (Some(mean_s), Some(mean_s * 500.0));
 }
@@ -142,7 +147,7 @@ fn what_is_certain_comes_first() {
         (
             &fast,
             |e| {
-                e.blindness = Some("no event arrived");
+                e.self_test_failure = Some("no event arrived");
                 hangs(e, 9.0);
             },
             Verdict::Blind,
@@ -154,30 +159,35 @@ fn what_is_certain_comes_first() {
         (&fast, |e| e.scraped = Scraped::OtherProcess, Verdict::EndpointMismatch, "another etcd's endpoint"),
         (
             &fast,
-            |e| (e.figures[0].etcd_count, e.figures[0].difference) = (900, 400),
+            |e| (e.figures.wal_fsync.etcd_count, e.figures.wal_fsync.difference) = (900, 400),
             Verdict::EndpointMismatch,
             "900 events are not those 500",
         ),
         (
             &fast,
-            |e| (e.figures[0].etcd_count, e.figures[0].difference) = (515, 15),
+            |e| (e.figures.wal_fsync.etcd_count, e.figures.wal_fsync.difference) = (515, 15),
             Verdict::Blind,
             "these may be, and some were not seen",
         ),
         (
             &fast,
-            |e| e.figures[0].etcd_count = 250,
+            |e| e.figures.wal_fsync.etcd_count = 250,
             Verdict::Healthy,
             "scrapes failed for half of the window, and the reconciliation is exact",
         ),
-        (&fast, |e| e.figures[1].difference = -1, Verdict::Blind, "an event too many"),
+        (&fast, |e| e.figures.backend_commit.difference = -1, Verdict::Blind, "an event too many"),
         (
             &fast,
-            |e| (e.figures[1].difference, e.skipped_runs) = (-1, 1),
+            |e| (e.figures.backend_commit.difference, e.skipped_runs) = (-1, 1),
             Verdict::Healthy,
             "one event is lacking, and the kernel says why",
         ),
-        (&none, |e| e.figures[0].etcd_count = 50, Verdict::Blind, "etcd syncs and the kernel sees none"),
+        (
+            &none,
+            |e| e.figures.wal_fsync.etcd_count = 50,
+            Verdict::Blind,
+            "etcd syncs and the kernel sees none",
+        ),
         (&fast, |e| e.fsync_disabled = true, Verdict::FsyncDisabled, "fast, since nothing is synced"),
         (&slow, |e| e.fsync_disabled = true, Verdict::FsyncDisabled, "no figure says anything then"),
     ]);
@@ -197,7 +207,7 @@ fn few_samples_say_little() {
         ),
         (
             &few,
-            |e| e.figures[0].etcd_p99_above_s = Some(0.016),
+            |e| e.figures.wal_fsync.etcd_p99_above_s = Some(0.016),
             Verdict::TooFewSamples,
             "one of three was slow in etcd",
         ),
@@ -295,7 +305,7 @@ fn others(evidence: &mut Evidence, share: f64, requests: u64) {
 }
 
 fn queued(evidence: &mut Evidence) {
-    let slow = &mut evidence.slow[0];
+    let slow = &mut evidence.slow.wal_fsync;
     (slow.operations, slow.total_s, slow.run_queue_s) = (500, 20.0, 18.0);
     evidence.device = Some(device(0.001, 0.001));
 }

@@ -6,15 +6,16 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::{
+    analysis::{certificate_expiry::Validity, scrape_failure::Reason},
     command::config::Options,
     discovery::{FileRef, Member, Overrides, Pending, ProcessId, Scanner, Unreadable, paths::Root},
     etcd::{
-        Client, Reason, Validity,
+        Client,
         certificate::{self, Files},
     },
     monitor::is_from,
     support::logging,
-    system::{mount_info, privileges::Entrance},
+    system::{mount_info, privileges::NetnsSpawner},
 };
 
 /// What a look over the machine found.
@@ -83,7 +84,7 @@ pub enum Role {
 }
 
 /// Looks for members once, as the daemon does each second, and asks all their endpoints at once.
-pub async fn all(options: &Options, overrides: &Overrides, entrance: &Entrance) -> Visited {
+pub async fn all(options: &Options, overrides: &Overrides, entrance: &NetnsSpawner) -> Visited {
     let scan = Scanner::default().scan(overrides, &options.process_name, &[]);
     let mut asking = JoinSet::new();
     for (place, member) in scan.members.iter().enumerate() {

@@ -4,7 +4,7 @@ use super::{
     Finding, State,
     inspect_members::{Directory, Role, Visited, VisitedCertificate, VisitedEndpoint, VisitedMember, advice},
 };
-use crate::monitor::certificate_watch::{Urgency, date, days};
+use crate::analysis::certificate_expiry::{Urgency, date, days};
 
 const GROUP: &str = "members";
 
@@ -109,7 +109,7 @@ fn of_certificate(group: &str, certificate: &VisitedCertificate, now_s: i64) -> 
 mod tests {
     use super::*;
 
-    use crate::monitor::certificate_watch::DAY_S;
+    use crate::analysis::certificate_expiry::DAY_S;
 
     const NOW_S: i64 = 1_795_500_000; // 2026-11-24
 
@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn endpoint(url: &str, reason: Option<&'static str>) -> VisitedEndpoint {
-        let error = reason.map(|reason| super::super::inspect_members::EndpointFailure {
+        let error = reason.map(|reason| crate::command::doctor::inspect_members::EndpointFailure {
             reason,
             sentence: "no".to_owned(),
         });

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::system::{
     host::{Btf, Capabilities, Capability, Cgroups, Lockdown, Memlock, Tracefs},
-    privileges::Entrance,
+    privileges::NetnsSpawner,
 };
 
 use Hook::{Fentry, Tracepoint};
@@ -53,7 +53,7 @@ fn refusal(exit_code: u8) -> Refusal {
 }
 
 fn diagnosis(host: Host, trials: &[Trial]) -> Diagnosis {
-    let trials = Trials { hooks: trials.to_vec(), drop: None, entrance: Entrance::default() };
+    let trials = Trials { hooks: trials.to_vec(), drop: None, entrance: NetnsSpawner::default() };
     diagnose(host, &trials, Visited::default(), 0)
 }
 
@@ -237,7 +237,7 @@ fn a_hook_that_is_not_allowed_does_not_make_it_fit() {
 #[test]
 fn a_probe_that_cannot_give_up_its_privileges_does_not_run() {
     let drop = Some(Err(refusal(exit_code::NO_PRIVILEGE)));
-    let trials = Trials { hooks: vec![works(Fentry)], drop, entrance: Entrance::default() };
+    let trials = Trials { hooks: vec![works(Fentry)], drop, entrance: NetnsSpawner::default() };
     let diagnosis = diagnose(sound(), &trials, Visited::default(), 0);
     assert_eq!((diagnosis.fit, diagnosis.exit_code()), (false, exit_code::NO_PRIVILEGE));
     assert_eq!(line(&diagnosis, "giving them up").state, State::Failed);

@@ -4,7 +4,7 @@ use crate::{
     command::{config::Options, exit_code},
     kernel::{self, Hook, HookChoice, KernelConfig},
     support::logging,
-    system::privileges::{self, Entrance},
+    system::privileges::{self, NetnsSpawner},
 };
 
 /// What came of one kind of hook.
@@ -31,7 +31,7 @@ pub struct Trials {
     pub hooks: Vec<Trial>,
     /// Whether privileges could be given up; `None` if no hook works, and the daemon would not come to it.
     pub drop: Option<Result<(), Refusal>>,
-    pub entrance: Entrance,
+    pub entrance: NetnsSpawner,
 }
 
 /// Tries each kind of hook, the cheapest first, and then goes on with what the daemon keeps of its privileges. Nothing
@@ -48,11 +48,11 @@ pub fn all(options: &Options) -> Trials {
     });
     let works = hooks.iter().find(|trial| trial.outcome.is_ok()).map(|trial| trial.hook);
     let mut working = working.or_else(|| kernel::start(works?.into(), &config).ok());
-    let dropped = working.as_mut().map(|kernel| privileges::drop_to_readers(|| kernel.maps_answer()));
+    let dropped = working.as_mut().map(|kernel| privileges::drop_capabilities(|| kernel.maps_answer()));
     let (drop, entrance) = match dropped {
         Some(Ok(entrance)) => (Some(Ok(())), entrance),
-        Some(Err(error)) => (Some(Err(refusal(error))), Entrance::default()),
-        None => (None, Entrance::default()),
+        Some(Err(error)) => (Some(Err(refusal(error))), NetnsSpawner::default()),
+        None => (None, NetnsSpawner::default()),
     };
     Trials { hooks: hooks.into(), drop, entrance }
 }

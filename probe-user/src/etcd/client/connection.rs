@@ -17,13 +17,14 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{super::error::MAX_HEAD_BYTES, recv_low_water::LowWater, response_body};
+use super::{recv_low_water::LowWater, response_body};
+use crate::etcd::error::MAX_HEAD_BYTES;
 use crate::{
+    analysis::certificate_expiry::Validity,
     discovery::Endpoint,
-    etcd::credential_files::Fingerprints,
     etcd::{
-        certificate::Validity,
         client_tls::Setup,
+        credential_files::Fingerprints,
         error::{Asked, ScrapeError, Stage},
     },
 };

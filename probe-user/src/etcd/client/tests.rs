@@ -23,8 +23,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::{
+    analysis::scrape_failure::Reason,
     discovery::{Credentials, KeyPair as ClientPair, ProcessId},
-    etcd::{Reason, dial::enter},
+    etcd::dial::enter,
 };
 
 const METRICS: &str = include_str!("../../../testdata/etcd-3.4.23-metrics.txt");

@@ -9,10 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::{
-    etcd::{Client, Reason},
-    support::fixture::Tree,
-};
+use crate::{analysis::scrape_failure::Reason, etcd::Client, support::fixture::Tree};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const METRICS: &str = include_str!("../../../testdata/etcd-3.4.23-metrics.txt");

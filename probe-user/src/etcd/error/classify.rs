@@ -158,7 +158,7 @@ fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::etcd::Reason;
+    use crate::analysis::scrape_failure::Reason;
 
     #[test]
     fn where_nobody_can_be_reached_is_one_reason() {

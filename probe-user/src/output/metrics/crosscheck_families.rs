@@ -4,8 +4,9 @@ use std::fmt;
 
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, registry::Unit};
 
-use super::{Snapshot, counter, gauge, seconds_counter};
+use super::{counter, gauge, seconds_counter};
 use crate::analysis::crosscheck::Invariant;
+use crate::analysis::snapshot::Snapshot;
 
 impl Snapshot {
     pub(super) fn encode_crosscheck(&self, out: &mut DescriptorEncoder) -> fmt::Result {
@@ -16,7 +17,9 @@ impl Snapshot {
             MetricType::Counter,
         )?;
         for (member, metric, figure) in self.figures() {
-            for (source, count) in [("kernel", figure.kernel_events), ("etcd", figure.etcd_events)] {
+            for (source, count) in
+                [("kernel", figure.crosscheck.kernel_events), ("etcd", figure.crosscheck.etcd_events)]
+            {
                 counter(&mut family, &[("member", member), ("metric", metric), ("source", source)], count)?;
             }
         }
@@ -27,7 +30,11 @@ impl Snapshot {
             MetricType::Gauge,
         )?;
         for (member, metric, figure) in self.figures() {
-            gauge(&mut family, &[("member", member), ("metric", metric)], figure.difference as f64)?;
+            gauge(
+                &mut family,
+                &[("member", member), ("metric", metric)],
+                figure.crosscheck.difference as f64,
+            )?;
         }
         let mut family = out.encode_descriptor(
             "crosscheck_origin_uncertainty",
@@ -37,7 +44,7 @@ impl Snapshot {
             MetricType::Gauge,
         )?;
         for (member, metric, figure) in self.figures() {
-            if let Some(events) = figure.uncertainty {
+            if let Some(events) = figure.crosscheck.origin_uncertainty {
                 gauge(&mut family, &[("member", member), ("metric", metric)], events as f64)?;
             }
         }
@@ -48,7 +55,7 @@ impl Snapshot {
             MetricType::Counter,
         )?;
         for (member, metric, figure) in self.figures() {
-            counter(&mut family, &[("member", member), ("metric", metric)], figure.unverified)?;
+            counter(&mut family, &[("member", member), ("metric", metric)], figure.crosscheck.unverified)?;
         }
         let mut family = out.encode_descriptor(
             "crosscheck_violations",
@@ -57,7 +64,7 @@ impl Snapshot {
             MetricType::Counter,
         )?;
         for (member, metric, figure) in self.figures() {
-            for (invariant, count) in Invariant::ALL.into_iter().zip(figure.violations) {
+            for (invariant, count) in Invariant::ALL.into_iter().zip(figure.crosscheck.violations) {
                 let labels = [("member", member), ("metric", metric), ("invariant", invariant.as_str())];
                 counter(&mut family, &labels, count)?;
             }
@@ -70,7 +77,11 @@ impl Snapshot {
             MetricType::Counter,
         )?;
         for (member, metric, figure) in self.figures() {
-            seconds_counter(&mut family, &[("member", member), ("metric", metric)], figure.overhead_s)?;
+            seconds_counter(
+                &mut family,
+                &[("member", member), ("metric", metric)],
+                figure.crosscheck.overhead_s,
+            )?;
         }
         Ok(())
     }

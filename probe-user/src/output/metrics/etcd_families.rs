@@ -4,8 +4,12 @@ use std::fmt;
 
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, registry::Unit};
 
-use super::{Snapshot, counter, gauge};
-use crate::{analysis::verdict::Verdict, etcd::Reason, monitor::certificate_watch::Kind};
+use super::{counter, gauge};
+use crate::analysis::snapshot::Snapshot;
+use crate::{
+    analysis::certificate_expiry::CertificateKind, analysis::scrape_failure::Reason,
+    analysis::verdict::Verdict,
+};
 
 impl Snapshot {
     pub(super) fn encode_etcd(&self, out: &mut DescriptorEncoder) -> fmt::Result {
@@ -62,7 +66,7 @@ impl Snapshot {
             MetricType::Gauge,
         )?;
         for member in &self.members {
-            for (kind, end_s) in Kind::ALL.into_iter().zip(member.certificate_ends_s) {
+            for (kind, end_s) in CertificateKind::ALL.into_iter().zip(member.certificate_ends_s) {
                 let Some(end_s) = end_s else { continue };
                 let labels = [("member", member.name.as_str()), ("certificate", kind.as_str())];
                 gauge(&mut family, &labels, end_s as f64)?;

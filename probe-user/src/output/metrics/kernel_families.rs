@@ -4,10 +4,11 @@ use std::fmt;
 
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, registry::Unit};
 
-use super::{Snapshot, counter, gauge, histogram, seconds_counter};
+use super::{counter, gauge, histogram, seconds_counter};
+use crate::analysis::snapshot::Snapshot;
 use crate::{
+    analysis::disk_metric::DiskMetric,
     analysis::{causes::Cause, latency::seconds},
-    monitor::Metric,
 };
 
 impl Snapshot {
@@ -23,14 +24,14 @@ impl Snapshot {
                  etcd_disk_backend_commit_duration_seconds.",
             ),
         ];
-        for (metric, (name, help)) in Metric::ALL.into_iter().zip(twins) {
+        for (metric, (name, help)) in DiskMetric::ALL.into_iter().zip(twins) {
             let mut family =
                 out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
             for member in &self.members {
                 histogram(
                     &mut family,
                     &[("member", member.name.as_str())],
-                    &member.figures[metric as usize].latencies,
+                    &member.figures[metric].latencies,
                 )?;
             }
         }
@@ -94,8 +95,8 @@ impl Snapshot {
         )?;
         for (member, operation) in self.operations() {
             let [member, file, op] = operation.labels(&member.name);
-            for (cause, ns) in Cause::ALL.into_iter().zip(operation.waits).filter(|(_, ns)| *ns > 0) {
-                seconds_counter(&mut family, &[member, file, op, ("cause", cause.as_str())], seconds(ns))?;
+            for (cause, ns) in Cause::ALL.into_iter().zip(operation.waits.iter()).filter(|(_, ns)| **ns > 0) {
+                seconds_counter(&mut family, &[member, file, op, ("cause", cause.as_str())], seconds(*ns))?;
             }
         }
         let mut family = out.encode_descriptor(

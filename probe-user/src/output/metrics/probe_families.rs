@@ -4,8 +4,9 @@ use std::fmt;
 
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, registry::Unit};
 
-use super::{Snapshot, counter, seconds_counter};
+use super::{counter, seconds_counter};
 use crate::analysis::latency::seconds;
+use crate::analysis::snapshot::Snapshot;
 
 impl Snapshot {
     pub(super) fn encode_probe(&self, out: &mut DescriptorEncoder) -> fmt::Result {

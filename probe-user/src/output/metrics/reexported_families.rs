@@ -6,17 +6,16 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::Format;
-use crate::etcd::{
-    PassedOn,
+use crate::analysis::{
     exposition::Kind,
-    reexport::{Merged, merge},
+    reexport::{Merged, ReexportedMetrics, merge},
 };
 
 /// What ends an exposition in `OpenMetrics`.
 const END: &str = "# EOF\n";
 
 /// Appends the families of all members to an exposition, before its end.
-pub fn append(out: &mut String, members: &[(String, Arc<PassedOn>)], format: Format) {
+pub fn append(out: &mut String, members: &[(String, Arc<ReexportedMetrics>)], format: Format) {
     let families = merge(members.iter().map(|(name, copy)| (name.as_str(), &**copy)));
     let naming = Naming::of(&families);
     if format == Format::OpenMetrics && out.ends_with(END) {

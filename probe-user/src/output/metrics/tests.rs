@@ -3,14 +3,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use probe_ebpf::series::OPERATIONS;
 
 use super::*;
-use crate::{
-    analysis::{
-        causes::Cause,
-        latency::{Latencies, TimeSpent},
-        verdict::Verdict,
-    },
-    etcd::{AllowList, PassedOn, Scrape, allow_list::DEFAULT},
-    kernel::Runs,
+use crate::analysis::{
+    assessment::CrosscheckTotals,
+    causes::{Cause, PerCause},
+    disk_metric::PerMetric,
+    latency::{Latencies, TimeSpent},
+    reexport::{AllowList, ReexportedMetrics, allow_list::DEFAULT, collect},
+    snapshot::ProgramRuns,
+    verdict::Verdict,
 };
 
 fn latencies(latencies_ns: &[u64]) -> Exported {
@@ -22,40 +22,50 @@ fn latencies(latencies_ns: &[u64]) -> Exported {
     Exported::from(&all)
 }
 
-fn passed_on() -> PassedOn {
-    let etcds = include_bytes!("../../../testdata/etcd-3.4.23-metrics.txt");
+fn reexported() -> ReexportedMetrics {
+    let text = include_str!("../../../testdata/etcd-3.4.23-metrics.txt");
     let allowed = AllowList::parse(&DEFAULT.map(str::to_owned)).expect("a list");
-    Scrape::parse(etcds, &allowed).expect("an etcd's").passed_on
+    collect(text, &allowed)
 }
 
 fn snapshot() -> Snapshot {
     let figure = |latencies| Figure {
         latencies,
-        kernel_events: 12,
-        etcd_events: 11,
-        difference: -1,
-        uncertainty: Some(0),
-        unverified: 3,
-        violations: [1, 0],
-        overhead_s: 0.25,
+        crosscheck: CrosscheckTotals {
+            kernel_events: 12,
+            etcd_events: 11,
+            difference: -1,
+            origin_uncertainty: Some(0),
+            unverified: 3,
+            violations: [1, 0],
+            overhead_s: 0.25,
+        },
     };
     let (role, op) = OPERATIONS[0];
     let errors = BTreeMap::from([("ENOSPC", 2)]);
     let time = TimeSpent { sum_ns: 9_000, on_cpu_ns: 4_000, run_queue_ns: 3_000, ..TimeSpent::default() };
-    let mut waits = [0; Cause::ALL.len()];
-    waits[Cause::Flush as usize] = 2_000;
+    let mut waits = PerCause::default();
+    waits[Cause::Flush] = 2_000;
     Snapshot {
         hook: "tracepoint",
         self_test_passed: true,
         web_config_reloaded: Some(true),
         misses: vec![("unknown_file", 4)],
         runs: vec![
-            Runs { program: "exit_fdatasync".to_owned(), count: 1_000, total_ns: 1_700_000, skipped: 0 },
-            Runs { program: "not_counted".to_owned(), ..Runs::default() },
+            ProgramRuns {
+                program: "exit_fdatasync".to_owned(),
+                count: 1_000,
+                total_ns: 1_700_000,
+                skipped: 0,
+            },
+            ProgramRuns { program: "not_counted".to_owned(), ..ProgramRuns::default() },
         ],
         members: vec![MemberSnapshot {
             name: "a \"quoted\" name".to_owned(),
-            figures: [figure(latencies(&[500_000, 1_000_000, 70_000_000_000])), figure(latencies(&[]))],
+            figures: PerMetric {
+                wal_fsync: figure(latencies(&[500_000, 1_000_000, 70_000_000_000])),
+                backend_commit: figure(latencies(&[])),
+            },
             rotation: latencies(&[20_000_000]),
             operations: vec![Operation {
                 role,
@@ -69,7 +79,7 @@ fn snapshot() -> Snapshot {
             verdict: Verdict::Healthy,
             etcd_up: true,
             scrape_age_s: Some(0.5),
-            passed_on: Some(Arc::new(passed_on())),
+            reexported: Some(Arc::new(reexported())),
             scrape_errors: BTreeMap::from([("refused", 1)]),
             certificate_ends_s: [Some(1_924_905_600), Some(1_796_000_000), None],
             data_dir: "/var/lib/etcd".to_owned(),

@@ -2,6 +2,7 @@
 //!
 //! Times are seconds, shares 0 to 1; what is not known is null.
 
+use crate::analysis::disk_metric::PerMetric;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -215,7 +216,7 @@ impl From<Attribution> for CauseReport {
 
 impl SlowReport {
     /// Adds up the slow operations of both figures' files.
-    pub fn new(slow: &[SlowTime; 2], other_frames: Vec<String>) -> Self {
+    pub fn new(slow: &PerMetric<SlowTime>, other_frames: Vec<String>) -> Self {
         let sum = |part: fn(&SlowTime) -> f64| slow.iter().map(part).sum::<f64>();
         let by_cause = |seconds: &dyn Fn(Cause) -> f64| {
             let all = Cause::ALL.map(|cause| Wait { cause: cause.as_str(), seconds: seconds(cause) });
@@ -223,13 +224,13 @@ impl SlowReport {
         };
         let sampled: Vec<_> = slow.iter().filter_map(|slow| slow.sampled_s).collect();
         let waits_sampled = (!sampled.is_empty())
-            .then(|| by_cause(&|cause| sampled.iter().map(|by_cause| by_cause[cause as usize]).sum()));
+            .then(|| by_cause(&|cause| sampled.iter().map(|by_cause| by_cause[cause]).sum()));
         Self {
             operations: slow.iter().map(|slow| slow.operations).sum(),
             total_s: sum(|slow| slow.total_s),
             on_cpu_s: sum(|slow| slow.on_cpu_s),
             run_queue_s: sum(|slow| slow.run_queue_s),
-            waits: by_cause(&|cause| slow.iter().map(|slow| slow.waits_s[cause as usize]).sum()),
+            waits: by_cause(&|cause| slow.iter().map(|slow| slow.waits_s[cause]).sum()),
             waits_sampled,
             device_idle_s: sum(|slow| slow.device_idle_s),
             device_busy_s: sum(|slow| slow.device_busy_s),
@@ -240,7 +241,7 @@ impl SlowReport {
 
 impl SplitReport {
     /// Adds up all operations of both figures' files.
-    pub fn new(split: &[Split; 2], figures: &[Figure; 2]) -> Self {
+    pub fn new(split: &PerMetric<Split>, figures: &PerMetric<Figure>) -> Self {
         // An unknown part makes the whole unknown.
         let sum = |part: fn(&Split) -> Option<f64>| split.iter().map(part).sum::<Option<f64>>();
         let outside_s: Option<f64> = figures.iter().map(|figure| figure.overhead_total_s).sum();

@@ -6,14 +6,11 @@ use humantime::format_rfc3339_millis;
 use probe_ebpf::state::NO_OFFSET;
 use serde::Serialize;
 
-use crate::{
-    analysis::{
-        causes::Cause,
-        latency::seconds,
-        slow_operation::{Activity, blocked_ns},
-        verdict::time,
-    },
-    monitor::{Logged, Monitor},
+use crate::analysis::{
+    causes::Cause,
+    latency::seconds,
+    slow_operation::{Activity, LoggedOperation, Waits, blocked_ns, comm},
+    verdict::time,
 };
 
 /// One slow operation. Fields are added, never renamed or removed.
@@ -72,7 +69,7 @@ pub struct NeighbourReport {
 }
 
 /// Tells of an operation what is known of it.
-pub fn tell(logged: &Logged, monitor: &Monitor) -> OperationReport {
+pub fn describe(logged: &LoggedOperation, cgroup_path: impl Fn(u64) -> Option<String>) -> OperationReport {
     let operation = &logged.operation;
     let record = &operation.record;
     let (file, op) = operation.operation().map_or(("", ""), |(role, op)| (role.as_str(), op.as_str()));
@@ -96,38 +93,28 @@ pub fn tell(logged: &Logged, monitor: &Monitor) -> OperationReport {
         requests: record.requests,
         flushes: record.flushes,
         errno: (record.errno != 0).then_some(record.errno),
-        neighbours: operation.neighbours.iter().map(|activity| neighbour(activity, monitor)).collect(),
+        neighbours: operation.neighbours.iter().map(|activity| neighbour(activity, &cgroup_path)).collect(),
     }
 }
 
 /// Returns times by cause in seconds, the longest first; those that are 0 are left out.
-pub fn waits(waits: &crate::analysis::slow_operation::Waits) -> Vec<WaitReport> {
-    let all = Cause::ALL.map(|cause| (cause.as_str(), waits[cause as usize]));
+pub fn waits(waits: &Waits) -> Vec<WaitReport> {
+    let all = Cause::ALL.map(|cause| (cause.as_str(), waits[cause]));
     let mut used: Vec<_> = all.into_iter().filter(|(_, ns)| *ns > 0).collect();
     used.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
     used.into_iter().map(|(cause, ns)| WaitReport { cause, seconds: seconds(ns) }).collect()
 }
 
-fn neighbour(activity: &Activity, monitor: &Monitor) -> NeighbourReport {
+fn neighbour(activity: &Activity, cgroup_path: impl Fn(u64) -> Option<String>) -> NeighbourReport {
     NeighbourReport {
         process: comm(activity.key.tgid, activity.comm),
         pid: (activity.key.tgid != 0).then_some(activity.key.tgid),
-        cgroup: monitor.cgroup(activity.key.cgroup),
+        cgroup: cgroup_path(activity.key.cgroup),
         requests: activity.requests,
         flushes: activity.flushes,
         syncs: activity.syncs,
         bytes: activity.bytes,
     }
-}
-
-/// Returns the name of a process; the kernel's own threads are one, for which of them does something is chance.
-pub fn comm(tgid: u32, words: [u64; 2]) -> String {
-    let bytes: Vec<u8> =
-        words.iter().flat_map(|word| word.to_le_bytes()).take_while(|byte| *byte != 0).collect();
-    let name = String::from_utf8_lossy(&bytes);
-    // What a process calls itself is not ours to trust on somebody's terminal.
-    let name: String = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-    if tgid == 0 { format!("kernel ({name})") } else { name }
 }
 
 /// Renders an operation as one line.

@@ -50,7 +50,7 @@ fn render_member(out: &mut String, member: &MemberReport) {
     tables::lost(out, member);
     tables::device(out, member);
     tables::neighbours(out, member);
-    surroundings(out, member);
+    environment(out, member);
     if !member.next.is_empty() {
         heading(out, "what to do next");
         for (number, step) in (1..).zip(&member.next) {
@@ -72,7 +72,7 @@ fn identity(out: &mut String, member: &MemberReport) {
 }
 
 /// What keeps etcd from running or from its I/O, if anything does.
-fn surroundings(out: &mut String, member: &MemberReport) {
+fn environment(out: &mut String, member: &MemberReport) {
     let cpu = &member.cpu;
     let mut parts = Vec::new();
     let mut tell = |seconds: Option<f64>, what: &str| {

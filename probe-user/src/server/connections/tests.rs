@@ -26,7 +26,7 @@ fn limits() -> Limits {
     Limits { handshake: far, head: far, request: far, idle: far, ..Limits::default() }
 }
 
-struct Served {
+struct AppState {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: tokio::task::JoinHandle<()>,
@@ -45,11 +45,11 @@ fn door_of(web: &Web, limits: Limits) -> Door {
     Door::new(routes(), web.subscribe(), secrets, limits)
 }
 
-async fn serving(limits: Limits) -> Served {
+async fn serving(limits: Limits) -> AppState {
     serving_with(limits, Web::load(None).expect("there is no file")).await
 }
 
-async fn serving_with(limits: Limits, web: Web) -> Served {
+async fn serving_with(limits: Limits, web: Web) -> AppState {
     let door = door_of(&web, limits);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
@@ -58,10 +58,10 @@ async fn serving_with(limits: Limits, web: Web) -> Served {
         let in_force = web.subscribe();
         serve(listener, door, in_force, limits, async { drop(stopped.await) }).await;
     });
-    Served { address, stop: Some(stop), task }
+    AppState { address, stop: Some(stop), task }
 }
 
-impl Served {
+impl AppState {
     async fn connect(&self) -> TcpStream {
         let socket = TcpSocket::new_v4().expect("there are sockets");
         // Or the kernel takes up to 32 MiB for a client that does not read.

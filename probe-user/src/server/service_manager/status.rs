@@ -5,7 +5,7 @@ use crate::monitor::Monitor;
 /// Members that are told by name.
 const MEMBERS_TOLD: usize = 4;
 
-/// Characters of a name, and of the reason of blindness.
+/// Characters of a name, and of the reason of self_test_failure.
 const NAME_MAX: usize = 32;
 const REASON_MAX: usize = 120;
 
@@ -16,11 +16,11 @@ pub fn of(monitor: &Monitor) -> String {
     let members: Vec<_> = living
         .map(|tracked| (tracked.label(), tracked.verdict().map_or("not judged yet", |it| it.as_str())))
         .collect();
-    line(monitor.kernel().hook().as_str(), monitor.blindness(), &members)
+    line(monitor.hook().as_str(), monitor.self_test_failure(), &members)
 }
 
-fn line(hook: &str, blindness: Option<&str>, members: &[(&str, &str)]) -> String {
-    let blindness = blindness.map(|reason| format!("blind: {}; ", cut(reason, REASON_MAX)));
+fn line(hook: &str, self_test_failure: Option<&str>, members: &[(&str, &str)]) -> String {
+    let self_test_failure = self_test_failure.map(|reason| format!("blind: {}; ", cut(reason, REASON_MAX)));
     let mut told: Vec<_> = members
         .iter()
         .take(MEMBERS_TOLD)
@@ -30,7 +30,7 @@ fn line(hook: &str, blindness: Option<&str>, members: &[(&str, &str)]) -> String
         told.push(format!("and {more} more"));
     }
     let told = if told.is_empty() { "no etcd here".to_owned() } else { told.join(", ") };
-    format!("{}attached by {hook}; {told}", blindness.unwrap_or_default())
+    format!("{}attached by {hook}; {told}", self_test_failure.unwrap_or_default())
 }
 
 /// Returns at most so many characters of what others wrote, none of which could end the line: what follows would be another
@@ -76,8 +76,8 @@ mod tests {
             ),
             (None, many, format!("attached by fentry; {}and 2 more", cut.repeat(MEMBERS_TOLD)), "many"),
         ];
-        for (blindness, members, expected, why) in cases {
-            assert_eq!(line("fentry", blindness, &members), expected, "{why}");
+        for (self_test_failure, members, expected, why) in cases {
+            assert_eq!(line("fentry", self_test_failure, &members), expected, "{why}");
         }
         let longest = line("tracepoint", Some(&long), &[(long.as_str(), "journal_contention"); 9]);
         assert!(longest.len() < 512, "{} bytes", longest.len());

@@ -7,7 +7,7 @@ use rustix::{
     thread::{UnshareFlags, unshare_unsafe},
 };
 
-/// Runs something with a file system mounted read-only, in a mount namespace that ends with the thread that made it.
+/// ProgramRuns something with a file system mounted read-only, in a mount namespace that ends with the thread that made it.
 ///
 /// # Errors
 /// If it cannot be mounted, above all for want of `CAP_SYS_ADMIN`.

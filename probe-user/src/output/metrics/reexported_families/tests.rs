@@ -1,15 +1,14 @@
 use super::*;
-use crate::etcd::{AllowList, Scrape};
+use crate::analysis::reexport::{AllowList, collect};
 
 const ETCD: &str = include_str!("../../../../testdata/etcd-3.5.30-metrics.txt");
 
-fn copy(text: &str, patterns: &[&str]) -> Arc<PassedOn> {
+fn copy(text: &str, patterns: &[&str]) -> Arc<ReexportedMetrics> {
     let allowed = AllowList::parse(&patterns.iter().map(|&pattern| pattern.to_owned()).collect::<Vec<_>>());
-    let scrape = Scrape::parse(format!("{text}{ETCD}").as_bytes(), &allowed.expect("patterns"));
-    Arc::new(scrape.expect("an etcd's").passed_on)
+    Arc::new(collect(&format!("{text}{ETCD}"), &allowed.expect("patterns")))
 }
 
-fn written(members: &[(&str, Arc<PassedOn>)], format: Format) -> String {
+fn written(members: &[(&str, Arc<ReexportedMetrics>)], format: Format) -> String {
     let members: Vec<_> = members.iter().map(|(name, copy)| ((*name).to_owned(), copy.clone())).collect();
     let mut out = match format {
         Format::OpenMetrics => "up 1\n# EOF\n".to_owned(),

@@ -208,12 +208,12 @@ fn split_name(text: &str, is_part: impl Fn(u8) -> bool) -> Option<(&str, &str)> 
     (!name.is_empty() && !name.as_bytes()[0].is_ascii_digit()).then_some((name, &text[end..]))
 }
 
-pub(super) fn is_name_byte(byte: u8) -> bool {
+pub fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':'
 }
 
 /// Reads a value as Go and Rust both do. Go calls a number that is too large for a float an error, Rust infinite.
-pub(super) fn number(text: &str) -> Option<f64> {
+pub fn number(text: &str) -> Option<f64> {
     let number: f64 = text.parse().ok()?;
     let is_decimal = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
     // Go takes no sign before `NaN`.

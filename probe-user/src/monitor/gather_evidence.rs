@@ -4,15 +4,12 @@ use std::collections::BTreeMap;
 
 use probe_ebpf::series::OPERATIONS;
 
-use super::{limit_s, measured, name};
-use crate::{
-    analysis::{
-        causes::Cause,
-        crosscheck::Observations,
-        verdict::{Evidence, Figure, InFlightNow, Scraped, cause_in_words},
-    },
-    command::config::Options,
-    monitor::{LastScrape, Metric, Monitor, Tracked},
+use super::{LastScrape, MemberState, Monitor, device_evidence};
+use crate::analysis::{
+    causes::Cause,
+    crosscheck::Observations,
+    disk_metric::{DiskMetric, PerMetric, bucket_bound_s},
+    verdict::{Evidence, Figure, InFlightNow, Scraped, cause_in_words},
 };
 
 /// How many places without a name are told.
@@ -20,45 +17,43 @@ const OTHER_FRAMES: usize = 3;
 
 /// Gathers the evidence of a member; `kernel` are its figures in the window, `skipped_runs` is read once for all members, for it
 /// takes a file each.
-pub fn evidence<'a>(
-    monitor: &'a Monitor,
-    tracked: &'a Tracked,
-    options: &Options,
-    skipped_runs: u64,
-) -> Evidence<'a> {
+pub fn evidence<'a>(monitor: &'a Monitor, tracked: &'a MemberState, skipped_runs: u64) -> Evidence<'a> {
     let settings = &tracked.member().settings;
+    let thresholds = &monitor.settings.thresholds;
     let election_s = settings.election_timeout_ms as f64 / 1e3;
     let slower = slower(tracked);
-    let (device, neighbours) = measured::device(monitor, tracked, slower).unzip();
+    let (device, neighbours) = device_evidence::device(monitor, tracked, slower).unzip();
     Evidence {
-        blindness: monitor.blindness(),
+        self_test_failure: monitor.self_test_failure(),
         scraped: scraped(tracked),
         fsync_disabled: settings.unsafe_no_fsync,
         in_flight: in_flight(monitor, tracked),
-        stall_limit_s: options.stall_limit.map_or(election_s, |limit| limit.as_secs_f64()),
+        stall_limit_s: thresholds.stall_limit_s.unwrap_or(election_s),
         heartbeat_s: settings.heartbeat_interval_ms as f64 / 1e3,
         election_s,
         skipped_runs,
         window_s: tracked.window.seconds(),
-        figures: Metric::ALL.map(|metric| figure(tracked, metric, options)),
-        slow: Metric::ALL.map(|metric| measured::slow(&tracked.window.lost(metric as usize), options.causes)),
-        split: Metric::ALL.map(|metric| {
-            measured::split(&tracked.window.lost(metric as usize), monitor.kernel().keeps_accounts())
+        figures: PerMetric::from_fn(|metric| figure(tracked, metric, thresholds.limit_s[metric])),
+        slow: PerMetric::from_fn(|metric| {
+            device_evidence::slow(&tracked.window.lost(metric), thresholds.exact_causes)
+        }),
+        split: PerMetric::from_fn(|metric| {
+            device_evidence::split(&tracked.window.lost(metric), monitor.kernel().keeps_accounts())
         }),
         device,
         neighbours: neighbours.unwrap_or_default(),
-        cpu: measured::cpu(tracked),
-        io_limits: measured::io_limits(monitor, tracked, slower),
+        cpu: device_evidence::cpu(tracked),
+        io_limits: device_evidence::io_limits(monitor, tracked, slower),
     }
 }
 
-fn figure<'a>(tracked: &'a Tracked, metric: Metric, options: &Options) -> Figure<'a> {
-    let etcd = tracked.window.etcd(metric as usize);
+fn figure<'a>(tracked: &'a MemberState, metric: DiskMetric, limit_s: f64) -> Figure<'a> {
+    let etcd = tracked.window.etcd(metric);
     let overhead_s = overhead_s(tracked, metric);
     Figure {
-        name: name(metric),
-        limit_s: limit_s(metric, options),
-        kernel: tracked.window.kernel(metric as usize),
+        name: metric.title(),
+        limit_s,
+        kernel: tracked.window.kernel(metric),
         etcd_count: etcd.count,
         etcd_p99_above_s: p99_above_s(&etcd),
         overhead_s,
@@ -68,17 +63,17 @@ fn figure<'a>(tracked: &'a Tracked, metric: Metric, options: &Options) -> Figure
 }
 
 /// Returns the figure that lost more time to slow operations: whose device is to be looked at.
-fn slower(tracked: &Tracked) -> Metric {
-    let lost_ns = |metric: Metric| tracked.window.lost(metric as usize).time.slow.sum_ns;
-    if lost_ns(Metric::BackendCommit) > lost_ns(Metric::WalFsync) {
-        Metric::BackendCommit
+fn slower(tracked: &MemberState) -> DiskMetric {
+    let lost_ns = |metric: DiskMetric| tracked.window.lost(metric).time.slow.sum_ns;
+    if lost_ns(DiskMetric::BackendCommit) > lost_ns(DiskMetric::WalFsync) {
+        DiskMetric::BackendCommit
     } else {
-        Metric::WalFsync
+        DiskMetric::WalFsync
     }
 }
 
 /// Returns the oldest operation in flight.
-fn in_flight(monitor: &Monitor, tracked: &Tracked) -> Option<InFlightNow> {
+fn in_flight(monitor: &Monitor, tracked: &MemberState) -> Option<InFlightNow> {
     let operations = OPERATIONS.into_iter().zip(tracked.in_flight_s(monitor.kernel()));
     let oldest = operations.max_by(|(_, a), (_, b)| a.total_cmp(b));
     let ((role, op), age_s) = oldest?;
@@ -92,12 +87,12 @@ fn in_flight(monitor: &Monitor, tracked: &Tracked) -> Option<InFlightNow> {
 }
 
 /// Returns the mean time by which etcd's figure exceeds the kernel's in the window.
-pub fn overhead_s(tracked: &Tracked, metric: Metric) -> Option<f64> {
-    let (first, last) = tracked.window.rounds(metric as usize)?;
+pub fn overhead_s(tracked: &MemberState, metric: DiskMetric) -> Option<f64> {
+    let (first, last) = tracked.window.rounds(metric)?;
     tracked.ledger(metric).current()?.estimate_overhead(first, last)
 }
 
-fn scraped(tracked: &Tracked) -> Scraped {
+fn scraped(tracked: &MemberState) -> Scraped {
     match &tracked.last_scrape {
         LastScrape::NotYet => Scraped::NotYet,
         LastScrape::Done(_) => Scraped::Yes,
@@ -110,11 +105,11 @@ fn scraped(tracked: &Tracked) -> Scraped {
 fn p99_above_s(seen: &Observations) -> Option<f64> {
     let rank = 0.99 * seen.count as f64;
     let k = seen.at_most.iter().rposition(|count| (*count as f64) < rank)?;
-    Some(super::bound_s(k))
+    Some(bucket_bound_s(k))
 }
 
 /// Returns where slow operations of the window were blocked for a cause without a name of its own, the longest first.
-pub fn other_frames(monitor: &Monitor, tracked: &Tracked) -> Vec<String> {
+pub fn other_frames(monitor: &Monitor, tracked: &MemberState) -> Vec<String> {
     let begin_ns = tracked.window.ends().map_or(0, |(first, _)| first.at_ns);
     let mut places: BTreeMap<&str, u64> = BTreeMap::new();
     let of_member = monitor.slow_log().since(0).filter(|logged| logged.member == tracked.label());
@@ -134,6 +129,13 @@ pub fn other_frames(monitor: &Monitor, tracked: &Tracked) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn seen(latencies_ms: &[u64]) -> Observations {
+        let at_most = std::array::from_fn(|k| {
+            latencies_ms.iter().filter(|latency_ms| **latency_ms <= 1 << k).count() as u64
+        });
+        Observations { count: latencies_ms.len() as u64, sum_s: 0.0, at_most }
+    }
+
     #[test]
     fn the_bound_below_etcds_p99_is_certain() {
         let cases = [
@@ -142,7 +144,7 @@ mod tests {
             ([vec![1; 99], vec![20; 1]].concat(), None, "one of a hundred is not above p99"),
         ];
         for (latencies_ms, expected, why) in cases {
-            assert_eq!(p99_above_s(&crate::output::report::tests::seen(&latencies_ms)), expected, "{why}");
+            assert_eq!(p99_above_s(&seen(&latencies_ms)), expected, "{why}");
         }
     }
 }

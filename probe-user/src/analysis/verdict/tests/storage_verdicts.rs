@@ -71,8 +71,8 @@ fn storage_is_named_by_what_the_device_did() {
             &slow,
             |e| {
                 slow_device(e);
-                e.slow[0] = SlowTime::default();
-                e.split[0] = Split { total_s: 20.0, on_cpu_s: Some(0.1), run_queue_s: Some(0.1) };
+                e.slow.wal_fsync = SlowTime::default();
+                e.split.wal_fsync = Split { total_s: 20.0, on_cpu_s: Some(0.1), run_queue_s: Some(0.1) };
             },
             Verdict::DeviceSlow,
             "none was slow by itself, all of them together were",

@@ -2,6 +2,7 @@
 //!
 //! Whatever etcd serves, what comes out of here is valid: what is not is left out and counted.
 
+pub mod allow_list;
 mod collector;
 
 use std::{
@@ -9,6 +10,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
+pub use allow_list::AllowList;
 pub use collector::Collector;
 
 use super::exposition::Kind;
@@ -21,17 +23,17 @@ pub const MAX_BYTES: usize = 512 << 10;
 
 /// The families of one etcd at one time, compact: one text, and where its parts end.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PassedOn {
+pub struct ReexportedMetrics {
     text: Box<str>,
     parts: Box<[Part]>,
     /// A hash of the families' names and types.
     shape: u64,
-    pub left_out: LeftOut,
+    pub omitted: OmittedSamples,
 }
 
 /// How many samples of allowed families were left out, and why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct OmittedSamples {
     /// Their family is too large for [`MAX_SAMPLES`] or [`MAX_BYTES`].
     pub beyond_limit: u64,
     /// Lines that cannot be read, or that their family cannot have.
@@ -61,15 +63,15 @@ struct Part {
     samples_end: usize,
 }
 
-impl Default for PassedOn {
+impl Default for ReexportedMetrics {
     fn default() -> Self {
-        Self::pack([].into_iter(), LeftOut::default())
+        Self::pack([].into_iter(), OmittedSamples::default())
     }
 }
 
-impl PassedOn {
+impl ReexportedMetrics {
     /// Packs families that are valid together.
-    fn pack<'a>(families: impl Iterator<Item = Family<'a>>, left_out: LeftOut) -> Self {
+    fn pack<'a>(families: impl Iterator<Item = Family<'a>>, omitted: OmittedSamples) -> Self {
         let (mut text, mut parts) = (String::new(), Vec::new());
         let mut shape = DefaultHasher::new();
         for family in families {
@@ -82,7 +84,7 @@ impl PassedOn {
             let (kind, has_help) = (family.kind, family.help.is_some());
             parts.push(Part { kind, has_help, name_end, help_end, samples_end: text.len() });
         }
-        Self { text: text.into(), parts: parts.into(), shape: shape.finish(), left_out }
+        Self { text: text.into(), parts: parts.into(), shape: shape.finish(), omitted }
     }
 
     /// Returns how long the text is.
@@ -106,7 +108,7 @@ impl PassedOn {
     }
 }
 
-impl LeftOut {
+impl OmittedSamples {
     /// Returns the counts, by the label `reason`.
     pub const fn by_reason(&self) -> [(&'static str, u64); 4] {
         [
@@ -160,7 +162,7 @@ pub struct Merged<'a> {
 }
 
 /// Brings the families of several members together, by name. Of those that contradict each other the first member's stays.
-pub fn merge<'a>(copies: impl Iterator<Item = (&'a str, &'a PassedOn)>) -> Vec<Merged<'a>> {
+pub fn merge<'a>(copies: impl Iterator<Item = (&'a str, &'a ReexportedMetrics)>) -> Vec<Merged<'a>> {
     let mut names = Names::default();
     let mut merged: BTreeMap<&str, Merged<'_>> = BTreeMap::new();
     for (member, copy) in copies {
@@ -178,17 +180,42 @@ pub fn merge<'a>(copies: impl Iterator<Item = (&'a str, &'a PassedOn)>) -> Vec<M
 }
 
 /// Returns how many samples [`merge`] leaves out of a member's copy for those of the members before it.
-pub fn conflicting<'a>(before: impl Iterator<Item = &'a PassedOn>, own: &'a PassedOn) -> u64 {
+pub fn conflicting<'a>(
+    before: impl Iterator<Item = &'a ReexportedMetrics>,
+    own: &'a ReexportedMetrics,
+) -> u64 {
     let mut names = Names::default();
     // Members of one version have the same families, and the second time they add nothing.
     let mut seen = HashSet::from([own.shape]);
     for Family { name, kind, .. } in
-        before.filter(|copy| seen.insert(copy.shape)).flat_map(PassedOn::families)
+        before.filter(|copy| seen.insert(copy.shape)).flat_map(ReexportedMetrics::families)
     {
         names.admit(name, kind);
     }
     let lost = own.families().filter(|family| !names.admit(family.name, family.kind));
     lost.map(|family| family.samples.lines().count() as u64).sum()
+}
+
+/// Gathers the allowed families of a text, as a scrape does.
+#[cfg(test)]
+pub(crate) fn collect(text: &str, allowed: &AllowList) -> ReexportedMetrics {
+    use super::exposition;
+
+    let mut collector = Collector::new(allowed);
+    for line in text.split('\n') {
+        let name = exposition::name_of(line).unwrap_or_default();
+        let is_comment = line.starts_with('#');
+        let is_wanted = !name.is_empty() && collector.wants(name, is_comment);
+        if !is_wanted && (is_comment || !name.is_empty()) {
+            continue;
+        }
+        match exposition::read(line) {
+            Ok(line) if is_wanted => collector.take(&line),
+            Ok(_) => {}
+            Err(_) => collector.malformed(),
+        }
+    }
+    collector.finish()
 }
 
 #[cfg(test)]

@@ -9,18 +9,20 @@ use std::ops::Range;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::{BOUNDS, Birth, KernelReading, Observations, Round};
+use crate::analysis::disk_metric::BUCKETS;
+
+use super::super::{Birth, KernelReading, Observations, Round};
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;
 
 /// Returns the histogram of these latencies, its sum added up as etcd does.
-pub(super) fn observations(latencies_ns: &[u64]) -> Observations {
+pub(in crate::analysis::crosscheck) fn observations(latencies_ns: &[u64]) -> Observations {
     let mut observations = Observations::default();
     for &latency_ns in latencies_ns {
         observations.count += 1;
         observations.sum_s += latency_ns as f64 / 1e9;
-        for bound in 0..BOUNDS {
+        for bound in 0..BUCKETS {
             observations.at_most[bound] += u64::from(latency_ns <= MS << bound);
         }
     }

@@ -50,11 +50,16 @@ fn a_starved_cpu_is_no_slow_disk() {
         ),
         (
             &fast,
-            |e| e.figures[0].etcd_p99_above_s = Some(0.016),
+            |e| e.figures.wal_fsync.etcd_p99_above_s = Some(0.016),
             Verdict::EtcdOverhead,
             "slow in etcd only; how much is not known yet",
         ),
-        (&fast, |e| e.figures[0].etcd_p99_above_s = Some(0.008), Verdict::Healthy, "8 ms is not above 10 ms"),
+        (
+            &fast,
+            |e| e.figures.wal_fsync.etcd_p99_above_s = Some(0.008),
+            Verdict::Healthy,
+            "8 ms is not above 10 ms",
+        ),
         (
             &slow,
             |e| (slow_device(e), overhead(e, 0.000_2)).0,

@@ -1,11 +1,8 @@
 use std::fmt::Write;
 
 use super::*;
-use crate::etcd::{
-    AllowList, Scrape,
-    allow_list::DEFAULT,
-    exposition::{self, Line},
-};
+use crate::analysis::exposition::{self, Line};
+use allow_list::DEFAULT;
 
 const ETCD: &str = include_str!("../../../testdata/etcd-3.5.30-metrics.txt");
 
@@ -15,18 +12,18 @@ fn list(patterns: &[&str]) -> AllowList {
 }
 
 /// Gathers from a text that stands before a real etcd's.
-fn gather(text: &str, patterns: &[&str]) -> PassedOn {
-    Scrape::parse(format!("{text}{ETCD}").as_bytes(), &list(patterns)).expect("an etcd's").passed_on
+fn gather(text: &str, patterns: &[&str]) -> ReexportedMetrics {
+    collect(&format!("{text}{ETCD}"), &list(patterns))
 }
 
-fn samples(passed_on: &PassedOn) -> Vec<&str> {
-    passed_on.families().flat_map(|family| family.samples.lines()).collect()
+fn samples(reexported: &ReexportedMetrics) -> Vec<&str> {
+    reexported.families().flat_map(|family| family.samples.lines()).collect()
 }
 
 #[test]
 fn real_families_are_passed_on_to_the_byte_and_no_others() {
-    let passed_on = gather("", &DEFAULT);
-    assert_eq!(passed_on.left_out, LeftOut::default());
+    let reexported = gather("", &DEFAULT);
+    assert_eq!(reexported.omitted, OmittedSamples::default());
     let allowed = list(&DEFAULT);
     let mut expected: Vec<&str> = ETCD
         .lines()
@@ -37,12 +34,12 @@ fn real_families_are_passed_on_to_the_byte_and_no_others() {
             allowed.allows(name) || of_histogram.is_some_and(|family| allowed.allows(family))
         })
         .collect();
-    let mut found = samples(&passed_on);
+    let mut found = samples(&reexported);
     expected.sort_unstable();
     found.sort_unstable();
     assert_eq!(found, expected);
     assert_eq!(found.len(), 189, "all that the default names, of a member with two peers");
-    for family in passed_on.families() {
+    for family in reexported.families() {
         let help = format!("# HELP {} {}\n", family.name, family.help.expect("etcd describes its metrics"));
         assert!(ETCD.contains(&help), "{help}");
         let kind = format!("# TYPE {} {}\n", family.name, format!("{:?}", family.kind).to_lowercase());
@@ -65,25 +62,25 @@ fn one_line_of_etcds_becomes_one_of_ours() {
         ),
     ];
     for (from, to, why) in cases {
-        let passed_on = gather(&format!("{from}\n"), &["x"]);
-        assert_eq!(samples(&passed_on), [to], "{why}");
-        assert_eq!(passed_on.left_out, LeftOut::default(), "{why}");
+        let reexported = gather(&format!("{from}\n"), &["x"]);
+        assert_eq!(samples(&reexported), [to], "{why}");
+        assert_eq!(reexported.omitted, OmittedSamples::default(), "{why}");
     }
 }
 
 #[test]
 fn what_is_passed_over_hides_nothing_that_begins_alike() {
     let text = "no 1\nno{a=\"b\"} 1\nnono 1\nno 1\nno_more 1\nno 1\nno:more 1\nno 1\nno9 1\nno 1\nn 1\n";
-    let passed_on = gather(text, &["n", "no9", "no:more", "no_more", "nono"]);
-    assert_eq!(samples(&passed_on), ["n 1", "no9 1", "no:more 1", "no_more 1", "nono 1"]);
+    let reexported = gather(text, &["n", "no9", "no:more", "no_more", "nono"]);
+    assert_eq!(samples(&reexported), ["n 1", "no9 1", "no:more 1", "no_more 1", "nono 1"]);
 }
 
 #[test]
 fn what_is_not_valid_is_left_out_and_counted() {
     let (malformed, duplicate, conflicting) = (
-        LeftOut { malformed: 1, ..LeftOut::default() },
-        LeftOut { duplicate: 1, ..LeftOut::default() },
-        LeftOut { conflicting: 1, ..LeftOut::default() },
+        OmittedSamples { malformed: 1, ..OmittedSamples::default() },
+        OmittedSamples { duplicate: 1, ..OmittedSamples::default() },
+        OmittedSamples { conflicting: 1, ..OmittedSamples::default() },
     );
     let histogram = "# TYPE x histogram\n";
     let cases = [
@@ -98,15 +95,20 @@ fn what_is_not_valid_is_left_out_and_counted() {
         ("x{a=\"\"} 1\nx 1\n", duplicate, &["x{a=\"\"} 1"], "a label without a value is none"),
         ("# TYPE x counter\nx -1\n", malformed, &[], "a negative counter"),
         ("# TYPE x counter\nx NaN\n", malformed, &[], "a counter that is no number"),
-        ("# TYPE x gauge\nx NaN\n", LeftOut::default(), &["x NaN"], "a gauge may be"),
+        ("# TYPE x gauge\nx NaN\n", OmittedSamples::default(), &["x NaN"], "a gauge may be"),
         (&format!("{histogram}x 1\n"), malformed, &[], "a histogram has no value of its own"),
         (&format!("{histogram}x_bucket 1\n"), malformed, &[], "a bucket without a bound"),
         (&format!("{histogram}x_bucket{{le=\"one\"}} 1\n"), malformed, &[], "a bound that is no number"),
         (&format!("{histogram}x_bucket{{le=\"1\"}} -1\n"), malformed, &[], "less than nothing in a bucket"),
-        (&format!("{histogram}x_sum -1\n"), LeftOut::default(), &["x_sum -1"], "a sum may be negative"),
+        (
+            &format!("{histogram}x_sum -1\n"),
+            OmittedSamples::default(),
+            &["x_sum -1"],
+            "a sum may be negative",
+        ),
         (
             "# TYPE x summary\nx{quantile=\"0.5\"} 1\n",
-            LeftOut::default(),
+            OmittedSamples::default(),
             &["x{quantile=\"0.5\"} 1"],
             "a quantile",
         ),
@@ -128,14 +130,14 @@ fn what_is_not_valid_is_left_out_and_counted() {
             "and before",
         ),
         ("<html>\n", malformed, &[], "no metric at all"),
-        ("etcd_disk_probe_up 1\n", LeftOut::default(), &[], "the probe's own name"),
+        ("etcd_disk_probe_up 1\n", OmittedSamples::default(), &[], "the probe's own name"),
     ];
-    for (text, left_out, expected, why) in cases {
+    for (text, omitted, expected, why) in cases {
         // The first line of a body has to be a metric.
-        let passed_on = gather(&format!("first 1\n{text}"), &["x*", "etcd_disk_probe_*"]);
+        let reexported = gather(&format!("first 1\n{text}"), &["x*", "etcd_disk_probe_*"]);
         assert_eq!(
-            (samples(&passed_on).as_slice(), passed_on.left_out),
-            (expected, left_out),
+            (samples(&reexported).as_slice(), reexported.omitted),
+            (expected, omitted),
             "{text}: {why}"
         );
     }
@@ -158,18 +160,18 @@ fn a_flood_drowns_its_own_family_only() {
         (10, 20_000, 0, "lines that are too long by themselves"),
     ];
     for (count, width, expected, why) in cases {
-        let passed_on = gather(&flood(count, width), &["flood*", "before", "etcd_server_has_leader"]);
-        assert_eq!(passed_on.left_out.beyond_limit, expected, "{why}");
-        let found = samples(&passed_on);
+        let reexported = gather(&flood(count, width), &["flood*", "before", "etcd_server_has_leader"]);
+        assert_eq!(reexported.omitted.beyond_limit, expected, "{why}");
+        let found = samples(&reexported);
         for other in ["before 1", "flood_not 1", "etcd_server_has_leader 1"] {
             assert!(found.contains(&other), "{why}: {other}");
         }
-        assert!(found.len() <= MAX_SAMPLES && passed_on.text.len() <= MAX_BYTES, "{why}");
+        assert!(found.len() <= MAX_SAMPLES && reexported.text.len() <= MAX_BYTES, "{why}");
     }
     let many: String = (0..5_000).fold(String::new(), |text, n| text + &format!("# HELP x{n} h\nx{n} 1\n"));
-    let passed_on = gather(&many, &["x*"]);
-    assert_eq!(passed_on.families().count() as u64 + passed_on.left_out.beyond_limit, 5_000);
-    assert!(samples(&passed_on).len() <= MAX_SAMPLES);
+    let reexported = gather(&many, &["x*"]);
+    assert_eq!(reexported.families().count() as u64 + reexported.omitted.beyond_limit, 5_000);
+    assert!(samples(&reexported).len() <= MAX_SAMPLES);
 }
 
 #[test]
@@ -181,7 +183,7 @@ fn members_that_contradict_each_other_do_not_spoil_the_whole() {
     let x = families.iter().find(|family| family.name == "x").expect("it is there");
     assert_eq!((x.kind, x.help), (Kind::Gauge, Some("one")), "the first one's");
     assert_eq!(x.samples, [("a", "x 1\n"), ("b", "x 2\n")]);
-    let lost = |before: &[&PassedOn], own| conflicting(before.iter().copied(), own);
+    let lost = |before: &[&ReexportedMetrics], own| conflicting(before.iter().copied(), own);
     assert_eq!(lost(&[&one, &same], &other), 2, "another type, and a part of a histogram");
     assert_eq!(
         lost(&[&one, &other], &other),
@@ -234,14 +236,14 @@ mod properties {
             let braces = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
             let line = format!("x{braces} {number}");
             let sent = timestamp.map_or(line.clone(), |at| format!("{line} {at}"));
-            let passed_on = gather(&format!("# TYPE x gauge\n{sent}\n"), &["x"]);
+            let reexported = gather(&format!("# TYPE x gauge\n{sent}\n"), &["x"]);
             let expected = if labels.iter().any(|label| label.starts_with("member=")) {
                 line.replace("member=", "exported_member=")
             } else {
                 line
             };
-            prop_assert_eq!(samples(&passed_on), [expected.as_str()]);
-            prop_assert_eq!(passed_on.left_out, LeftOut::default());
+            prop_assert_eq!(samples(&reexported), [expected.as_str()]);
+            prop_assert_eq!(reexported.omitted, OmittedSamples::default());
         }
 
         #[test]
@@ -255,9 +257,9 @@ mod properties {
                 0..30,
             ),
         ) {
-            let passed_on = gather(&format!("first 1\n{}\n", lines.join("\n")), &["x*"]);
+            let reexported = gather(&format!("first 1\n{}\n", lines.join("\n")), &["x*"]);
             let mut seen = std::collections::BTreeSet::new();
-            for family in passed_on.families() {
+            for family in reexported.families() {
                 prop_assert!(family.samples.ends_with('\n'));
                 if let Some(help) = family.help {
                     let help = format!("# HELP {} {help}", family.name);

@@ -7,8 +7,8 @@ use std::cell::Cell;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use super::history::{Fault, History, histories};
-use super::{Birth, Breach, Invariant, Ledger, Reconciliation, Round};
+use super::super::{Birth, Breach, Invariant, Ledger, Reconciliation, Round};
+use super::simulated_history::{Fault, History, histories};
 
 const CASES: u32 = 256;
 
@@ -191,7 +191,7 @@ fn a_kernel_slower_than_etcd_breaks_dominance() {
             (0..history.events.len()).filter(|&at| middle.contains(&history.events[at].entered_ns));
         let victim = inside.next().unwrap();
         let etcd_ns = history.events[victim].etcd_ns();
-        let above = (0..super::BOUNDS).find(|&bound| etcd_ns <= 1_000_000 << bound);
+        let above = (0..crate::analysis::disk_metric::BUCKETS).find(|&bound| etcd_ns <= 1_000_000 << bound);
         let bound = above.expect("no event lasts 8 s");
         let edge_ns = 1_000_000_u64 << bound;
         // Either just past the bound that etcd's latency is under, or longer but under the same bound.

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Family, LeftOut, MAX_BYTES, MAX_SAMPLES, Names, PassedOn};
-use crate::etcd::{
-    AllowList,
+use super::{Family, MAX_BYTES, MAX_SAMPLES, Names, OmittedSamples, ReexportedMetrics};
+use crate::analysis::{
     exposition::{Kind, Line, Sample, is_name_byte, number},
+    reexport::AllowList,
 };
 
 /// As many families are gathered of one etcd; one of 3.5 has 190.
@@ -21,7 +21,7 @@ pub struct Collector<'a> {
     refused: &'a str,
     samples: usize,
     bytes: usize,
-    left_out: LeftOut,
+    omitted: OmittedSamples,
 }
 
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ impl<'a> Collector<'a> {
             refused: "",
             samples: 0,
             bytes: 0,
-            left_out: LeftOut::default(),
+            omitted: OmittedSamples::default(),
         }
     }
 
@@ -71,8 +71,8 @@ impl<'a> Collector<'a> {
         if let Some(gathered) = self.families.get(family) {
             match gathered.closed {
                 Some(_) if is_comment => return false,
-                Some(Closed::TooLarge) => self.left_out.beyond_limit += 1,
-                Some(Closed::Conflicting) => self.left_out.conflicting += 1,
+                Some(Closed::TooLarge) => self.omitted.beyond_limit += 1,
+                Some(Closed::Conflicting) => self.omitted.conflicting += 1,
                 None => return true,
             }
             return false;
@@ -82,13 +82,13 @@ impl<'a> Collector<'a> {
             return false;
         }
         let fits = self.families.len() < MAX_FAMILIES;
-        self.left_out.beyond_limit += u64::from(!fits && !is_comment);
+        self.omitted.beyond_limit += u64::from(!fits && !is_comment);
         fits
     }
 
     /// Notes a line that was wanted, or that begins with no name, and cannot be read.
     pub fn malformed(&mut self) {
-        self.left_out.malformed += u64::from(!self.allowed.is_empty());
+        self.omitted.malformed += u64::from(!self.allowed.is_empty());
     }
 
     /// Takes in a line that is wanted.
@@ -99,9 +99,9 @@ impl<'a> Collector<'a> {
                 let gathered = self.families.entry(family).or_default();
                 // Format: one help for each family, before its first sample.
                 if gathered.help.is_some() || !gathered.text.is_empty() {
-                    self.left_out.malformed += 1;
+                    self.omitted.malformed += 1;
                 } else if self.bytes + text.len() > MAX_BYTES {
-                    self.left_out.beyond_limit += 1;
+                    self.omitted.beyond_limit += 1;
                 } else {
                     self.bytes += text.len();
                     gathered.help = Some(text);
@@ -113,7 +113,7 @@ impl<'a> Collector<'a> {
     }
 
     /// Returns what is passed on.
-    pub fn finish(self) -> PassedOn {
+    pub fn finish(self) -> ReexportedMetrics {
         let families = self.families.iter().filter(|(_, gathered)| !gathered.text.is_empty());
         let families = families.map(|(name, gathered)| Family {
             name,
@@ -121,7 +121,7 @@ impl<'a> Collector<'a> {
             help: gathered.help,
             samples: &gathered.text,
         });
-        PassedOn::pack(families, self.left_out)
+        ReexportedMetrics::pack(families, self.omitted)
     }
 
     /// Returns the family that a sample belongs to by its name: its own, unless a histogram's or summary's is known.
@@ -142,7 +142,7 @@ impl<'a> Collector<'a> {
         let gathered = self.families.entry(family).or_default();
         // Format: one type for each family, before its first sample.
         if gathered.kind.is_some() {
-            self.left_out.malformed += 1;
+            self.omitted.malformed += 1;
         } else if self.names.admit(family, kind) {
             gathered.kind = Some(kind);
         } else {
@@ -158,17 +158,17 @@ impl<'a> Collector<'a> {
             gathered.kind = Some(Kind::Untyped);
             if !self.names.admit(name, Kind::Untyped) {
                 gathered.closed = Some(Closed::Conflicting);
-                self.left_out.conflicting += 1;
+                self.omitted.conflicting += 1;
                 return;
             }
         }
         let kind = gathered.kind.unwrap_or(Kind::Untyped);
         if !is_possible(sample, name, kind) {
-            self.left_out.malformed += 1;
+            self.omitted.malformed += 1;
             return;
         }
         if !gathered.series.insert(identity(sample)) {
-            self.left_out.duplicate += 1;
+            self.omitted.duplicate += 1;
             return;
         }
         let before = gathered.text.len();
@@ -181,7 +181,7 @@ impl<'a> Collector<'a> {
             let help = gathered.help.map_or(0, str::len);
             self.samples -= lost;
             self.bytes -= before + help + if lost > 0 { name.len() } else { 0 };
-            self.left_out.beyond_limit += lost as u64 + 1;
+            self.omitted.beyond_limit += lost as u64 + 1;
             let closed = Some(Closed::TooLarge);
             *gathered = Gathered { kind: Some(kind), closed, ..Gathered::default() };
             return;

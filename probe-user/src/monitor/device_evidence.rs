@@ -5,21 +5,20 @@ use std::collections::BTreeMap;
 
 use probe_ebpf::request::{Class, LayerTotals, Owner};
 
-use super::slow_report::comm;
+use super::{MemberState, Monitor, environment::DevicePlacement, wait_totals::Lost};
 use crate::{
     analysis::{
-        causes::Cause,
+        causes::{Cause, PerCause},
+        disk_metric::DiskMetric,
         latency::seconds,
-        slow_operation::Waits,
+        slow_operation::{Waits, comm},
         verdict::{ClassTime, CpuEvidence, DeviceEvidence, Neighbour, SlowTime, Split},
     },
-    command::config::Causes,
-    monitor::{Metric, Monitor, Tracked, environment::Placed, wait_totals::Lost},
-    system::cgroups,
+    system::{cgroups, devices},
 };
 
 /// Returns where the time of slow operations went.
-pub fn slow(lost: &Lost, causes: Causes) -> SlowTime {
+pub fn slow(lost: &Lost, exact_causes: bool) -> SlowTime {
     let Lost { time, slow } = lost;
     let parts_ns = time.slow.on_cpu_ns + time.slow.run_queue_ns;
     let blocked_s = seconds(time.slow.sum_ns.saturating_sub(parts_ns));
@@ -28,8 +27,8 @@ pub fn slow(lost: &Lost, causes: Causes) -> SlowTime {
         // An operation that ended as the window began may be in the one and not in the other; the parts are no more than the whole.
         let told_s = seconds(waits.iter().sum());
         let scale = if told_s > blocked_s { blocked_s / told_s } else { 1.0 };
-        let mut waits_s = waits.map(|ns| seconds(ns) * scale);
-        waits_s[Cause::Unsampled as usize] += (blocked_s - waits_s.iter().sum::<f64>()).max(0.0);
+        let mut waits_s = PerCause::from_fn(|cause| seconds(waits[cause]) * scale);
+        waits_s[Cause::Unsampled] += (blocked_s - waits_s.iter().sum::<f64>()).max(0.0);
         waits_s
     };
     SlowTime {
@@ -38,7 +37,7 @@ pub fn slow(lost: &Lost, causes: Causes) -> SlowTime {
         on_cpu_s: seconds(time.slow.on_cpu_ns),
         run_queue_s: seconds(time.slow.run_queue_ns),
         waits_s: all_of(&slow.waits),
-        sampled_s: (causes == Causes::Exact).then(|| all_of(&slow.sampled)),
+        sampled_s: exact_causes.then(|| all_of(&slow.sampled)),
         device_idle_s: seconds(slow.device_idle_ns),
         device_busy_s: seconds(slow.device_busy_ns),
     }
@@ -57,17 +56,17 @@ pub fn split(lost: &Lost, keeps_accounts: bool) -> Split {
 /// Returns what the device under a figure's files did, and who else used it, the heaviest first.
 pub fn device(
     monitor: &Monitor,
-    tracked: &Tracked,
-    metric: Metric,
+    tracked: &MemberState,
+    metric: DiskMetric,
 ) -> Option<(DeviceEvidence, Vec<Neighbour>)> {
-    let placed = tracked.surroundings().devices[metric as usize].as_ref()?;
+    let placed = tracked.environment().devices[metric].as_ref()?;
     let top = *placed.layers.first()?;
     let totals = layer_since(tracked, top)?;
     let loads = loads(monitor, tracked, placed);
     let classes = Class::ALL.map(|class| class_time(&totals, &loads, class as usize));
     let stack = &placed.stack;
     let disk = stack.disks.first();
-    let alias = |layer: &crate::system::devices::Layer| match &layer.alias {
+    let alias = |layer: &devices::Layer| match &layer.alias {
         Some(alias) => format!("{} ({} {alias})", layer.name, layer.kind.as_str()),
         None => format!("{} ({})", layer.name, layer.kind.as_str()),
     };
@@ -84,7 +83,7 @@ pub fn device(
 }
 
 /// Returns what a layer did in the window; none if nothing was read of it yet.
-fn layer_since(tracked: &Tracked, layer: u32) -> Option<LayerTotals> {
+fn layer_since(tracked: &MemberState, layer: u32) -> Option<LayerTotals> {
     let (first, last) = tracked.window.ends()?;
     let of = |layers: &[(u32, LayerTotals)]| {
         layers.iter().find(|(other, _)| *other == layer).map(|(_, totals)| *totals)
@@ -122,11 +121,11 @@ struct Load {
     process: (u64, String),
 }
 
-fn loads(monitor: &Monitor, tracked: &Tracked, placed: &Placed) -> BTreeMap<Whose, Load> {
+fn loads(monitor: &Monitor, tracked: &MemberState, placed: &DevicePlacement) -> BTreeMap<Whose, Load> {
     let Some((first, last)) = tracked.window.ends() else { return BTreeMap::new() };
     // Of one that has ended, too: what it did in the window is not somebody else's.
     let own_pid = tracked.member().id.pid;
-    let own_cgroup = tracked.surroundings().membership.as_ref().and_then(|own| own.path()).unwrap_or("/");
+    let own_cgroup = tracked.environment().membership.as_ref().and_then(|own| own.path()).unwrap_or("/");
     // What goes through dm and its like is asked for on every layer, so of each owner the most counts.
     let mut by_owner: BTreeMap<(u64, u32), (Load, [u64; 2])> = BTreeMap::new();
     for now in last.losses.owners.iter().filter(|owner| placed.layers.contains(&owner.key.layer)) {
@@ -238,7 +237,7 @@ fn neighbours(loads: &BTreeMap<Whose, Load>) -> Vec<Neighbour> {
 }
 
 /// Returns what kept the process from running.
-pub fn cpu(tracked: &Tracked) -> CpuEvidence {
+pub fn cpu(tracked: &MemberState) -> CpuEvidence {
     let ends = tracked.window.ends();
     let readings = ends.and_then(|(first, last)| {
         Some((first.losses.starvation.as_ref()?, last.losses.starvation.as_ref()?))
@@ -265,10 +264,9 @@ pub fn cpu(tracked: &Tracked) -> CpuEvidence {
 }
 
 /// Returns the limits on block I/O that bind the member on the devices under a figure's files, a sentence each.
-pub fn io_limits(monitor: &Monitor, tracked: &Tracked, metric: Metric) -> Vec<String> {
-    let surroundings = tracked.surroundings();
-    let (Some(placed), Some(membership)) = (&surroundings.devices[metric as usize], &surroundings.membership)
-    else {
+pub fn io_limits(monitor: &Monitor, tracked: &MemberState, metric: DiskMetric) -> Vec<String> {
+    let environment = tracked.environment();
+    let (Some(placed), Some(membership)) = (&environment.devices[metric], &environment.membership) else {
         return Vec::new();
     };
     let limits = monitor.host().io_limits(membership, &placed.stack);

@@ -1,5 +1,6 @@
 //! What holds for any evidence, however odd.
 
+use crate::analysis::disk_metric::PerMetric;
 use std::cell::Cell;
 
 use proptest::{
@@ -8,8 +9,8 @@ use proptest::{
     test_runner::{Config, TestCaseError, TestRunner},
 };
 
-use super::*;
-use crate::analysis::{causes::Cause, latency::Latencies};
+use super::super::*;
+use crate::analysis::{causes::PerCause, latency::Latencies};
 
 const CASES: u32 = 512;
 
@@ -61,24 +62,27 @@ fn evidence<'a>(odd: &Odd, kernel: &'a Latencies) -> Evidence<'a> {
         overhead_total_s: flag(2).then(&mut *s),
         difference: i64::from(flag(3) && flag(24) && flag(25)),
     };
-    let figures = [figure(0, &mut s, &mut n), figure(1, &mut s, &mut n)];
+    let figures =
+        PerMetric { wal_fsync: figure(0, &mut s, &mut n), backend_commit: figure(1, &mut s, &mut n) };
     let mut slow = || SlowTime {
         operations: if flag(4) { n() } else { 0 },
         total_s: s(),
         on_cpu_s: s(),
         run_queue_s: s(),
-        waits_s: [(); Cause::ALL.len()].map(|()| if flag(5) { s() } else { 0.0 }),
+        waits_s: PerCause::from_fn(|_| if flag(5) { s() } else { 0.0 }),
         sampled_s: None,
         device_idle_s: s(),
         device_busy_s: s(),
     };
-    let slow = [slow(), slow()];
+    let [wal_fsync, backend_commit] = [slow(), slow()];
+    let slow = PerMetric { wal_fsync, backend_commit };
     let part = |value: f64, bit: u32| flag(bit).then_some(value);
-    let split = [0, 1].map(|k| Split {
+    let [wal_fsync, backend_commit] = [0, 1].map(|k| Split {
         total_s: odd.seconds[k],
         on_cpu_s: part(odd.seconds[k + 2], 6),
         run_queue_s: part(odd.seconds[k + 4], 7),
     });
+    let split = PerMetric { wal_fsync, backend_commit };
     let class = |k: usize| ClassTime {
         requests: odd.counts[k],
         total_s: odd.seconds[k],
@@ -96,7 +100,7 @@ fn evidence<'a>(odd: &Odd, kernel: &'a Latencies) -> Evidence<'a> {
     };
     let neighbour = Neighbour { share: odd.seconds[9], syncs: odd.counts[9], ..Neighbour::default() };
     Evidence {
-        blindness: flag(9).then_some("no event arrived").filter(|_| flag(20)),
+        self_test_failure: flag(9).then_some("no event arrived").filter(|_| flag(20)),
         scraped: if flag(10) || flag(21) || flag(27) { Scraped::Yes } else { Scraped::NotYet },
         fsync_disabled: flag(11) && flag(22) && flag(26),
         in_flight: (flag(12) && flag(23)).then(|| InFlightNow {
@@ -143,9 +147,9 @@ fn any_evidence_gets_an_ordered_answer() {
         let distinct: std::collections::BTreeSet<_> = causes.iter().map(|cause| cause.verdict).collect();
         prop_assert_eq!(distinct.len(), causes.len(), "a verdict is named once");
         slow.set(slow.get() + u32::from(causes.len() > 1));
-        let unseen = evidence.blindness.is_some() || evidence.scraped != Scraped::Yes;
+        let unseen = evidence.self_test_failure.is_some() || evidence.scraped != Scraped::Yes;
         prop_assert!(!unseen || verdict != Verdict::Healthy, "never healthy when blind");
-        prop_assert!(evidence.blindness.is_none() || verdict == Verdict::Blind);
+        prop_assert!(evidence.self_test_failure.is_none() || verdict == Verdict::Blind);
         Ok::<(), TestCaseError>(())
     };
     if let Err(error) = TestRunner::new(config).run(&odd(), property) {

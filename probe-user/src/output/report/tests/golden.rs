@@ -1,9 +1,10 @@
 //! The report and its schema as recorded: what changes for people and programs shows in the diff.
 //! `UPDATE_GOLDEN=1 cargo test -p probe-user` writes the files anew.
 
+use crate::analysis::disk_metric::PerMetric;
 use std::{fs, path::Path};
 
-use super::*;
+use super::super::{text_report, *};
 use crate::analysis::{
     causes::Cause,
     verdict::{
@@ -65,7 +66,7 @@ fn quiet() -> MemberReport {
         in_flight_s: 0.0,
         in_flight: None,
         figures: [figure("wal_fsync"), figure("backend_commit")],
-        slow: SlowReport::new(&[SlowTime::default(), SlowTime::default()], Vec::new()),
+        slow: SlowReport::new(&PerMetric::default(), Vec::new()),
         split: SplitReport {
             total_s: 5.0,
             on_cpu_s: Some(0.5),
@@ -84,7 +85,7 @@ fn quiet() -> MemberReport {
 fn busy() -> MemberReport {
     let mut slow = SlowTime { operations: 60, total_s: 9.0, on_cpu_s: 0.1, ..SlowTime::default() };
     for (cause, seconds) in [(Cause::Flush, 5.0), (Cause::Journal, 3.0), (Cause::Other, 0.7)] {
-        slow.waits_s[cause as usize] = seconds;
+        slow.waits_s[cause] = seconds;
     }
     let class = |requests: u64| ClassTime {
         requests,
@@ -142,7 +143,7 @@ fn busy() -> MemberReport {
             waits_for: Some("flush".to_owned()),
         }),
         slow: SlowReport::new(
-            &[slow, SlowTime::default()],
+            &PerMetric { wal_fsync: slow, backend_commit: SlowTime::default() },
             vec!["try_to_free_pages < __alloc_pages_slowpath < generic_perform_write".to_owned()],
         ),
         device: Some(device.into()),

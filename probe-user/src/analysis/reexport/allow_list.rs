@@ -2,7 +2,7 @@
 
 use wildmatch::WildMatch;
 
-use super::exposition::is_name_byte;
+use crate::analysis::exposition::is_name_byte;
 
 /// What operators watch: leadership, proposals, the disk, snapshots, the database's size, the way to the peers, slow applies and
 /// reads, versions. The names are the same from etcd 3.4 to 3.6; of `etcd_disk_wal_write_*` the bytes came with 3.4.23 at the latest,
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_default_is_as_documented() {
-        let documented = include_str!("../../../docs/etcd-metrics.md");
+        let documented = include_str!("../../../../docs/etcd-metrics.md");
         let table = documented.split("\n\n").find(|part| part.contains("| families |")).expect("a table");
         let mut listed: Vec<_> = table.split('`').skip(1).step_by(2).collect();
         let mut default = DEFAULT.to_vec();

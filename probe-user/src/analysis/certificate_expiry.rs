@@ -2,23 +2,28 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::etcd::Validity;
-
 pub const DAY_S: i64 = 24 * 3600;
 
 /// How long before its end a certificate is warned of.
 const SOON_S: i64 = 30 * DAY_S;
 const URGENT_S: i64 = 7 * DAY_S;
 
+/// When one certificate is valid, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    pub not_before_s: i64,
+    pub not_after_s: i64,
+}
+
 /// What a certificate is for; the label `certificate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum CertificateKind {
     Ca,
     Server,
     Client,
 }
 
-impl Kind {
+impl CertificateKind {
     pub const ALL: [Self; 3] = [Self::Ca, Self::Server, Self::Client];
 
     pub const fn as_str(self) -> &'static str {
@@ -71,14 +76,14 @@ impl Urgency {
 
 /// The last warning of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub struct Told {
     pub until_s: i64,
     pub urgency: Urgency,
     pub at_s: i64,
 }
 
 /// Returns the warning that is due: at first sight, when it gets more urgent, and once a day.
-pub(super) fn due(told: Option<Told>, until_s: i64, now_s: i64) -> Option<Told> {
+pub fn due(told: Option<Told>, until_s: i64, now_s: i64) -> Option<Told> {
     let warning = Told { until_s, urgency: Urgency::of(until_s, now_s)?, at_s: now_s };
     let again = told.is_none_or(|told| {
         let same = (told.until_s, told.urgency) == (until_s, warning.urgency);
@@ -88,7 +93,7 @@ pub(super) fn due(told: Option<Told>, until_s: i64, now_s: i64) -> Option<Told> 
     again.then_some(warning)
 }
 
-pub(super) fn sentence(kind: Kind, urgency: Urgency, until_s: i64, now_s: i64) -> String {
+pub fn sentence(kind: CertificateKind, urgency: Urgency, until_s: i64, now_s: i64) -> String {
     let (what, day, advice) = (kind.words(), date(until_s), urgency.advice());
     match urgency {
         Urgency::Expired => format!("{what} expired on {day}, {} ago: {advice}", days(now_s - until_s)),
@@ -102,11 +107,11 @@ pub(super) fn sentence(kind: Kind, urgency: Urgency, until_s: i64, now_s: i64) -
 ///
 /// Of a chain every link counts, so it is the earliest. A bundle of authorities may hold dead ones beside those that replaced
 /// them: it is the earliest that is yet to come, and the last of all once all are over.
-pub(super) fn end_of(kind: Kind, certificates: &[Validity], now_s: i64) -> Option<i64> {
+pub fn end_of(kind: CertificateKind, certificates: &[Validity], now_s: i64) -> Option<i64> {
     let ends = || certificates.iter().map(|validity| validity.not_after_s);
     match kind {
-        Kind::Ca => ends().filter(|end_s| *end_s >= now_s).min().or_else(|| ends().max()),
-        Kind::Server | Kind::Client => ends().min(),
+        CertificateKind::Ca => ends().filter(|end_s| *end_s >= now_s).min().or_else(|| ends().max()),
+        CertificateKind::Server | CertificateKind::Client => ends().min(),
     }
 }
 
@@ -169,12 +174,12 @@ mod tests {
             days.iter().map(|days| Validity { not_before_s: 0, not_after_s: end_s(*days) }).collect()
         };
         let cases = [
-            (Kind::Server, &[365, 10][..], Some(10), "every link of a chain counts"),
-            (Kind::Client, &[365, -3], Some(-3), "one that is over, too"),
-            (Kind::Ca, &[365, 10], Some(10), "the next authority to end"),
-            (Kind::Ca, &[365, -3], Some(365), "a bundle may hold dead ones"),
-            (Kind::Ca, &[-20, -3], Some(-3), "nobody is left: since the last one ended"),
-            (Kind::Ca, &[], None, "nothing"),
+            (CertificateKind::Server, &[365, 10][..], Some(10), "every link of a chain counts"),
+            (CertificateKind::Client, &[365, -3], Some(-3), "one that is over, too"),
+            (CertificateKind::Ca, &[365, 10], Some(10), "the next authority to end"),
+            (CertificateKind::Ca, &[365, -3], Some(365), "a bundle may hold dead ones"),
+            (CertificateKind::Ca, &[-20, -3], Some(-3), "nobody is left: since the last one ended"),
+            (CertificateKind::Ca, &[], None, "nothing"),
         ];
         for (kind, days, expected, why) in cases {
             let expected = expected.map(|days| NOW_S + days * DAY_S);
@@ -186,18 +191,22 @@ mod tests {
     fn warnings_say_what_ends_when_and_what_to_do() {
         let cases = [
             (
-                Kind::Client,
+                CertificateKind::Client,
                 20,
                 "the client certificate that etcd is shown ends on 2026-12-14, in 20 days: renew it soon",
             ),
-            (Kind::Server, 6, "etcd's server certificate ends on 2026-11-30, in 6 days: renew it now"),
             (
-                Kind::Ca,
+                CertificateKind::Server,
+                6,
+                "etcd's server certificate ends on 2026-11-30, in 6 days: renew it now",
+            ),
+            (
+                CertificateKind::Ca,
                 0,
                 "the certificate of etcd's authority ends on 2026-11-24, in less than a day: renew it now",
             ),
             (
-                Kind::Ca,
+                CertificateKind::Ca,
                 -2,
                 "the certificate of etcd's authority expired on 2026-11-22, 2 days ago: renew it, or correct this machine's clock",
             ),
