@@ -6,8 +6,7 @@
 //! runs on and within, and `etcd` asks them for their own figures, `crosscheck` reconciles the two, `monitor` keeps all that
 //! over time, `verdict` judges and `report` tells it, `metrics` and `server` publish, `service_manager` is told how it is, `daemon` runs
 //! the commands. Beside the
-//! flow, `host` is what this machine allows and `doctor` tells what to do about it; `fuzz` throws bytes at whatever reads those of
-//! others.
+//! flow, `host` is what this machine allows and `doctor` tells what to do about it.
 
 pub mod config;
 pub mod kernel;
@@ -36,7 +35,6 @@ pub mod daemon;
 pub mod exit;
 pub mod allocator;
 pub mod logging;
-pub mod fuzz;
 
 #[cfg(test)]
 mod fixture;

@@ -25,7 +25,7 @@ use axum::{
 };
 use tokio::net::TcpListener;
 
-pub(crate) use self::passwords::credentials;
+pub use self::passwords::credentials;
 use self::{
     door::Door,
     limits::Limits,
