@@ -68,7 +68,7 @@ httpGet:
 {{- /* Checks that a schema cannot express. */ -}}
 {{- define "probe.validate" -}}
 {{- if and (eq .Values.tls.mode "none") (not (include "probe.isLoopback" .)) (not .Values.tls.acknowledgePlaintext) }}
-{{- fail "tls.mode none exposes all metrics to any client: set listen.address to a loopback address, or tls.acknowledgePlaintext to true" }}
+{{- fail "tls.mode none exposes metrics and reports to any client: set listen.address to a loopback address, or tls.acknowledgePlaintext to true" }}
 {{- end }}
 {{- if and (include "probe.isLoopback" .) (not .Values.hostNetwork) }}
 {{- fail "listen.address is a loopback address of the pod, which no client can reach: set hostNetwork to true" }}
