@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| probe_user::fuzz::config_file(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| probe_fuzz::config_file(bytes));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| probe_user::fuzz::headers(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| probe_fuzz::headers(bytes));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| probe_user::fuzz::web_config(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| probe_fuzz::web_config(bytes));

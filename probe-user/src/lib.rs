@@ -10,4 +10,3 @@ pub mod discovery;
 pub mod system;
 pub mod analysis;
 pub mod support;
-pub mod fuzz;

@@ -31,7 +31,7 @@ use tokio::net::TcpListener;
 pub use listen::{ListenError, bind};
 pub use web_error::WebError;
 
-pub(crate) use self::auth::credentials;
+pub use self::auth::credentials;
 use self::{
     config_reload::{Reloaded, Web},
     limits::Limits,

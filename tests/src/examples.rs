@@ -70,7 +70,7 @@ pub fn all(here: &Here, lean: &str, kubernetes: &str) -> anyhow::Result<String> 
     let found = discovered(here.probe)?;
     let found = found.split_once(JOBS).context("there are no jobs")?.1;
     let found = replaced(
-        &uncommented(found, "# Where it asks for a password"),
+        &uncommented(found, "# If the web configuration requires a password"),
         &[(&format!("job_name: {JOB}"), &format!("job_name: {kubernetes}"))],
     )?;
     let text = [head, JOBS, job, &dropping, &found].concat();

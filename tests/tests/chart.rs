@@ -329,17 +329,17 @@ fn who_installs_is_told_what_is_special_here() {
         ("kubeadm, privileged, none, newest", "without TLS", "everybody reads it"),
         (
             "kubeadm, privileged, generated, newest",
-            "NetworkPolicy binds nobody",
+            "NetworkPolicy has no effect",
             "it is on the node's network",
         ),
-        ("default", "Nobody scrapes it yet", "nothing is enabled"),
+        ("default", "does not scrape the probes yet", "nothing is enabled"),
         ("loopback", "loopback", "no pod can ask"),
     ];
     for (name, part, why) in cases {
         let notes = case(name)["notes"].as_str().unwrap_or_else(|| panic!("{name}: {}", case(name)["error"]));
         assert!(notes.contains(part), "{name}: {why}: {notes}");
     }
-    assert!(!case("pod network")["notes"].as_str().unwrap().contains("binds nobody"));
+    assert!(!case("pod network")["notes"].as_str().unwrap().contains("NetworkPolicy has no effect"));
 }
 
 #[test]

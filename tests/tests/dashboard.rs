@@ -337,10 +337,10 @@ fn assert_the_figures_are_true(setting: &Setting, panels: &[Panel]) {
     assert!(text.is_some_and(|text| SLOW_VERDICTS.contains(&text.replace(' ', "_"))), "{shown} is {text:?}");
     let difference = now("Cross-check difference", 0)[0].value;
     assert!(difference.abs() < 0.5, "{difference}");
-    let blocked = of(now("How system calls spent their time", 0), "state", "blocked").expect("it waits");
-    let on_cpu = of(now("How system calls spent their time", 0), "state", "on_cpu").expect("it works");
+    let blocked = of(now("Time in system calls, by state", 0), "state", "blocked").expect("it waits");
+    let on_cpu = of(now("Time in system calls, by state", 0), "state", "on_cpu").expect("it works");
     assert!(blocked > on_cpu, "on a slow disk it waits: {blocked}, {on_cpu}");
-    let leaders: Vec<_> = now("Who leads", 0)
+    let leaders: Vec<_> = now("Leader and followers", 0)
         .iter()
         .filter(|element| element.value > 1.5)
         .map(|element| element.value)

@@ -16,8 +16,8 @@ use crate::{
     support::logging::LogFormat,
 };
 
-/// Tells with numbers whether etcd's disk is slow: times every sync in the kernel and reconciles it with etcd's own
-/// metrics.
+/// Measures whether etcd's disk is slow: times every sync in the kernel and reconciles the results with
+/// etcd's own metrics.
 ///
 /// Every flag has an environment variable: `--wal-fsync-limit` is `ETCD_DISK_PROBE_WAL_FSYNC_LIMIT`.
 #[derive(Debug, Parser)]
@@ -33,16 +33,16 @@ pub struct Args {
 pub enum CommandArgs {
     /// Measure until stopped, and serve metrics over HTTP.
     Run {
-        /// Where to serve `/metrics`: an address, of either family if it is in brackets, and a port.
+        /// Address and port of `/metrics`. In brackets, the address may be IPv4 or IPv6.
         #[arg(long, env = "ETCD_DISK_PROBE_LISTEN", value_parser = socket_address, default_value = "127.0.0.1:12381")]
         listen: SocketAddr,
-        /// TLS, client certificates and passwords for what is served, in the format of Prometheus' exporters. Loaded anew when
-        /// it changes.
+        /// TLS, client certificates and passwords of the HTTP server, in the format of Prometheus' exporters.
+        /// Reloaded when it changes.
         #[arg(long = "web.config.file", env = "ETCD_DISK_PROBE_WEB_CONFIG_FILE", value_name = "FILE")]
         web_config: Option<PathBuf>,
     },
-    /// Measure for a while and print one report. Exits with 0 if every member is healthy, 1 if one is not, 2 if it could
-    /// not be told.
+    /// Measure for a while and print one report. Exits with 0 if every member is healthy, 1 if one is not, 2
+    /// if the probe could not decide.
     Check {
         /// How long to measure.
         #[arg(long, env = "ETCD_DISK_PROBE_DURATION", value_parser = duration, default_value = "30s")]
@@ -50,22 +50,24 @@ pub enum CommandArgs {
         #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = Output::Text)]
         output: Output,
     },
-    /// Print every slow operation as it ends, one a line: how its time was spent, what it waited for, and who else was busy.
+    /// Print every slow operation when it ends, one per line: its time by state, the cause of its wait, and
+    /// other busy processes.
     Trace {
-        /// Operations that take longer than this.
+        /// Print operations that take longer than this.
         #[arg(long, env = "ETCD_DISK_PROBE_SLOWER_THAN", value_parser = duration, default_value = "10ms")]
         slower_than: Duration,
-        /// How long to trace; until stopped, if not given.
+        /// How long to trace. Defaults to until stopped.
         #[arg(long, env = "ETCD_DISK_PROBE_DURATION", value_parser = duration)]
         duration: Option<Duration>,
-        /// json prints one object a line.
+        /// json prints one object per line.
         #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = Output::Text)]
         output: Output,
     },
-    /// Tell what this kernel, these privileges and these endpoints allow, line by line, and what to do about each.
+    /// Check the kernel, the privileges and the endpoints, and print each finding with its remedy.
     ///
-    /// Changes nothing, and needs no etcd. Exits with 0 if nobody has to act, 1 if the probe can run and a line is a warning
-    /// or has failed, and as `run` would if it cannot run: 69 for what the kernel lacks, 77 for want of privilege.
+    /// Changes nothing, and needs no etcd. Exits with 0 if no action is required, with 1 if the probe can run
+    /// but a line is a warning or has failed, and with the exit code of `run` if it cannot run: 69 for a
+    /// missing kernel feature, 77 for insufficient privileges.
     Doctor {
         #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = Output::Text)]
         output: Output,
@@ -78,24 +80,24 @@ pub enum Output {
     Json,
 }
 
-/// How it is found out what blocked operations wait for.
+/// How the cause of blocked operations is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Causes {
-    /// By looking at the stacks of those in flight, while operations are slow.
+    /// By sampling the stacks of operations in flight, while operations are slow.
     Sampled,
-    /// By a hook on every switch of the scheduler, which costs the whole host.
+    /// By a hook on every context switch, which adds a cost to the whole host.
     Exact,
 }
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where etcd serves metrics, in place of what its own configuration says. May be repeated.
+    /// URL of etcd's metrics. Overrides etcd's own configuration. May be repeated.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_ENDPOINTS", value_delimiter = ',', value_name = "URL")]
     pub endpoints: Vec<String>,
-    /// Certificate authority of etcd's servers, in place of etcd's own setting.
+    /// Certificate authority of etcd's servers. Overrides etcd's own setting.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_CACERT", value_name = "FILE")]
     pub cacert: Option<PathBuf>,
-    /// Client certificate to show to etcd, in place of etcd's own.
+    /// Client certificate to present to etcd. Overrides etcd's own.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_CERT", value_name = "FILE", requires = "key")]
     pub cert: Option<PathBuf>,
     /// Key of the client certificate.
@@ -104,13 +106,13 @@ pub struct Options {
     /// Do not verify etcd's server certificate.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_INSECURE_SKIP_TLS_VERIFY")]
     pub insecure_skip_tls_verify: bool,
-    /// Name that etcd's server certificate must be valid for, in place of the endpoint's host.
+    /// Name for which etcd's server certificate must be valid. Overrides the endpoint's host.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_TLS_SERVER_NAME", value_name = "NAME")]
     pub tls_server_name: Option<String>,
-    /// How long one scrape of etcd may take in all.
+    /// Timeout of one scrape of etcd, in total.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_COMMAND_TIMEOUT", value_parser = duration, default_value = "5s")]
     pub command_timeout: Duration,
-    /// Name of etcd's process, if it goes by another one. May be repeated, four times at most.
+    /// Process name of etcd, if it differs. At most four names.
     #[arg(
         long,
         global = true,
@@ -120,29 +122,31 @@ pub struct Options {
         value_name = "NAME"
     )]
     pub process_name: Vec<String>,
-    /// The p99 of WAL syncs above which a member is not healthy.
+    /// Maximum p99 of WAL syncs of a healthy member.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_WAL_FSYNC_LIMIT", value_parser = duration, default_value = "10ms")]
     pub wal_fsync_limit: Duration,
-    /// The p99 of backend commits above which a member is not healthy.
+    /// Maximum p99 of backend commits of a healthy member.
     #[arg(
         long, global = true, env = "ETCD_DISK_PROBE_BACKEND_COMMIT_LIMIT", value_parser = duration, default_value = "25ms"
     )]
     pub backend_commit_limit: Duration,
-    /// Operations longer than this are looked into one by one: what they wait for, and who else is busy.
+    /// Operations longer than this are analysed individually: the cause of their wait, and other busy
+    /// processes.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_SLOW_THRESHOLD", value_parser = duration, default_value = "10ms")]
     pub slow_threshold: Duration,
-    /// An operation in flight for longer than this has stalled; etcd's own election timeout, if not given.
+    /// An operation in flight for longer than this has stalled. Defaults to etcd's own election timeout.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_STALL_LIMIT", value_parser = duration)]
     pub stall_limit: Option<Duration>,
-    /// What blocked operations wait for: sampled costs nothing while they are fast; exact takes 72 ns and more of every
-    /// context switch of this host.
+    /// How to determine the cause of blocked operations. sampled costs nothing while operations are fast.
+    /// exact adds at least 72 ns to every context switch of this host.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_CAUSES", value_enum, default_value_t = Causes::Sampled)]
     pub causes: Causes,
-    /// How often etcd is scraped for the cross-check; at most every second in `check`.
+    /// Interval between scrapes of etcd for the cross-check. In `check`, at most one second.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_SCRAPE_INTERVAL", value_parser = duration, default_value = "5s")]
     pub scrape_interval: Duration,
-    /// Which of etcd's own metrics to pass on, with the label `member`: names of families, with * for any part. They replace
-    /// the default, or extend it if the first begins with a +, as in `+grpc_server_*`; `none` passes nothing on.
+    /// etcd's own metrics to re-export with the label `member`: names of families, with * for any part. The
+    /// names replace the default, or extend it if the first one starts with +, as in `+grpc_server_*`. `none`
+    /// re-exports nothing.
     #[arg(
         long,
         global = true,
@@ -153,21 +157,21 @@ pub struct Options {
         value_name = "PATTERN"
     )]
     pub etcd_metrics: Vec<String>,
-    /// The time that a verdict looks back.
+    /// The period that a verdict covers.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_WINDOW", value_parser = duration, default_value = "60s")]
     pub window: Duration,
-    /// How the kernel programs are called: fentry leaves all other system calls alone, tracepoint works on every kernel. auto
-    /// takes the first that passes a self-test.
+    /// How the kernel programs are attached. fentry does not affect other system calls, tracepoint works on
+    /// every kernel. auto selects the first that passes a self-test.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_HOOK", value_enum, default_value_t = HookChoice::Auto)]
     pub hook: HookChoice,
-    /// Processes that can be measured at once; each takes 140 KiB of kernel memory.
+    /// Maximum number of processes measured at once. Each uses 140 KiB of kernel memory.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_MAX_MEMBERS", default_value_t = 16,
         value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub max_members: u32,
-    /// Print what the kernel programs decide and why, for debugging them.
+    /// Log the decisions of the kernel programs, to debug them.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_KERNEL_LOG")]
     pub kernel_log: bool,
-    /// How log lines look.
+    /// Format of log lines.
     #[arg(long, global = true, env = "ETCD_DISK_PROBE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }
@@ -187,7 +191,7 @@ pub enum Command {
     Doctor { output: Output },
 }
 
-/// What is wrong with the settings.
+/// Invalid settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{0}")]
@@ -196,7 +200,7 @@ pub enum ConfigError {
     Unreadable { flag: &'static str, path: PathBuf, error: std::io::Error },
 }
 
-/// The shortest interval between scrapes: a quiet moment is a second long.
+/// The shortest interval between scrapes. A quiet period lasts one second.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
 impl TryFrom<Args> for Config {
@@ -209,32 +213,35 @@ impl TryFrom<Args> for Config {
         for endpoint in &options.endpoints {
             if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
                 wrong.push(format!(
-                    "--endpoints {endpoint}: give it as http://HOST:PORT or https://HOST:PORT"
+                    "--endpoints {endpoint}: not a URL such as http://HOST:PORT or https://HOST:PORT"
                 ));
             }
         }
         if let Some(name) = options.tls_server_name.as_ref().filter(|name| !is_server_name(name)) {
             wrong.push(format!(
-                "--tls-server-name {name}: give a DNS name or an address, without scheme and port"
+                "--tls-server-name {name}: not a DNS name or an address without scheme and port"
             ));
         }
         if options.process_name.len() > probe_ebpf::layout::NAMES {
-            wrong.push(format!("--process-name: {} names given, four at most", options.process_name.len()));
+            wrong.push(format!(
+                "--process-name: {} names given, but at most four are possible",
+                options.process_name.len()
+            ));
         }
         if options.process_name.iter().any(String::is_empty) {
             wrong.push("--process-name: a name is empty".to_owned());
         }
         if options.scrape_interval < SHORTEST_INTERVAL {
-            wrong.push("--scrape-interval: 100ms at least".to_owned());
+            wrong.push("--scrape-interval must be at least 100ms".to_owned());
         }
         if options.window < options.scrape_interval {
-            wrong.push("--window: at least as long as --scrape-interval".to_owned());
+            wrong.push("--window must be at least as long as --scrape-interval".to_owned());
         }
         if options.slow_threshold.is_zero() {
-            wrong.push("--slow-threshold: more than nothing".to_owned());
+            wrong.push("--slow-threshold must be greater than 0".to_owned());
         }
         if options.command_timeout.is_zero() {
-            wrong.push("--command-timeout: more than nothing".to_owned());
+            wrong.push("--command-timeout must be greater than 0".to_owned());
         }
         if let Err(error) = AllowList::parse(&options.etcd_metrics) {
             wrong.push(format!("--etcd-metrics: {error}"));
@@ -243,7 +250,7 @@ impl TryFrom<Args> for Config {
             CommandArgs::Run { listen, web_config } => Command::Run { listen, web_config },
             CommandArgs::Check { duration, output } => {
                 if duration < Duration::from_secs(1) {
-                    wrong.push("--duration: 1s at least".to_owned());
+                    wrong.push("--duration must be at least 1s".to_owned());
                 }
                 Command::Check { duration, output }
             }
@@ -340,7 +347,7 @@ mod tests {
     fn every_wrong_setting_is_named_at_once() {
         let error = config("check --duration 10ms --endpoints 127.0.0.1:2379 --window 1s")
             .expect_err("three are wrong");
-        for part in ["--duration: 1s", "--endpoints 127.0.0.1:2379", "--window: at least"] {
+        for part in ["--duration must be", "--endpoints 127.0.0.1:2379", "--window must be"] {
             assert!(error.contains(part), "{part} in {error}");
         }
     }
@@ -352,10 +359,10 @@ mod tests {
             ("run --cert /nowhere", "--key", "a certificate without its key"),
             ("run --cacert /nowhere/ca.pem", "/nowhere/ca.pem` of --cacert", "a file that is not there"),
             ("run --command-timeout soon", "10ms", "the way out is shown"),
-            ("run --process-name a,b,c,d,e", "four at most", "the kernel holds four"),
+            ("run --process-name a,b,c,d,e", "at most four", "the kernel holds four"),
             (
                 "run --tls-server-name https://etcd",
-                "--tls-server-name https://etcd: give a DNS name",
+                "--tls-server-name https://etcd: not a DNS name",
                 "a URL is no name",
             ),
             ("run --etcd-metrics etcd-server", "`etcd-server` is no name of a metric such as", "no pattern"),

@@ -1,9 +1,10 @@
-{{- /* What the container may do. Both profiles run as root: Kubernetes gives capabilities to nobody else. */ -}}
+{{- /* The container's privileges. Both profiles run as root: Kubernetes grants added capabilities to root only. */ -}}
 {{- define "probe.containerSecurity" -}}
 {{- $preset := include "probe.preset" . | fromYaml }}
 {{- $context := dict "runAsUser" 0 "runAsGroup" 0 "runAsNonRoot" false "readOnlyRootFilesystem" true }}
 {{- if eq .Values.securityProfile "privileged" }}
-{{- /* Such a container is unconfined by seccomp and AppArmor whatever it says: kubernetes.io, "Restrict a Container's Syscalls with seccomp". */ -}}
+{{- /* seccomp and AppArmor never confine a privileged container, regardless of its settings: kubernetes.io,
+     "Restrict a Container's Syscalls with seccomp". */ -}}
 {{- $_ := set $context "privileged" true }}
 {{- else }}
 {{- $add := list "BPF" "PERFMON" "SYS_RESOURCE" "SYS_PTRACE" "DAC_READ_SEARCH" }}
@@ -22,7 +23,7 @@
 {{- mergeOverwrite $context (deepCopy .Values.containerSecurityContext) | toYaml }}
 {{- end }}
 
-{{- /* Kubernetes 1.30 made a field of the annotation (KEP 24). */ -}}
+{{- /* Kubernetes 1.30 replaced the annotation with a field (KEP 24). */ -}}
 {{- define "probe.hasAppArmorField" -}}
 {{- if semverCompare ">=1.30.0-0" (default .Capabilities.KubeVersion.Version .Values.kubeTargetVersionOverride) }}true{{ end }}
 {{- end }}
@@ -44,7 +45,7 @@
 {{- $preset := include "probe.preset" . | fromYaml -}}
 nodeAffinity:
   requiredDuringSchedulingIgnoredDuringExecution:
-    # Any of these is enough.
+    # A node needs one of these labels.
     nodeSelectorTerms:
       {{- range $preset.nodeLabels }}
       - matchExpressions:

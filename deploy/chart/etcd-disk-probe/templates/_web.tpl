@@ -4,7 +4,7 @@
 
 {{- define "probe.tlsSecret" -}}
 {{- if eq .Values.tls.mode "existingSecret" }}
-{{- required "tls.mode existingSecret takes the secret's name in tls.existingSecret" .Values.tls.existingSecret }}
+{{- required "tls.mode existingSecret requires the secret's name: set tls.existingSecret" .Values.tls.existingSecret }}
 {{- else }}
 {{- include "probe.fullname" . }}-tls
 {{- end }}
@@ -14,7 +14,7 @@
 {{- if regexMatch "^(127\\..*|::1)$" .Values.listen.address }}true{{ end }}
 {{- end }}
 
-{{- /* What the daemon reads with --web.config.file, in the format of Prometheus' exporters: docs/web.md. */ -}}
+{{- /* The file of --web.config.file, in the format of Prometheus' exporters: docs/web.md. */ -}}
 {{- define "probe.webConfig" -}}
 {{- $config := dict }}
 {{- if ne .Values.tls.mode "none" }}
@@ -28,7 +28,7 @@
 {{- mergeOverwrite $config (deepCopy .Values.webConfig) | toYaml }}
 {{- end }}
 
-{{- /* Whether the kubelet cannot ask, for want of a certificate or a password of its own. */ -}}
+{{- /* Returns true if the kubelet cannot send requests, because it has no certificate or password of its own. */ -}}
 {{- define "probe.isClosedToKubelet" -}}
 {{- $config := include "probe.webConfig" . | fromYaml }}
 {{- $clients := dig "tls_server_config" "client_auth_type" "" $config }}
@@ -36,7 +36,7 @@
 {{- if or (has $clients (list "RequireAnyClientCert" "RequireAndVerifyClientCert")) (and $users (not .Values.basicAuth.kubeletAuthorization)) }}true{{ end }}
 {{- end }}
 
-{{- /* A probe of the kubelet: called with (list $ "/-/ready" settings). */ -}}
+{{- /* A kubelet probe. Arguments: (list $ "/-/ready" settings). */ -}}
 {{- define "probe.httpGet" -}}
 {{- $ := index . 0 }}
 {{- $host := "" }}
@@ -65,15 +65,15 @@ httpGet:
 {{ toYaml (index . 2) }}
 {{- end }}
 
-{{- /* What no schema can say. */ -}}
+{{- /* Checks that a schema cannot express. */ -}}
 {{- define "probe.validate" -}}
 {{- if and (eq .Values.tls.mode "none") (not (include "probe.isLoopback" .)) (not .Values.tls.acknowledgePlaintext) }}
-{{- fail "tls.mode none has everybody read what is served: set listen.address to a loopback address, or tls.acknowledgePlaintext to true" }}
+{{- fail "tls.mode none exposes metrics and reports to any client: set listen.address to a loopback address, or tls.acknowledgePlaintext to true" }}
 {{- end }}
 {{- if and (include "probe.isLoopback" .) (not .Values.hostNetwork) }}
-{{- fail "listen.address is a loopback address of the pod, where nobody can ask: it takes hostNetwork: true" }}
+{{- fail "listen.address is a loopback address of the pod, which no client can reach: set hostNetwork to true" }}
 {{- end }}
 {{- if and (eq .Values.tls.mode "certManager") (not .Values.tls.certManager.issuerRef.name) }}
-{{- fail "tls.mode certManager takes the issuer's name in tls.certManager.issuerRef.name" }}
+{{- fail "tls.mode certManager requires the issuer's name: set tls.certManager.issuerRef.name" }}
 {{- end }}
 {{- end }}

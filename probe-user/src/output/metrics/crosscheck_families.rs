@@ -12,7 +12,7 @@ impl Snapshot {
     pub(super) fn encode_crosscheck(&self, out: &mut DescriptorEncoder) -> fmt::Result {
         let mut family = out.encode_descriptor(
             "crosscheck_events",
-            "Events that both the kernel and etcd could count, by who counted them.",
+            "Events that the kernel and etcd could both count since the probe attached, by source.",
             None,
             MetricType::Counter,
         )?;
@@ -25,7 +25,7 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "crosscheck_difference",
-            "Events that etcd counted and the kernel did not, negative for the reverse, 0 when exact.",
+            "Events that etcd counted and the kernel did not; negative if the kernel counted more, 0 if both agree.",
             None,
             MetricType::Gauge,
         )?;
@@ -38,8 +38,8 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "crosscheck_origin_uncertainty",
-            "Events by which it is unknown how much etcd had counted before the probe came, 0 when pinned; absent until \
-             etcd was scraped.",
+            "Uncertainty, in events, of etcd's count at the time the probe attached; 0 once it is known exactly, absent until \
+             the first scrape of etcd.",
             None,
             MetricType::Gauge,
         )?;
@@ -50,7 +50,7 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "crosscheck_unverified",
-            "Events of etcds that ended before a scrape could confirm them.",
+            "Kernel events that no scrape could verify because the etcd process ended.",
             None,
             MetricType::Counter,
         )?;
@@ -59,7 +59,7 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "crosscheck_violations",
-            "Scrapes that broke an invariant: the probe lost or doubled events, or the endpoint is another process's.",
+            "Scrapes that violated an invariant: the probe lost or duplicated events, or the endpoint belongs to another process.",
             None,
             MetricType::Counter,
         )?;
@@ -71,8 +71,7 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "crosscheck_overhead",
-            "Time that etcd's figures hold beyond the kernel's, added up between moments at which both hold the same \
-             events.",
+            "Time in etcd's sums beyond the kernel's, accumulated between moments at which both contain the same events.",
             Some(&Unit::Seconds),
             MetricType::Counter,
         )?;

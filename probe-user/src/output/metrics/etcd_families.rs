@@ -15,7 +15,7 @@ impl Snapshot {
     pub(super) fn encode_etcd(&self, out: &mut DescriptorEncoder) -> fmt::Result {
         let mut family = out.encode_descriptor(
             "verdict",
-            "1 for the current verdict, 0 for the others.",
+            "1 for the current verdict, 0 for all others.",
             None,
             MetricType::Gauge,
         )?;
@@ -27,7 +27,7 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "etcd_up",
-            "Whether etcd lives and its last scrape succeeded.",
+            "1 if the etcd process runs and its last scrape succeeded, 0 otherwise.",
             None,
             MetricType::Gauge,
         )?;
@@ -36,7 +36,7 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "etcd_scrape_age",
-            "Age of the last copy of etcd's own metrics; they are passed on only while it is no older than 5 s and etcd is up.",
+            "Age of the last copy of etcd's own metrics; re-exported only while it is at most 5 s old and etcd is up.",
             Some(&Unit::Seconds),
             MetricType::Gauge,
         )?;
@@ -47,7 +47,7 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "etcd_scrape_errors",
-            "Scrapes of etcd that failed, by reason; every reason is there from the start.",
+            "Failed scrapes of etcd, by reason; every reason is present from the start.",
             None,
             MetricType::Counter,
         )?;
@@ -60,8 +60,8 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "etcd_certificate_expiry_timestamp",
-            "When the certificates in use end, in seconds since 1970: of a chain the first link to end, of a bundle of \
-             authorities the next one.",
+            "Expiry time of the certificates in use, in seconds since 1970: the earliest of a chain, the next one of a bundle \
+             of authorities.",
             Some(&Unit::Seconds),
             MetricType::Gauge,
         )?;
@@ -73,7 +73,7 @@ impl Snapshot {
             }
         }
         let mut family =
-            out.encode_descriptor("member", "What is known of a member.", None, MetricType::Info)?;
+            out.encode_descriptor("member", "Properties of a member.", None, MetricType::Info)?;
         for member in &self.members {
             family.encode_info(&[
                 ("member", member.name.as_str()),

@@ -16,12 +16,12 @@ impl Snapshot {
         let twins = [
             (
                 "wal_fsync_duration",
-                "Time of WAL syncs in the kernel, the twin of etcd_disk_wal_fsync_duration_seconds.",
+                "Duration of WAL syncs in the kernel, the counterpart of etcd_disk_wal_fsync_duration_seconds.",
             ),
             (
                 "backend_commit_duration",
-                "Time of backend commits in the kernel, from the first write to the end of the second sync, the twin of \
-                 etcd_disk_backend_commit_duration_seconds.",
+                "Duration of backend commits in the kernel, from the first write to the end of the second sync, the counterpart \
+                 of etcd_disk_backend_commit_duration_seconds.",
             ),
         ];
         for (metric, (name, help)) in DiskMetric::ALL.into_iter().zip(twins) {
@@ -37,8 +37,8 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "wal_rotation_duration",
-            "Time of WAL rotations, from the truncation of the full segment to the sync of the directory, waiting for \
-             pre-allocation included.",
+            "Duration of WAL rotations, from the truncation of the full segment to the sync of the directory, including the \
+             wait for pre-allocation.",
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
@@ -51,7 +51,7 @@ impl Snapshot {
     pub(super) fn encode_operations(&self, out: &mut DescriptorEncoder) -> fmt::Result {
         let mut family = out.encode_descriptor(
             "operation_duration",
-            "Time of the system calls that etcd makes on its files.",
+            "Duration of etcd's system calls on its files.",
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
@@ -69,8 +69,7 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "operation_time",
-            "Time of the system calls that etcd makes on its files, by how its threads spent it: on a processor, waiting for \
-             one, blocked.",
+            "Time in etcd's system calls on its files, by state of the thread: on a CPU, in the run queue, blocked.",
             Some(&Unit::Seconds),
             MetricType::Counter,
         )?;
@@ -89,7 +88,7 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "wait",
-            "Time that slow system calls were blocked, by what they waited for.",
+            "Time for which slow system calls were blocked, by cause; absent for causes that have not occurred.",
             Some(&Unit::Seconds),
             MetricType::Counter,
         )?;
@@ -101,7 +100,7 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "operation_errors",
-            "System calls of etcd's that failed.",
+            "Failed system calls of etcd on its files, by errno; absent until the first failure.",
             None,
             MetricType::Counter,
         )?;
@@ -113,7 +112,7 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "operation_in_flight",
-            "Age of the oldest operation that has not returned, 0 for none.",
+            "Age of the oldest operation that has not returned; 0 if there is none.",
             Some(&Unit::Seconds),
             MetricType::Gauge,
         )?;

@@ -21,25 +21,26 @@ impl Snapshot {
         }
         self.encode_runs(out)?;
         let mut family =
-            out.encode_descriptor("hook", "How the programs are attached.", None, MetricType::Info)?;
+            out.encode_descriptor("hook", "How the kernel programs are attached.", None, MetricType::Info)?;
         family.encode_info(&[("hook", self.hook)])?;
         let mut family = out.encode_descriptor(
             "self_test_success",
-            "1 if the probe's own events, played every few seconds, all arrived through the hook; 0: it is blind.",
+            "1 if all events of the last self-test, which runs every few seconds, arrived through the hook; 0 if the probe is blind.",
             None,
             MetricType::Gauge,
         )?;
         family.encode_gauge(&f64::from(u8::from(self.self_test_passed)))?;
         let mut family = out.encode_descriptor(
             "web_config_reload_success",
-            "1 if the web configuration and its certificates could be loaded when they last changed; 0: older ones are in force.",
+            "1 if the last change of the web configuration and its certificates was loaded; 0 if an older version is active.",
             None,
             MetricType::Gauge,
         )?;
         if let Some(reloaded) = self.web_config_reloaded {
             family.encode_gauge(&f64::from(u8::from(reloaded)))?;
         }
-        let mut family = out.encode_descriptor("build", "The probe that runs.", None, MetricType::Info)?;
+        let mut family =
+            out.encode_descriptor("build", "Version of the running probe.", None, MetricType::Info)?;
         family.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
     }
     /// Says nothing of programs that never ran: the kernel does not count unless it is told to.
@@ -47,7 +48,7 @@ impl Snapshot {
         let counted = || self.runs.iter().filter(|runs| runs.count > 0);
         let mut family = out.encode_descriptor(
             "program_runs",
-            "How often the kernel ran each of the probe's programs, for as long as kernel.bpf_stats_enabled was 1.",
+            "Runs of each of the probe's kernel programs while kernel.bpf_stats_enabled was 1.",
             None,
             MetricType::Counter,
         )?;
@@ -56,7 +57,7 @@ impl Snapshot {
         }
         let mut family = out.encode_descriptor(
             "program_run",
-            "Time for which the kernel ran each of the probe's programs, likewise.",
+            "Run time of each of the probe's kernel programs while kernel.bpf_stats_enabled was 1.",
             Some(&Unit::Seconds),
             MetricType::Counter,
         )?;

@@ -1,10 +1,12 @@
-//! What bytes of others reach, as one function a target: a fuzzer calls it (`cargo xtask fuzz`), and a test replays the corpus.
+//! Fuzz targets: one function per parser of untrusted input.
 //!
-//! Each holds more than "it does not panic": what is read has to be what the rest of the program takes for granted.
+//! `cargo xtask fuzz` calls them with generated input. `probe-user/tests/corpus.rs` includes this file and replays
+//! the corpus. A target checks more than the absence of panics: a parsed value must have the properties on which
+//! the rest of the program relies.
 
 use std::{collections::HashMap, path::Path};
 
-use crate::{
+use probe_user::{
     analysis::{
         exposition::{self, Line},
         reexport::AllowList,
@@ -15,7 +17,7 @@ use crate::{
     server::{self, web_config::WebConfig},
 };
 
-/// A target of the fuzzer: its name, which its corpus has too, and what it does with bytes.
+/// A fuzz target: its name, which is also the name of its corpus, and the function under test.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
@@ -27,35 +29,35 @@ pub const TARGETS: [Target; 5] = [
     ("headers", headers),
 ];
 
-/// The body of etcd's `/metrics`.
+/// Parses the body of etcd's `/metrics`.
 ///
 /// # Panics
-/// If what is read contradicts itself.
+/// If the parsed value is inconsistent.
 pub fn metrics(bytes: &[u8]) {
     let everything = AllowList::parse(&["*".to_owned()]).expect("a pattern");
     let Ok(scrape) = Scrape::parse(bytes, &everything) else { return };
     for family in scrape.reexported.families() {
         for line in family.samples.lines() {
-            let Ok(Line::Sample(sample)) = exposition::read(line) else { panic!("passed on: {line:?}") };
+            let Ok(Line::Sample(sample)) = exposition::read(line) else { panic!("re-exported: {line:?}") };
             assert!(sample.name.starts_with(family.name), "{line:?} below {}", family.name);
         }
     }
     for histogram in [scrape.wal_fsync, scrape.backend_commit] {
-        assert!(histogram.at_most.is_sorted(), "buckets fall");
+        assert!(histogram.at_most.is_sorted(), "cumulative buckets decrease");
         assert!(
             histogram.at_most.iter().all(|at_most| *at_most <= histogram.count),
-            "a part above the whole"
+            "a bucket exceeds the count"
         );
-        assert!(histogram.sum_s.is_finite() && histogram.sum_s >= 0.0, "a sum that is none");
+        assert!(histogram.sum_s.is_finite() && histogram.sum_s >= 0.0, "the sum is negative or not finite");
     }
     assert!(scrape.process_start_time_s.is_none_or(f64::is_finite));
     assert!(scrape.process_cpu_s.is_none_or(f64::is_finite));
 }
 
-/// A command line, an argument a line, and after an empty line the environment.
+/// Parses a command line, one argument per line, and the environment after an empty line.
 ///
 /// # Panics
-/// If what is read contradicts itself.
+/// If the parsed value is inconsistent.
 pub fn flags(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (arguments, environment) = text.split_once("\n\n").unwrap_or((&text, ""));
@@ -68,10 +70,10 @@ pub fn flags(bytes: &[u8]) {
     check(&source.settings());
 }
 
-/// The file of etcd's `--config-file`.
+/// Parses the file of etcd's `--config-file`.
 ///
 /// # Panics
-/// If what is read contradicts itself.
+/// If the parsed value is inconsistent.
 pub fn config_file(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(settings) = Settings::from_config_file(text) {
@@ -84,19 +86,19 @@ fn check(settings: &Settings) {
         !settings.name.is_empty() && !settings.data_dir.as_os_str().is_empty(),
         "etcd has defaults for both"
     );
-    assert!(!settings.wal_path().as_os_str().is_empty(), "the log is somewhere");
+    assert!(!settings.wal_path().as_os_str().is_empty(), "the WAL has a path");
     for url in settings.listen_metrics_urls.iter().chain(&settings.listen_client_urls) {
         if let Ok(endpoint) = Endpoint::parse(url) {
             let again = Endpoint::parse(&endpoint.to_string());
-            assert_eq!(again.as_ref(), Ok(&endpoint), "an endpoint is read as it is written");
+            assert_eq!(again.as_ref(), Ok(&endpoint), "an endpoint's text parses to the same endpoint");
         }
     }
 }
 
-/// The file of `--web.config.file`.
+/// Parses the file of `--web.config.file`.
 ///
 /// # Panics
-/// If what is read contradicts itself, or an error is more than a sentence.
+/// If the parsed value is inconsistent, or an error is longer than a sentence.
 pub fn web_config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match WebConfig::parse(text, Path::new("/etc")) {
@@ -107,7 +109,10 @@ pub fn web_config(bytes: &[u8]) {
                 let usable = |version| suites.iter().any(|suite| suite.version() == version);
                 assert!(!tls.versions.is_empty() && tls.versions.iter().all(|version| usable(*version)));
                 assert!(!tls.curves.is_empty());
-                assert!(!tls.client_auth.verifies() || tls.client_ca.is_some(), "verified by nobody");
+                assert!(
+                    !tls.client_auth.verifies() || tls.client_ca.is_some(),
+                    "client certificates need an authority"
+                );
             }
         }
         Err(wrong) => {
@@ -117,14 +122,17 @@ pub fn web_config(bytes: &[u8]) {
     }
 }
 
-/// What a client of the probe's own sends as `Accept` and `Authorization`.
+/// Parses the `Accept` and `Authorization` headers of a client of the probe.
 ///
 /// # Panics
-/// If what is read contradicts itself.
+/// If the parsed value is inconsistent.
 pub fn headers(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
-        let asked = Format::accepted(Some(text));
-        assert!(asked == Format::Prometheus || text.contains("openmetrics"), "nobody asked for it");
+        let format = Format::accepted(Some(text));
+        assert!(
+            format == Format::Prometheus || text.contains("openmetrics"),
+            "the client did not request it"
+        );
     }
     if let Some((user, _)) = server::credentials(bytes) {
         assert!(!user.contains(':'), "the first colon ends the name");
