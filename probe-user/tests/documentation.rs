@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use probe_user::verdict::Verdict;
+use probe_user::analysis::verdict::Verdict;
 
 const LINES_MAX: usize = 150;
 const COLUMNS_MAX: usize = 110;

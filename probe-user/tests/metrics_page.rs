@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use probe_ebpf::miss::Miss;
-use probe_user::causes::Cause;
+use probe_user::analysis::causes::Cause;
 
 const PAGE: &str = include_str!("../../docs/metrics.md");
 const GOLDEN: &str = include_str!("../testdata/metrics.prom");
