@@ -244,7 +244,7 @@ impl Kernel {
     }
 
     /// Returns whether a process that started then (ns since boot) was measured from its first system call.
-    pub fn saw_birth_of(&self, started_ns: u64) -> bool {
+    pub fn observed_start_of(&self, started_ns: u64) -> bool {
         started_ns > self.attached_boottime_ns
     }
 

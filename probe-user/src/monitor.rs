@@ -38,7 +38,7 @@ pub use window::Window;
 
 use crate::{
     analysis::{
-        crosscheck::Birth,
+        crosscheck::Start,
         reexport::{AllowList, OmittedSamples},
         thresholds::Thresholds,
     },
@@ -61,7 +61,7 @@ pub type MemberKey = (String, PathBuf);
 
 /// What the monitor is to look for, and how.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct MonitorSettings {
     pub process_names: Vec<String>,
     pub overrides: Overrides,
     pub command_timeout: Duration,
@@ -74,7 +74,7 @@ pub struct Settings {
 
 /// All that is known.
 pub struct Monitor {
-    pub settings: Settings,
+    pub settings: MonitorSettings,
     kernel: Kernel,
     findings: SharedFindings,
     slow_log: SlowLog,
@@ -94,16 +94,16 @@ pub struct Monitor {
 }
 
 /// The monitor as the tasks of the daemon share it.
-pub type Shared = Arc<Mutex<Monitor>>;
+pub type SharedMonitor = Arc<Mutex<Monitor>>;
 
 /// Locks the monitor. No lock is held across an await, and whoever panicked with it left counters that are still true.
-pub fn lock(shared: &Shared) -> MutexGuard<'_, Monitor> {
+pub fn lock(shared: &SharedMonitor) -> MutexGuard<'_, Monitor> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Monitor {
     /// Takes a kernel side that has just passed its self-test.
-    pub fn new(kernel: Kernel, findings: SharedFindings, settings: Settings) -> Self {
+    pub fn new(kernel: Kernel, findings: SharedFindings, settings: MonitorSettings) -> Self {
         Self {
             settings,
             kernel,
@@ -257,11 +257,11 @@ impl Monitor {
             let started_ns =
                 process.map_or(member.id.start_ticks * NS_PER_TICK, |process| process.started_ns);
             // Who goes by another name is watched only from here on.
-            let seen = member.comm_matches && self.kernel.saw_birth_of(started_ns);
-            let birth = if seen { Birth::Seen } else { Birth::Missed };
+            let seen = member.comm_matches && self.kernel.observed_start_of(started_ns);
+            let start = if seen { Start::Observed } else { Start::Missed };
             info!(
                 member = member.name, pid = member.id.pid, data_dir = %member.data_dir.display(),
-                from_birth = birth == Birth::Seen, "member found"
+                from_birth = start == Start::Observed, "member found"
             );
             if tracked.id().is_some() {
                 // Its predecessor died after this scan had looked for the dead; two cannot hold one WAL.
@@ -273,7 +273,7 @@ impl Monitor {
                 warn!(member = member.name, %error, "member is not measured");
             }
             let environment = self.host.surround(&member, self.kernel.block_mut());
-            tracked.begin(environment, birth, &self.settings, &member);
+            tracked.begin(environment, start, &self.settings, &member);
         }
         tracked.describe(member, process);
     }

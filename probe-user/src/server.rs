@@ -39,7 +39,7 @@ use self::{
     redaction::{Secrets, spellings},
 };
 use crate::{
-    monitor::{Shared, TESTED_EVERY, lock, on_demand},
+    monitor::{SharedMonitor, TESTED_EVERY, lock, on_demand},
     output::{
         metrics::{self, Format},
         report::{
@@ -52,7 +52,7 @@ use crate::{
 /// What the handlers read.
 #[derive(Clone)]
 pub struct AppState {
-    pub monitor: Shared,
+    pub monitor: SharedMonitor,
     /// The key of `--key`, whose path no response may contain.
     pub operator_key: Option<Arc<Path>>,
     pub reloaded: Reloaded,

@@ -65,9 +65,9 @@ pub struct Round {
 
 /// What is known of the origin as an incarnation starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Birth {
+pub enum Start {
     /// The probe was attached before the process started, so every event of its life is known.
-    Seen,
+    Observed,
     /// The process lived before the probe came: how much etcd had counted by then must be inferred.
     Missed,
 }
@@ -118,10 +118,10 @@ pub struct Reconciliation {
 }
 
 impl Reconciliation {
-    pub fn new(birth: Birth) -> Self {
+    pub fn new(start: Start) -> Self {
         Self {
-            origin: Origin::new(birth),
-            dominance: Dominance::new(birth),
+            origin: Origin::new(start),
+            dominance: Dominance::new(start),
             kernel_events: 0,
             etcd_events: 0,
             scraped: None,

@@ -20,7 +20,7 @@ use crate::{
         self, Fault, KernelConfig,
         sampler::{self, SharedFindings},
     },
-    monitor::{Monitor, Settings, Shared, lock, scrape_all},
+    monitor::{Monitor, MonitorSettings, SharedMonitor, lock, scrape_all},
     support::allocator,
     system::privileges,
 };
@@ -29,7 +29,7 @@ use crate::{
 const SCAN_EVERY: Duration = Duration::from_secs(1);
 
 /// Attaches, and looks for members once.
-pub fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::Result<Shared> {
+pub fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::Result<SharedMonitor> {
     let config = KernelConfig { fault, ..KernelConfig::from(options) };
     let mut kernel = kernel::start(options.hook, &config).context("cannot start the kernel probe")?;
     info!(hook = kernel.hook().as_str(), "self-test passed");
@@ -47,7 +47,7 @@ pub fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyho
     let mut monitor = Monitor::new(
         kernel,
         findings,
-        Settings {
+        MonitorSettings {
             process_names: options.process_name.clone(),
             overrides: overrides(options)?,
             command_timeout: options.command_timeout,
@@ -88,7 +88,7 @@ pub fn overrides(options: &Options) -> anyhow::Result<Overrides> {
     })
 }
 
-pub async fn scan_forever(monitor: &Shared) {
+pub async fn scan_forever(monitor: &SharedMonitor) {
     let mut ticks = interval(SCAN_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -97,7 +97,7 @@ pub async fn scan_forever(monitor: &Shared) {
     }
 }
 
-pub async fn scrape_forever(monitor: &Shared, every: Duration) {
+pub async fn scrape_forever(monitor: &SharedMonitor, every: Duration) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

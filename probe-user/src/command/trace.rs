@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::startup::{scan_forever, start, stop_signal};
 use crate::{
     command::config::{Options, Output},
-    monitor::{Shared, lock},
+    monitor::{SharedMonitor, lock},
     output::report::slow_report,
 };
 
@@ -42,7 +42,7 @@ pub async fn run(
     Ok(0)
 }
 
-async fn print_forever(monitor: &Shared, output: Output, next: &mut u64) -> anyhow::Result<()> {
+async fn print_forever(monitor: &SharedMonitor, output: Output, next: &mut u64) -> anyhow::Result<()> {
     let mut ticks = interval(LOOKED_FOR_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -52,7 +52,7 @@ async fn print_forever(monitor: &Shared, output: Output, next: &mut u64) -> anyh
 }
 
 /// Prints what is new since the last time.
-fn print_new(monitor: &Shared, output: Output, next: &mut u64) -> anyhow::Result<()> {
+fn print_new(monitor: &SharedMonitor, output: Output, next: &mut u64) -> anyhow::Result<()> {
     let mut text = String::new();
     {
         let mut monitor = lock(monitor);

@@ -11,13 +11,13 @@ use probe_ebpf::series::{BACKEND_COMMIT, META_COMMIT, OPERATIONS, SERIES, WAL_FS
 use tracing::warn;
 
 use super::{
-    Settings, certificate_watch::Certificates, environment::Environment, wait_totals::SlowTotals,
+    MonitorSettings, certificate_watch::Certificates, environment::Environment, wait_totals::SlowTotals,
     window::Window,
 };
 use crate::system::mount_info::Mount;
 use crate::{
     analysis::{
-        crosscheck::{Birth, KernelReading, Ledger, Observations},
+        crosscheck::{Start, KernelReading, Ledger, Observations},
         disk_metric::{BUCKET_BOUNDS_NS, DiskMetric, PerMetric},
         latency::{Latencies, TimeSpent, seconds},
         reexport::ReexportedMetrics,
@@ -140,13 +140,13 @@ impl MemberState {
     pub(super) fn begin(
         &mut self,
         environment: Environment,
-        birth: Birth,
-        settings: &Settings,
+        start: Start,
+        settings: &MonitorSettings,
         member: &Member,
     ) {
         self.ended = None;
         self.process = None;
-        self.ledgers.iter_mut().for_each(|ledger| ledger.begin(birth));
+        self.ledgers.iter_mut().for_each(|ledger| ledger.begin(start));
         self.window.clear();
         self.held = None;
         self.last_scrape = LastScrape::NotYet;

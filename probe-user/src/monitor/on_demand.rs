@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{MemberKey, MemberState, Shared, lock, scrape_round::scrape};
+use super::{MemberKey, MemberState, SharedMonitor, lock, scrape_round::scrape};
 
 /// A copy that is no older than this is fresh, so that many who ask at once share one round.
 pub const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ pub fn patience(timeout_s: Option<&str>) -> Duration {
 /// Has every member asked whose last answer is not fresh, and waits until all have answered or failed, or patience is over.
 ///
 /// Scrapes go on when the caller does not: one that is broken off would take its connection with it.
-pub async fn refresh(shared: &Shared, patience: Duration) {
+pub async fn refresh(shared: &SharedMonitor, patience: Duration) {
     let arrived = Instant::now();
     let mut ended = {
         let monitor = lock(shared);

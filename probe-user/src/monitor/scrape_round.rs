@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::{
-    MemberKey, Shared,
+    MemberKey, SharedMonitor,
     environment::Host,
     lock,
     member_state::{Copy, LastScrape, MemberState},
@@ -39,7 +39,7 @@ const SAME_START: Duration = Duration::from_millis(1_100);
 const CPU_SLACK_S: f64 = 0.03;
 
 /// Scrapes every member that is alive and not being scraped, all at once; ends when the last has ended.
-pub async fn scrape_all(shared: &Shared) {
+pub async fn scrape_all(shared: &SharedMonitor) {
     let keys: Vec<MemberKey> = {
         let monitor = lock(shared);
         let alive = monitor.members.iter().filter(|(_, tracked)| tracked.client.is_some());
@@ -57,7 +57,7 @@ pub async fn scrape_all(shared: &Shared) {
 }
 
 /// Scrapes one member, unless it is being scraped.
-pub(super) async fn scrape(shared: Shared, key: MemberKey) {
+pub(super) async fn scrape(shared: SharedMonitor, key: MemberKey) {
     let (mut client, id, before) = {
         let mut monitor = lock(&shared);
         let super::Monitor { kernel, members, .. } = &mut *monitor;

@@ -17,7 +17,7 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
-use crate::monitor::{Shared, lock};
+use crate::monitor::{SharedMonitor, lock};
 
 /// How often the status is looked at, and the watchdog fed if that asks for no more.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
@@ -75,7 +75,7 @@ impl ServiceManager {
     ///
     /// It runs on the daemon's only loop and looks at the monitor, as the scan with its self-test does; so neither is stuck where
     /// this speaks.
-    pub async fn keep_informed(&self, monitor: &Shared) {
+    pub async fn keep_informed(&self, monitor: &SharedMonitor) {
         let Some(listener) = &self.listener else { return std::future::pending().await };
         let mut ticks = interval(self.watchdog.map_or(TOLD_EVERY, |limit| (limit / 2).min(TOLD_EVERY)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

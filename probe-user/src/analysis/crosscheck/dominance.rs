@@ -7,7 +7,7 @@
 
 use crate::analysis::disk_metric::BUCKETS;
 
-use super::{Birth, Observations, Round, signed};
+use super::{Start, Observations, Round, signed};
 
 /// What two sums of floats may differ by, relative to the sums: etcd adds a rounded term per event.
 const TOLERANCE: f64 = 1e-9;
@@ -51,10 +51,10 @@ pub(super) struct Dominance {
 }
 
 impl Dominance {
-    pub(super) fn new(birth: Birth) -> Self {
-        let baseline = match birth {
-            Birth::Seen => Some(Baseline::default()),
-            Birth::Missed => None,
+    pub(super) fn new(start: Start) -> Self {
+        let baseline = match start {
+            Start::Observed => Some(Baseline::default()),
+            Start::Missed => None,
         };
         Self { baseline, violations: 0, worst: None, overhead_s: 0.0, overhead_events: 0 }
     }
@@ -162,7 +162,7 @@ mod tests {
             (&[MS], &[MS, 2 * MS], count(1, 1), "an event that the kernel lost breaks dominance too"),
         ];
         for (kernel, etcd, expected, why) in cases {
-            let mut dominance = Dominance::new(Birth::Seen);
+            let mut dominance = Dominance::new(Start::Observed);
             assert_eq!(dominance.observe(&round(kernel, etcd), false), expected, "{why}");
             assert_eq!(dominance.violations(), u64::from(expected.is_some()), "{why}");
             assert_eq!(dominance.worst(), expected, "{why}");
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn sums_compare_at_coherent_rounds_only() {
         let (kernel, etcd) = ([600_000, 600_000], [600_000, 500_000]);
-        let mut dominance = Dominance::new(Birth::Seen);
+        let mut dominance = Dominance::new(Start::Observed);
         assert_eq!(dominance.observe(&round(&kernel, &etcd), false), None, "not the same events");
         let breach = dominance.observe(&round(&kernel, &etcd), true);
         let Some(Breach::Sum { excess_s }) = breach else { panic!("0.1 ms too long: {breach:?}") };
@@ -192,14 +192,14 @@ mod tests {
         for (etcd_s, kernel_s, breached, why) in cases {
             let mut round = round(&[], &[]);
             (round.after.finished.sum_s, round.etcd.sum_s) = (kernel_s, etcd_s);
-            let breach = Dominance::new(Birth::Seen).observe(&round, true);
+            let breach = Dominance::new(Start::Observed).observe(&round, true);
             assert_eq!(breach.is_some(), breached, "{why}");
         }
     }
 
     #[test]
     fn rounding_is_that_of_the_larger_sum() {
-        let mut dominance = Dominance::new(Birth::Missed);
+        let mut dominance = Dominance::new(Start::Missed);
         let mut round = round(&[], &[]);
         (round.after.finished.sum_s, round.etcd.sum_s) = (0.0, 1e6);
         dominance.observe(&round, true);
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_missed_birth_compares_from_the_first_coherent_round() {
-        let mut dominance = Dominance::new(Birth::Missed);
+        let mut dominance = Dominance::new(Start::Missed);
         let history = [3 * MS, 3 * MS];
         assert_eq!(dominance.observe(&round(&[], &history), false), None, "no baseline");
         assert_eq!(dominance.observe(&round(&[], &history), true), None, "this is the baseline");
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn fresh_baselines_leave_no_slack() {
-        let mut dominance = Dominance::new(Birth::Seen);
+        let mut dominance = Dominance::new(Start::Observed);
         assert_eq!(
             dominance.observe(&round(&[MS], &[9 * MS]), true),
             None,
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_worst_breach_is_kept() {
-        let mut dominance = Dominance::new(Birth::Seen);
+        let mut dominance = Dominance::new(Start::Observed);
         let sum = dominance.observe(&round(&[900_000], &[800_000]), true);
         assert_eq!(dominance.worst(), sum, "the first");
         dominance.observe(&round(&[900_000, 900_000], &[800_000, 700_000]), true);
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn overhead_grows_between_coherent_rounds() {
-        let mut dominance = Dominance::new(Birth::Seen);
+        let mut dominance = Dominance::new(Start::Observed);
         let cases: [(&[u64], &[u64], _, _, _, &str); 5] = [
             (&[MS, MS], &[2 * MS], false, 0.0, 0, "not coherent"),
             (&[MS, MS], &[2 * MS, 4 * MS], true, 0.004, 2, "1 ms and 3 ms"),

@@ -1,6 +1,6 @@
 //! Adds up the incarnations of one member, so that counters outlive a restart of etcd and never fall.
 
-use super::{Birth, Invariant, Outcome, Reconciliation, Round};
+use super::{Start, Invariant, Outcome, Reconciliation, Round};
 
 /// What the incarnations that ended have left.
 #[derive(Debug, Clone, Default)]
@@ -23,9 +23,9 @@ pub struct Ledger {
 
 impl Ledger {
     /// Starts an incarnation. One that was not ended ends here, as of its last round.
-    pub fn begin(&mut self, birth: Birth) {
+    pub fn begin(&mut self, start: Start) {
         self.end(0);
-        self.current = Some(Reconciliation::new(birth));
+        self.current = Some(Reconciliation::new(start));
     }
 
     /// Takes in one round; `None` if no incarnation is alive, since there is nothing to compare with.
@@ -118,20 +118,20 @@ mod tests {
 
     #[test]
     fn what_no_scrape_verified_is_counted_at_the_end() {
-        use Birth::{Missed, Seen};
+        use Start::{Missed, Observed};
         let cases: [(_, &[Round], _, _, &str); 8] = [
-            (Seen, &[], 5, 5, "never scraped"),
-            (Seen, &[still(0, 5, 5)], 5, 0, "all observed"),
-            (Seen, &[still(0, 5, 5)], 9, 4, "four came after the last scrape"),
-            (Seen, &[still(0, 5, 5)], 0, 0, "the last reading failed: the last round counts"),
-            (Seen, &[still(0, 4, 5)], 4, 0, "etcd counted more: no fewer than none"),
+            (Observed, &[], 5, 5, "never scraped"),
+            (Observed, &[still(0, 5, 5)], 5, 0, "all observed"),
+            (Observed, &[still(0, 5, 5)], 9, 4, "four came after the last scrape"),
+            (Observed, &[still(0, 5, 5)], 0, 0, "the last reading failed: the last round counts"),
+            (Observed, &[still(0, 4, 5)], 4, 0, "etcd counted more: no fewer than none"),
             (Missed, &[still(0, 5, 105)], 9, 9, "never pinned"),
             (Missed, &[still(0, 4, 104), still(9, 5, 105), still(2000, 5, 105)], 9, 4, "pinned at 100"),
-            (Seen, &[still(0, 5, 5), still(9, 6, 6)], 9, 3, "the last scrape counts"),
+            (Observed, &[still(0, 5, 5), still(9, 6, 6)], 9, 3, "the last scrape counts"),
         ];
-        for (birth, rounds, last_finished, expected, why) in cases {
+        for (start, rounds, last_finished, expected, why) in cases {
             let mut ledger = Ledger::default();
-            ledger.begin(birth);
+            ledger.begin(start);
             for round in rounds {
                 ledger.observe(round);
             }
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(ledger.observe(&still(0, 1, 1)), None, "nobody to compare with");
         assert_eq!((ledger.difference(), ledger.uncertainty(), ledger.kernel_events()), (0, None, 0));
         for life in 1..=3_u32 {
-            ledger.begin(Birth::Seen);
+            ledger.begin(Start::Observed);
             ledger.observe(&still(0, 4, 4));
             ledger.observe(&still(9, 4, 5));
             assert_eq!((ledger.difference(), ledger.uncertainty()), (1, Some(0)), "life {life}");
@@ -168,9 +168,9 @@ mod tests {
     #[test]
     fn a_birth_ends_the_life_before() {
         let mut ledger = Ledger::default();
-        ledger.begin(Birth::Seen);
+        ledger.begin(Start::Observed);
         ledger.observe(&still(0, 4, 4));
-        ledger.begin(Birth::Missed);
+        ledger.begin(Start::Missed);
         assert_eq!((ledger.kernel_events(), ledger.etcd_events(), ledger.unverified()), (4, 4, 0));
         assert_eq!(ledger.uncertainty(), None, "the new life's");
     }
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn etcd_events_are_the_least_that_is_certain() {
         let mut ledger = Ledger::default();
-        ledger.begin(Birth::Missed);
+        ledger.begin(Start::Missed);
         let cases = [
             (still(0, 0, 100), 0, "nothing seen"),
             (still(10, 3, 103), 2, "the origin is 100 or 101"),

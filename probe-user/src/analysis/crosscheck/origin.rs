@@ -4,7 +4,7 @@
 //! `E − F(after) ..= E − S(before) + sequences(before)` at every round. An event in flight from the reading
 //! before to the one after makes that a single value, and so does a quiet second.
 
-use super::{Birth, KernelReading, Round, signed};
+use super::{Start, KernelReading, Round, signed};
 
 /// How long nothing may happen until whatever finished has surely been observed: etcd's goroutine runs
 /// between the return of its syscall and the observation, and a starved one waits for a CPU there.
@@ -80,10 +80,10 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    pub(super) fn new(birth: Birth) -> Self {
-        let (interval, unseen) = match birth {
-            Birth::Seen => (Interval::exactly(0), false),
-            Birth::Missed => (Interval { lo: 0, hi: i64::MAX }, true),
+    pub(super) fn new(start: Start) -> Self {
+        let (interval, unseen) = match start {
+            Start::Observed => (Interval::exactly(0), false),
+            Start::Missed => (Interval { lo: 0, hi: i64::MAX }, true),
         };
         Self {
             established: interval,

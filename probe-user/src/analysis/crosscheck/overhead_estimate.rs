@@ -49,7 +49,7 @@ fn observed_s(origin: i64, round: &Round, mean_s: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::crosscheck::{Birth, KernelReading, Observations, Reconciliation};
+    use crate::analysis::crosscheck::{Start, KernelReading, Observations, Reconciliation};
 
     /// A round with `(count, sum)` before, of etcd, and after.
     fn round(before: (u64, f64), etcd: (u64, f64), after: (u64, f64)) -> Round {
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_reconciliation_supplies_its_origin_unless_it_is_vague() {
-        let mut reconciliation = Reconciliation::new(Birth::Missed);
+        let mut reconciliation = Reconciliation::new(Start::Missed);
         let start = round((0, 0.0), (1007, 1.0), (0, 0.0));
         let end = round((100, 2.0), (1107, 4.0), (100, 2.0));
         assert_eq!(reconciliation.estimate_overhead(&start, &end), None, "no origin yet");

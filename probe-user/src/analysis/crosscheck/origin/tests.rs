@@ -17,8 +17,8 @@ fn round((before, counted, after): Row, sequences: u32) -> Round {
     Round { before: reading(before), etcd: observations(counted), after: reading(after) }
 }
 
-fn origin_after(birth: Birth, sequences: u32, rows: &[Row]) -> (Origin, Vec<Step>) {
-    let mut origin = Origin::new(birth);
+fn origin_after(start: Start, sequences: u32, rows: &[Row]) -> (Origin, Vec<Step>) {
+    let mut origin = Origin::new(start);
     let steps = rows.iter().map(|&row| origin.observe(&round(row, sequences))).collect();
     (origin, steps)
 }
@@ -28,9 +28,9 @@ const EARLIER: Row = ((0, 3, 3), 103, (0, 4, 4));
 
 #[test]
 fn rounds_narrow_the_origin() {
-    use Birth::{Missed, Seen};
+    use Start::{Missed, Observed};
     let cases: [(_, _, &[Row], _, _); 17] = [
-        (Seen, 1, &[], (0, 0), "known from birth"),
+        (Observed, 1, &[], (0, 0), "known from birth"),
         (Missed, 1, &[], (0, i64::MAX), "unknown before the first scrape"),
         (Missed, 1, &[((0, 0, 0), 7, (1, 0, 0))], (7, 8), "an event may have been in flight at the attach"),
         (
@@ -107,8 +107,8 @@ fn rounds_narrow_the_origin() {
             "or in this one: nothing entered since the first reading",
         ),
     ];
-    for (birth, sequences, rows, (lo, hi), why) in cases {
-        let (origin, steps) = origin_after(birth, sequences, rows);
+    for (start, sequences, rows, (lo, hi), why) in cases {
+        let (origin, steps) = origin_after(start, sequences, rows);
         assert_eq!(origin.established(), Interval { lo, hi }, "{why}");
         assert_eq!(origin.apparent(), Interval { lo, hi }, "{why}");
         assert!(steps.iter().all(|step| step.gap.is_none()), "{why}");
@@ -128,7 +128,7 @@ fn an_unseen_event_may_hang_in_the_backend_that_stays() {
         (round(((5000, 2, 2), 101, (5001, 2, 2)), 1), (99, 100), "what hangs in the other is still unseen"),
         (round(((5010, 3, 3), 103, (5011, 3, 3)), 1), (100, 100), "it is done once the next one enters"),
     ];
-    let mut origin = Origin::new(Birth::Missed);
+    let mut origin = Origin::new(Start::Missed);
     for (round, (lo, hi), why) in rounds {
         origin.observe(&round);
         assert_eq!(origin.established(), Interval { lo, hi }, "{why}");
@@ -164,27 +164,27 @@ fn quiet_needs_a_standstill_on_both_sides() {
         ),
     ];
     for (rows, quiet, why) in cases {
-        let (_, steps) = origin_after(Birth::Seen, 1, rows);
+        let (_, steps) = origin_after(Start::Observed, 1, rows);
         assert_eq!(steps.last().map(|step| step.quiet), Some(quiet), "{why}");
     }
 }
 
 #[test]
 fn violations_move_the_apparent_origin_and_stay_visible() {
-    use Birth::{Missed, Seen};
+    use Start::{Missed, Observed};
     let cases: [(_, &[Row], _, _, _, &str); 11] = [
-        (Seen, &[((0, 4, 4), 5, (1, 4, 4))], 1, 1, (1, 2), "the kernel lost one"),
+        (Observed, &[((0, 4, 4), 5, (1, 4, 4))], 1, 1, (1, 2), "the kernel lost one"),
         (
-            Seen,
+            Observed,
             &[((0, 7, 7), 5, (1, 7, 7))],
             1,
             -1,
             (-2, -1),
             "the kernel has two too many, or one and one unobserved",
         ),
-        (Seen, &[((0, 6, 6), 5, (1, 6, 6))], 0, 0, (0, 0), "one too many, or one unobserved"),
+        (Observed, &[((0, 6, 6), 5, (1, 6, 6))], 0, 0, (0, 0), "one too many, or one unobserved"),
         (
-            Seen,
+            Observed,
             &[((0, 6, 6), 5, (1, 6, 6)), ((1000, 6, 6), 5, (1001, 6, 6))],
             1,
             -1,
@@ -192,16 +192,16 @@ fn violations_move_the_apparent_origin_and_stay_visible() {
             "after a second it is one too many",
         ),
         (
-            Seen,
+            Observed,
             &[((0, 5, 6), 5, (1, 5, 6)), ((1000, 5, 6), 5, (1001, 5, 6))],
             1,
             -1,
             (-1, -1),
             "a doubled return, entered once",
         ),
-        (Seen, &[((0, 5, 3), 5, (1, 5, 3))], 1, 2, (2, 2), "two lost returns: what finished tells"),
+        (Observed, &[((0, 5, 3), 5, (1, 5, 3))], 1, 2, (2, 2), "two lost returns: what finished tells"),
         (
-            Seen,
+            Observed,
             &[((0, 5, 3), 5, (1, 5, 3)), ((2, 6, 4), 6, (3, 6, 4))],
             1,
             2,
@@ -217,7 +217,7 @@ fn violations_move_the_apparent_origin_and_stay_visible() {
             "lost returns break the sandwich though the origin is unknown",
         ),
         (
-            Seen,
+            Observed,
             &[((0, 4, 4), 5, (1, 4, 4)), ((2, 9, 9), 10, (3, 9, 9)), ((2000, 9, 9), 10, (2001, 9, 9))],
             1,
             1,
@@ -225,7 +225,7 @@ fn violations_move_the_apparent_origin_and_stay_visible() {
             "the apparent origin narrows on, the difference stays",
         ),
         (
-            Seen,
+            Observed,
             &[((0, 4, 4), 5, (1, 4, 4)), ((2, 9, 9), 8, (3, 9, 9))],
             2,
             0,
@@ -233,7 +233,7 @@ fn violations_move_the_apparent_origin_and_stay_visible() {
             "found again: a violation more, but no difference",
         ),
         (
-            Seen,
+            Observed,
             &[((0, 50, 50), 50, (1, 50, 50)), ((2, 50, 50), 3, (3, 50, 50))],
             1,
             -46,
@@ -241,13 +241,13 @@ fn violations_move_the_apparent_origin_and_stay_visible() {
             "a counter that falls is another process's",
         ),
     ];
-    for (birth, rows, violations, difference, (lo, hi), why) in cases {
-        let (origin, steps) = origin_after(birth, 1, rows);
+    for (start, rows, violations, difference, (lo, hi), why) in cases {
+        let (origin, steps) = origin_after(start, 1, rows);
         assert_eq!(origin.violations(), violations, "{why}");
         assert_eq!(steps.iter().filter(|step| step.gap.is_some()).count() as u64, violations, "{why}");
         assert_eq!(origin.difference(), difference, "{why}");
         assert_eq!(origin.apparent(), Interval { lo, hi }, "{why}");
-        if birth == Seen {
+        if start == Observed {
             assert_eq!(origin.established(), Interval::exactly(0), "{why}");
         }
     }
@@ -256,7 +256,7 @@ fn violations_move_the_apparent_origin_and_stay_visible() {
 #[test]
 fn gaps_tell_how_far_the_origin_jumped() {
     let (_, steps) = origin_after(
-        Birth::Missed,
+        Start::Missed,
         1,
         &[
             ((0, 5, 4), 104, (1, 5, 4)),
@@ -272,6 +272,6 @@ fn gaps_tell_how_far_the_origin_jumped() {
 #[test]
 fn absurd_counters_violate_but_do_not_overflow() {
     let absurd = ((0, u64::MAX, u64::MAX), u64::MAX, (u64::MAX / 1_000_000, 0, 0));
-    let (origin, _) = origin_after(Birth::Seen, u32::MAX, &[absurd, ((0, 0, 0), 0, (0, u64::MAX, u64::MAX))]);
+    let (origin, _) = origin_after(Start::Observed, u32::MAX, &[absurd, ((0, 0, 0), 0, (0, u64::MAX, u64::MAX))]);
     assert!(origin.violations() > 0);
 }

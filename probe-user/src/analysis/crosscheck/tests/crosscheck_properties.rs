@@ -7,7 +7,7 @@ use std::cell::Cell;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use super::super::{Birth, Breach, Invariant, Ledger, Reconciliation, Round};
+use super::super::{Start, Breach, Invariant, Ledger, Reconciliation, Round};
 use super::simulated_history::{Fault, History, histories};
 
 const CASES: u32 = 256;
@@ -47,7 +47,7 @@ fn rounds_until_quiet(history: &History, load: usize, rounds: usize) -> usize {
 fn pinnable(history: &History, rounds: &[Round]) -> bool {
     let mut entered = rounds.iter().map(|round| &round.before).filter(|before| before.sequences == 1);
     let first = entered.next().map_or(u64::MAX, |before| before.entered);
-    history.birth() == Birth::Seen || entered.any(|before| before.entered > first)
+    history.start() == Start::Observed || entered.any(|before| before.entered > first)
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn the_truth_never_violates_anything() {
     let (rounds_seen, coherent_under_load, busy) = <(Tally, Tally, Tally)>::default();
     check(&histories(1..24), |history| {
         let truth = i64::try_from(history.origin()).unwrap();
-        let mut reconciliation = Reconciliation::new(history.birth());
+        let mut reconciliation = Reconciliation::new(history.start());
         let rounds = history.rounds(&[]);
         let mut pinned_by_sandwich = false;
         for (index, round) in rounds.iter().enumerate() {
@@ -79,7 +79,7 @@ fn the_truth_never_violates_anything() {
             coherent_under_load.count(outcome.coherent && !outcome.quiet);
             two.count(round.before.sequences == 2);
         }
-        missed.count(history.birth() == Birth::Missed);
+        missed.count(history.start() == Start::Missed);
         amid_event.count(history.attached_amid_event());
         by_sandwich.count(pinned_by_sandwich);
         Ok(())
@@ -102,7 +102,7 @@ fn taken_ns(history: &History, rounds: &[Round], index: usize) -> u64 {
 fn a_quiet_second_pins_the_origin() {
     let (vague_before, hidden) = <(Tally, Tally)>::default();
     check(&histories(1..24), |history| {
-        let mut reconciliation = Reconciliation::new(history.birth());
+        let mut reconciliation = Reconciliation::new(history.start());
         let rounds = history.rounds(&[]);
         let first_quiet = rounds_until_quiet(&history, 0, rounds.len());
         for (index, round) in rounds.iter().enumerate() {
@@ -148,7 +148,7 @@ fn no_fault_stays_hidden() {
         let (pinned, caught) =
             (rounds_until_quiet(&history, 0, rounds.len()), rounds_until_quiet(&history, 1, rounds.len()));
         prop_assume!(pinnable(&history, &rounds[..pinned]));
-        let mut reconciliation = Reconciliation::new(history.birth());
+        let mut reconciliation = Reconciliation::new(history.start());
         for (index, round) in rounds.iter().enumerate() {
             reconciliation.observe(round);
             let shown = reconciliation.difference();
@@ -171,8 +171,8 @@ fn no_fault_stays_hidden() {
             }
             before_quiet.count(index + 1 < caught && shown != 0);
         }
-        seen.count(history.birth() == Birth::Seen);
-        missed.count(history.birth() == Birth::Missed);
+        seen.count(history.start() == Start::Observed);
+        missed.count(history.start() == Start::Missed);
         Ok(())
     });
     before_quiet.at_least(32, "rounds that caught it before the pause");
@@ -201,7 +201,7 @@ fn a_kernel_slower_than_etcd_breaks_dominance() {
         let (clean, caught) =
             (rounds_until_quiet(&history, 0, rounds.len()), rounds_until_quiet(&history, 1, rounds.len()));
         prop_assume!(pinnable(&history, &rounds[..clean]));
-        let mut reconciliation = Reconciliation::new(history.birth());
+        let mut reconciliation = Reconciliation::new(history.start());
         for (index, round) in rounds.iter().enumerate() {
             reconciliation.observe(round);
             let told = reconciliation.violations(Invariant::Dominance);
@@ -240,7 +240,7 @@ fn counters_never_fall_over_incarnations() {
         for (history, rounds, tail_ms) in lives {
             let all = history.rounds(&[]);
             let killed = rounds.index(all.len() + 1);
-            ledger.begin(history.birth());
+            ledger.begin(history.start());
             for round in &all[..killed] {
                 prop_assert!(ledger.observe(round).is_some());
                 rose(&mut shown, &ledger)?;

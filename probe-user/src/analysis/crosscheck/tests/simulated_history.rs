@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use crate::analysis::disk_metric::BUCKETS;
 
-use super::super::{Birth, KernelReading, Observations, Round};
+use super::super::{Start, KernelReading, Observations, Round};
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;
@@ -78,8 +78,8 @@ pub(super) struct History {
 }
 
 impl History {
-    pub(super) fn birth(&self) -> Birth {
-        if self.attached_ns.is_some() { Birth::Missed } else { Birth::Seen }
+    pub(super) fn start(&self) -> Start {
+        if self.attached_ns.is_some() { Start::Missed } else { Start::Observed }
     }
 
     /// Tells whether the probe saw the event enter.
