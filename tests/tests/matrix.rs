@@ -1,6 +1,6 @@
-//! Every kernel, hook and file system: what virtual machines report of the cases that they ran, as tests.
+//! Every kernel, hook and file system: the cases that ran in virtual machines, as tests.
 //!
-//! They are planned from the kernels that setup has fetched, so that a machine that dies fails all of its cases.
+//! They are planned from the kernels that setup has downloaded, so all cases of a machine that dies fail.
 
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use probe_tests::machine::vm::case::{self, Case, Kind, Report};
 use probe_tests::machine::vm::{self, Architecture, Kernel, Outcome, Programs, documented, kernels};
 use probe_tests::probe;
 
-/// Machines at a time: each is emulated by one thread.
+/// The number of concurrent machines; each is emulated by one thread.
 const MACHINES: usize = 2;
 
-/// A kernel and what is asked of it.
+/// A kernel and its cases.
 struct Plan {
     kernel: Kernel,
     cases: Vec<Case>,
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Returns what the command line asks for.
+/// Returns the plans that the command line selects.
 fn plan(arguments: &Arguments) -> anyhow::Result<Vec<Plan>> {
     let mut plans = Vec::new();
     for kernel in kernels::recorded()? {
@@ -73,9 +73,9 @@ fn name(kernel: &Kernel, case: Case) -> String {
     format!("{}::{case}", kernel.label())
 }
 
-/// Boots the kernels, some at a time, and prints what they report as it comes.
+/// Boots the kernels, some at a time, and prints reports as they arrive.
 fn run_all(plans: &[Plan]) -> Vec<Outcome> {
-    // The slowest first, which are the newest, so that no machine runs alone at the end for long.
+    // The slowest first, which are the newest, so that no machine runs alone for long at the end.
     let mut order: Vec<usize> = (0..plans.len()).collect();
     order.sort_by_key(|index| (plans[*index].kernel.architecture == Architecture::Arm64, Reverse(*index)));
     let queue = Mutex::new(order.into_iter());
@@ -115,7 +115,7 @@ fn run(Plan { kernel, cases }: &Plan) -> Outcome {
     outcome
 }
 
-/// Returns what a machine of this architecture runs.
+/// Returns the programs for a machine of this architecture.
 fn programs(architecture: Architecture) -> anyhow::Result<Programs> {
     let etcd = kernels::etcd_for(architecture)?;
     let native = PathBuf::from(env!("CARGO_BIN_EXE_guest"));
@@ -128,7 +128,7 @@ fn programs(architecture: Architecture) -> anyhow::Result<Programs> {
         bail!("cannot build for x86-64 on this machine; run the tests on one");
     }
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/aarch64-unknown-linux-gnu");
-    // The profile of what is shipped, and that of the tests.
+    // The release profile and the profile of the tests.
     let there = |profile: &str, name: &str| {
         let path = target.join(profile).join(name);
         let found = path.is_file().then_some(path.clone());

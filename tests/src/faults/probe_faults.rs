@@ -1,4 +1,4 @@
-//! Takes the sight of a probe that has measured well, and watches it say so.
+//! Makes a probe blind after it has measured correctly, and checks that it reports this.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -17,24 +17,25 @@ use crate::probe::loaded_programs;
 use crate::probe::metrics::Metrics;
 use crate::probe::{Invocation, Probe};
 
-/// How a probe goes blind.
+/// How the probe becomes blind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeFault {
     /// Its hooks are detached.
     Detached,
-    /// The table of threads is full of others.
+    /// The table of threads is full of unrelated threads.
     ThreadsFull,
-    /// Somebody switches off what fentry hooks hang on, as those do who measure what it costs.
+    /// `kernel.ftrace_enabled=0` disables the mechanism behind fentry hooks; people do this to measure its
+    /// cost.
     FtraceDisabled,
 }
 
-/// Switches ftrace, and fentry hooks with it, for the whole machine. Switched on again on drop.
+/// Disables ftrace, and fentry hooks with it, for the whole machine. Enabled again on drop.
 struct FtraceOff(());
 
 impl FtraceOff {
     const SWITCH: &str = "/proc/sys/kernel/ftrace_enabled";
 
-    /// Returns none where the kernel does not let anybody, while a hook is attached: up to 5.10.
+    /// Returns `None` where the kernel rejects this while a hook is attached: up to 5.10.
     fn begin() -> anyhow::Result<Option<Self>> {
         match fs::write(Self::SWITCH, "0") {
             Ok(()) => Ok(Some(Self(()))),
@@ -52,12 +53,12 @@ impl Drop for FtraceOff {
     }
 }
 
-/// What the window of the probe is; it has to say that it is blind within one.
+/// The probe's window; it must report that it is blind within one.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Runs a probe and an etcd, blinds the probe, and tells after how long it said so.
+/// Runs a probe and an etcd, makes the probe blind, and returns how long it took to report this.
 ///
-/// `faulty` is the probe that can lose its hooks.
+/// `faulty` is the build of the probe that can lose its hooks.
 pub fn detect(
     fault: ProbeFault,
     faulty: &Path,
@@ -86,7 +87,7 @@ pub fn detect(
         },
     }
     let since = Instant::now();
-    // etcd goes on, and so does its own count.
+    // etcd continues, and so does its own count.
     let load = Load { amount: Amount::UntilStopped, ..some }.start(etcd.endpoint());
     let told = Cancel::default().wait_for(WINDOW, || says_blind(&probe, etcd.name()))?;
     told.with_context(|| {
@@ -108,7 +109,7 @@ pub fn detect(
     Ok(format!("{fault:?}: it says so after {took:.1?}"))
 }
 
-/// Returns something once every sign is there: readiness, verdict and metric.
+/// Returns a value once readiness, verdict and metric all report blindness.
 fn says_blind(probe: &Probe, member: &str) -> anyhow::Result<Option<()>> {
     let ready = probe.get("/-/ready")?;
     let metrics = probe.metrics()?;
@@ -116,7 +117,8 @@ fn says_blind(probe: &Probe, member: &str) -> anyhow::Result<Option<()>> {
     if ready.status != 503 || verdict != Some(1.0) || passes_self_test(&metrics) {
         return Ok(None);
     }
-    // The counts may have differed before the test failed; from then on it is the first reason.
+    // The counts may have differed before the self-test failed; from then on the self-test is the first
+    // reason.
     Ok(String::from_utf8_lossy(&ready.body).contains("self-test").then_some(()))
 }
 
@@ -128,7 +130,7 @@ fn misses(metrics: &Metrics, reason: &str) -> f64 {
     metrics.value("etcd_disk_probe_misses_total", &[("reason", reason)]).unwrap_or(0.0)
 }
 
-/// Fills the probe's table of threads with threads that never were.
+/// Fills the probe's table of threads with keys of threads that do not exist.
 fn fill_threads(pid: u32) -> anyhow::Result<()> {
     let mut threads = loaded_programs::hash_map::<ThreadKey, u32>(pid, "THREAD_BY_KEY")?;
     for n in 1..=1_000_000 {

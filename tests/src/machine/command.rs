@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-/// Runs a command to its end and returns what it wrote to standard output, trimmed.
+/// Runs a command to its end and returns its standard output, trimmed.
 pub fn run<A: AsRef<OsStr>>(program: &str, arguments: &[A]) -> anyhow::Result<String> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
@@ -20,7 +20,8 @@ pub fn run<A: AsRef<OsStr>>(program: &str, arguments: &[A]) -> anyhow::Result<St
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Returns where a program is. Debian's `PATH` of an ordinary user lacks the directories of the system's tools.
+/// Returns the path of a program. On Debian the `PATH` of an ordinary user lacks the directories of system
+/// tools.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);

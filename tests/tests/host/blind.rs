@@ -1,4 +1,4 @@
-//! A probe that has lost its sight says so, whatever it lost: it is not ready, and its verdict is `blind`.
+//! A blind probe reports this, whatever the cause: it is not ready, and its verdict is `blind`.
 
 use std::path::Path;
 

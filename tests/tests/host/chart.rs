@@ -1,4 +1,5 @@
-//! The chart: what Helm makes of it for every distribution, what Kubernetes makes of that, and what it refuses.
+//! The chart: what Helm renders for every distribution, whether Kubernetes accepts it, and which values it
+//! rejects.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -93,7 +94,7 @@ fn every_value_is_described() {
     let schema: Value = serde_json::from_str(&read(&chart().join("values.schema.json"))).unwrap();
     let values = read(&chart().join("values.yaml"));
     let readme = read(&chart().join("README.md"));
-    // Whoever depends on this chart sets it, and the chart itself never looks.
+    // A parent chart sets it; this chart itself never reads it.
     for name in schema["properties"].as_object().unwrap().keys().filter(|name| *name != "enabled") {
         assert!(values.lines().any(|line| line.starts_with(&format!("{name}:"))), "values.yaml lacks {name}");
         assert!(readme.contains(&format!("`{name}")), "README.md of the chart lacks {name}");
@@ -170,7 +171,7 @@ fn nodes_are_chosen_by_any_of_the_labels_of_the_distribution() {
     for (preset, labels) in expected {
         let affinity = &pod(&format!("{preset}, privileged, generated, newest"))["affinity"]["nodeAffinity"];
         let terms = &affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
-        // Terms are OR'ed, expressions of one term are AND'ed.
+        // Terms are ORed, expressions within a term are ANDed.
         let wanted: Vec<_> = labels
             .iter()
             .map(|label| json!({"matchExpressions": [{"key": label, "operator": "Exists"}]}))
@@ -179,7 +180,7 @@ fn nodes_are_chosen_by_any_of_the_labels_of_the_distribution() {
     }
 }
 
-/// Returns the capabilities of the table in docs/kernels.md, as Kubernetes writes them.
+/// Returns the capabilities of the table in docs/kernels.md, in Kubernetes' notation.
 fn documented_capabilities() -> BTreeSet<String> {
     let text = read(&workspace().join("docs/kernels.md"));
     let (_, table) = text.split_once("## Which capability for what").expect("the section is there");
@@ -194,7 +195,7 @@ fn capabilities_are_exactly_those_of_the_table() {
     assert!(documented.contains("BPF") && documented.len() == 6, "{documented:?}");
     for name in combinations().keys() {
         let context = &container(name)["securityContext"];
-        // Kubernetes makes capabilities effective for root alone.
+        // Kubernetes makes capabilities effective for root only.
         assert_eq!(context["runAsUser"], 0, "{name}");
         if name.contains(", privileged,") {
             assert_eq!(context["privileged"], true, "{name}");

@@ -1,4 +1,4 @@
-//! How etcd is asked: every reason for a failure brought about for real, answers without end, IPv6, and names.
+//! Requests to etcd: every real cause of a failed scrape, endless answers, IPv6, and names.
 
 use std::fs;
 use std::thread;
@@ -18,14 +18,14 @@ use serde_json::Value;
 
 const ERRORS: &str = "etcd_disk_probe_etcd_scrape_errors_total";
 
-/// As many as there are reasons in the closed set.
+/// The number of reasons in the closed set.
 const REASONS: usize = 13;
 
-/// How much more than for a plain answer the probe may have resident while it reads one without end: the bound of 4 MiB, twice while
-/// it grows, and what the allocator keeps of it.
+/// The additional resident memory while the probe reads an endless answer, compared with an ordinary one: the
+/// bound of 4 MiB, twice while the buffer grows, and what the allocator retains.
 const EXTRA_BYTES: u64 = 24 << 20;
 
-/// An empty SETTINGS frame, with which every server of HTTP/2 begins.
+/// An empty SETTINGS frame, the first bytes of every HTTP/2 server.
 const SETTINGS: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 
 fn call(scratch: &Scratch) -> Invocation {
@@ -50,7 +50,7 @@ fn wait_until_up(probe: &Probe, member: &str, why: &str) -> Metrics {
     found.unwrap().unwrap_or_else(|| panic!("{why}: {member} is not up: {}", probe.log().unwrap()))
 }
 
-/// A way for a scrape to fail, and how the probe has to tell it.
+/// A cause for a failed scrape, and how the probe must report it.
 struct Failing<'a> {
     why: &'a str,
     flags: Vec<&'a str>,
@@ -58,7 +58,7 @@ struct Failing<'a> {
     sentence: &'a str,
 }
 
-/// Holds what a probe that cannot scrape a member says against what it should say.
+/// Compares the output of a probe that cannot scrape a member with the expected output.
 fn assert_told(probe: &Probe, member: &str, case: &Failing) {
     let Failing { why, reason, sentence, .. } = case;
     let counts = |metrics: &Metrics| -> Vec<(String, f64)> {
@@ -180,7 +180,7 @@ fn a_port_that_is_not_what_it_was_taken_for_is_told() {
     ];
     assert_all_told(&scratch, name, &cases);
 
-    // etcd reads its certificate anew for every connection.
+    // etcd reads its certificate for every new connection.
     for (pair, reason, sentence) in [
         (authority.named("named", &["etcd.example"]).unwrap(), "tls_name", "not valid for the host"),
         (authority.client("usage", Validity::Current).unwrap(), "tls_untrusted", "was not made for servers"),
@@ -268,7 +268,8 @@ fn an_answer_without_end_ends_in_time_and_takes_no_memory() {
             name,
             &Failing { why: &format!("{answer:?}"), flags: Vec::new(), reason, sentence },
         );
-        // Two scrapes have ended, or it would not have been told; how soon is for the probe's clock to say, not for a busy machine's.
+        // Two scrapes have ended, otherwise it would not be reported. The test does not check how soon: that
+        // depends on the load of the machine, while the probe uses its own clock.
         let took = since.elapsed();
         thread::sleep(Duration::from_secs(2).saturating_sub(took));
         let bytes = process::peak_resident_bytes(probe.pid()).unwrap();
@@ -278,7 +279,7 @@ fn an_answer_without_end_ends_in_time_and_takes_no_memory() {
     }
 }
 
-/// Returns the first endpoint that is asked for a member's metrics.
+/// Returns the first endpoint at which a member's metrics are requested.
 fn endpoint_of(probe: &Probe, name: &str) -> Value {
     let report: Value = serde_json::from_str(&probe.get("/api/v1/report").unwrap().text().unwrap()).unwrap();
     let mut members = report["members"].as_array().expect("members are a list").iter();
@@ -286,7 +287,7 @@ fn endpoint_of(probe: &Probe, name: &str) -> Value {
         .clone()
 }
 
-/// Returns in how many days each certificate ends, by the label `certificate`.
+/// Returns the days until each certificate expires, by the label `certificate`.
 fn days(metrics: &Metrics, member: &str) -> [Option<i64>; 3] {
     let now_s = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
     ["ca", "server", "client"].map(|certificate| {
@@ -298,7 +299,7 @@ fn days(metrics: &Metrics, member: &str) -> [Option<i64>; 3] {
     })
 }
 
-/// Waits until the certificates end in so many whole days.
+/// Waits until the certificates expire in this many whole days.
 fn wait_for_days(probe: &Probe, member: &str, expected: [i64; 3], why: &str) {
     let expected = expected.map(Some);
     let found = Cancel::default().wait_for(Duration::from_secs(12), || {

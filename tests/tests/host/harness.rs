@@ -1,4 +1,4 @@
-//! Shows that the tests' own tools do what the other tests rely on, with real etcds and without the probe.
+//! The harness provides what the other tests rely on, with real etcd processes and without the probe.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use probe_tests::machine::process;
 use probe_tests::machine::requirements::{self, Need};
 use probe_tests::machine::scratch::{Format, LoopFs, Scratch, SlowFs, Tmpfs};
 
-/// One at a time: they look at the mounts and loop devices of the whole machine.
+/// One at a time: these tests check the mounts and loop devices of the whole machine.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -26,7 +26,7 @@ fn put(etcd: &Etcd, puts: u64) -> Done {
     Load { amount: Amount::Puts(puts), ..Load::default() }.start(etcd.endpoint()).wait().expect("load ends")
 }
 
-/// Returns what is mounted below a path, and which loop devices have their image there.
+/// Returns the mounts below a path, and the loop devices whose images are there.
 fn left_below(path: &Path) -> BTreeSet<String> {
     let path = path.to_str().expect("a path in UTF-8");
     let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts can be read");
@@ -195,7 +195,7 @@ fn a_slow_disk_is_as_slow_as_it_is_told_and_leaves_nothing() {
     file.write_all_at(&[0; 4096], 0).unwrap();
     file.sync_all().unwrap();
 
-    // Long, for a busy machine adds to it.
+    // Long, because a busy machine adds to it.
     let delay = Duration::from_millis(200);
     let cases = [
         (Duration::ZERO, Duration::ZERO, 0, "nothing"),
@@ -208,7 +208,7 @@ fn a_slow_disk_is_as_slow_as_it_is_told_and_leaves_nothing() {
         disk.flush_delay(flush);
         let before = disk.served();
         let since = Instant::now();
-        // The block is there: one write and one flush.
+        // The block is allocated: one write and one flush.
         file.write_all_at(&[1; 4096], 0).unwrap();
         file.sync_data().unwrap();
         let (took, after) = (since.elapsed(), disk.served());

@@ -1,4 +1,5 @@
-//! An etcd that means harm gets nowhere: the daemon's memory is bounded, its page stays valid, and the kernel's counts are exact.
+//! A hostile etcd does no harm: the daemon's memory is bounded, its page stays valid, and the kernel's counts
+//! are exact.
 
 use std::os::unix::fs::symlink;
 use std::thread;
@@ -15,16 +16,16 @@ use probe_tests::observability::prometheus;
 use probe_tests::probe::metrics::Metrics;
 use probe_tests::probe::{self, Invocation, Probe};
 
-/// The most that the daemon may have resident, whatever an etcd answers. docs/etcd-metrics.md says so, too.
+/// The limit of the daemon's resident memory for any answer of etcd. docs/etcd-metrics.md states it.
 const RESIDENT_MAX_BYTES: u64 = 64 << 20;
 
-/// How long each way to spoil an answer lasts: long enough for a scrape to run out of time.
+/// The duration of each malformed answer: long enough for a scrape to time out.
 const EACH: Duration = Duration::from_millis(1_400);
 
-/// Seconds that the test takes at least; all ways come at least once.
+/// The minimum duration of the test in seconds; every kind of answer occurs at least once.
 const DURATION: &str = "ETCD_DISK_PROBE_HOSTILE_SECONDS";
 
-/// The longest that `/metrics` may take: a second for etcd, and some for a machine that is busy.
+/// The time limit for `/metrics`: a second for etcd, and a margin for a busy machine.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 const LIGHT: Load =
@@ -54,12 +55,12 @@ fn a_hostile_etcd_costs_neither_memory_nor_events() {
     let end = Instant::now() + Duration::from_secs(seconds);
     let scratch = Scratch::on_disk("hostile").unwrap();
     let hostile = Hostile::start().unwrap();
-    // A name of its own, so that the probe asks the hostile server about this etcd only.
+    // A unique name, so that the probe queries only the hostile server for this etcd.
     let name = format!("etcd-{}", std::process::id());
     let binary = scratch.path().join(&name);
     symlink(etcd::find("3.5").unwrap(), &binary).unwrap();
     let url = hostile.url();
-    // Before etcd, so that it sees it from its first sync.
+    // Before etcd, so that the probe observes its first sync.
     let arguments = ["--process-name", &name, "--endpoints", &url, "--scrape-interval", "500ms"];
     let arguments = [&arguments[..], &["--command-timeout", "1s", "--window", "5s"]].concat();
     let call = Invocation::new(&probe::binary().unwrap(), scratch.path());
@@ -95,7 +96,7 @@ fn a_hostile_etcd_costs_neither_memory_nor_events() {
     assert_eq!(setting.probe.get("/-/healthy").unwrap().status, 200);
 }
 
-/// Has the probe suffer one way for a while, and watches it.
+/// Serves one malformed answer for a while and watches the probe.
 fn suffer(setting: &Setting, answer: Malformed) {
     setting.hostile.answer_with(answer);
     let began = Instant::now();
@@ -114,7 +115,7 @@ fn suffer(setting: &Setting, answer: Malformed) {
     assert!(slowest < ANSWER_LIMIT, "{answer:?}: /metrics took {slowest:?}");
     let resident = peak(setting);
     assert!(resident < RESIDENT_MAX_BYTES, "{answer:?}: {} resident", mib(resident));
-    // Whatever etcd serves, Prometheus can read the page; what is wrong with it is etcd's names.
+    // Prometheus can read the page whatever etcd serves; the only complaints are about etcd's own names.
     let found = prometheus::check_metrics(&text).unwrap();
     let of_names = |line: &&String| !line.ends_with("suffix") && !line.ends_with("no help text");
     assert_eq!(found.iter().filter(of_names).count(), 0, "{answer:?}: {found:?}");
@@ -125,7 +126,7 @@ fn suffer(setting: &Setting, answer: Malformed) {
     }
 }
 
-/// Returns the verdict on the member; `blind` until there is one.
+/// Returns the verdict on the member; `blind` while there is none.
 fn verdict(setting: &Setting, metrics: &Metrics) -> String {
     let of_member = [("member", setting.etcd.name())];
     let mut verdicts = metrics.all("etcd_disk_probe_verdict", &of_member);
@@ -133,7 +134,7 @@ fn verdict(setting: &Setting, metrics: &Metrics) -> String {
     current.map_or_else(|| "blind".to_owned(), |sample| sample.labels["verdict"].clone())
 }
 
-/// Holds the kernel's counts over the whole against those of the real etcd, at rest.
+/// Compares the total of the kernel's counts with those of the real etcd, when idle.
 fn assert_exact(setting: &Setting) {
     let mut last = None;
     let equal = Cancel::default().wait_for(Duration::from_secs(15), || {

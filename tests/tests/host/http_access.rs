@@ -1,4 +1,5 @@
-//! What the probe tells whom: strangers, clients with a certificate or a password, and those who mean no good.
+//! HTTP access control: anonymous and malicious clients on every route, and clients with a certificate or a
+//! password.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +18,7 @@ use probe_tests::machine::scratch::Scratch;
 use probe_tests::probe::{self, Invocation, Probe};
 use probe_user::server;
 
-/// A change is seen within a second.
+/// The probe detects a change within a second.
 const SEEN: Duration = Duration::from_secs(5);
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
@@ -39,7 +40,7 @@ fn call(scratch: &Scratch) -> Invocation {
     call.arguments(&["--scrape-interval", "200ms"])
 }
 
-/// Starts the probe with this web configuration, in a file of the scratch directory.
+/// Starts the probe with this web configuration in a file of the scratch directory.
 fn launch(scratch: &Scratch, web_config: &str) -> Probe {
     let file = scratch.path().join("web.yml");
     fs::write(&file, web_config).unwrap();
@@ -72,7 +73,7 @@ fn tls_of(pair: &Pair, more: &str) -> String {
     format!("tls_server_config:\n  cert_file: {certificate}\n  key_file: {key}\n{more}")
 }
 
-/// Returns what the metrics say of the last load of the web configuration.
+/// Returns the result of the last load of the web configuration from the metrics.
 fn reload_success(client: &RawClient, headers: &str) -> Option<String> {
     let answer = client.request("GET", "/metrics", headers).ok()?;
     let mut lines = answer.body.lines();
@@ -104,7 +105,7 @@ fn a_stranger_without_a_password_learns_nothing_on_any_route() {
     paths.push(&long);
     assert!(paths.contains(&"/metrics") && paths.contains(&"/-/healthy"), "{paths:?}");
     for (authorization, who) in strangers {
-        // Wrong passwords take their time, so those try a few only.
+        // Verifying wrong passwords is slow, so those cases try only a few paths.
         let methods = if authorization.is_empty() { &METHODS[..] } else { &METHODS[..1] };
         for path in &paths {
             for method in methods {
@@ -198,7 +199,8 @@ fn certificates_of_clients_are_asked_for_and_judged() {
     let config = |kind: &str, more: &str| tls_of(&tls.server, &format!("  client_auth_type: {kind}\n{more}"));
     let clients = "  client_ca_file: clients.pem\n";
     let sans = "  client_ca_file: clients.pem\n  client_allowed_sans: [prometheus.local]\n";
-    // Who gets in: nobody known, one with the name, one without, one too late, one of a foreign authority.
+    // Which clients are admitted: without a certificate, with the name, without the name, expired, of a
+    // foreign authority.
     let cases = [
         (config("NoClientCert", ""), [true, true, true, true, true], "nobody is asked"),
         (config("RequestClientCert", ""), [true, true, true, true, true], "whatever is shown is taken"),
@@ -229,7 +231,7 @@ fn certificates_of_clients_are_asked_for_and_judged() {
 fn what_changes_under_the_daemon_counts_and_what_is_broken_does_not() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("stranger").unwrap();
-    // As Kubernetes lays out a secret: the files are links through `..data`, which is swapped.
+    // The layout of a Kubernetes secret: the files are links through `..data`, which is swapped.
     let make = |version: &str| {
         let directory = scratch.path().join(version);
         fs::create_dir(&directory).unwrap();
@@ -252,7 +254,7 @@ fn what_changes_under_the_daemon_counts_and_what_is_broken_does_not() {
     wait_until_served(&before, &alice);
     assert!(after.request("GET", "/metrics", &alice).is_err(), "its authority has signed nothing yet");
 
-    // Whoever was let in stays no longer than the certificate that he was let in by.
+    // A connection ends no later than the client certificate that it was authenticated with.
     let mut kept = before.connect().unwrap();
     let request = format!("GET /-/healthy HTTP/1.1\r\nhost: probe\r\n{alice}\r\n");
     kept.write_all(request.as_bytes()).unwrap();
@@ -290,7 +292,7 @@ fn what_changes_under_the_daemon_counts_and_what_is_broken_does_not() {
     assert_eq!(http2().as_deref(), Some(&b"h2"[..]));
     fs::write(&file, format!("{whole}http_server_config: {{http2: false}}\n")).unwrap();
     within(SEEN, "without HTTP/2", || Ok((http2().as_deref() == Some(b"http/1.1")).then_some(())));
-    // Another password counts at once, and the one that was remembered does not.
+    // A new password is effective at once, and the cached one is not accepted any more.
     fs::write(&file, format!("{tls}{}", users("alice", "through the looking-glass"))).unwrap();
     wait_until_served(&after, &basic("alice:through the looking-glass"));
     assert_eq!(after.request("GET", "/metrics", &alice).unwrap().status, 401, "the old password");
@@ -324,7 +326,7 @@ fn a_thousand_idle_connections_and_slow_ones_do_not_stop_a_scrape() {
         let descriptors = fs::read_dir(format!("/proc/{}/fd", probe.pid())).unwrap().count();
         assert!(descriptors < 400, "{descriptors} descriptors are open");
 
-        // A head, or a handshake, that drips is cut off after five seconds.
+        // A head, or a handshake, that arrives byte by byte is cut off after five seconds.
         let mut slow = idle.pop().unwrap();
         let started = Instant::now();
         let first: &[u8] =

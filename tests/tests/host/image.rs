@@ -1,4 +1,4 @@
-//! The image: what is in it, what that is made of, and that it does in containers and pods what the binary does without.
+//! The image: its contents, its SBOM, and that it works in containers and pods like the binary outside them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,10 +36,10 @@ const BYTES_MAX: u64 = 15 << 20;
 
 const OFTEN: Duration = Duration::from_millis(200);
 
-/// With the right to everything, tracefs mounted by the probe itself.
+/// With all privileges; the probe itself mounts tracefs.
 const PRIVILEGED: [&str; 3] = ["--privileged", "--pid=host", "--network=host"];
 
-/// With what docs/kernels.md lists, and nothing to write to.
+/// With the privileges of docs/kernels.md and a read-only root file system.
 const CAPABILITIES: [&str; 8] = [
     "--cap-drop=all",
     "--cap-add=BPF,PERFMON,SYS_RESOURCE,SYS_PTRACE,DAC_READ_SEARCH,SYS_ADMIN",
@@ -51,10 +51,11 @@ const CAPABILITIES: [&str; 8] = [
     "--network=host",
 ];
 
-/// Machines that there are images for, each with what `e_machine` of elf.h says in its binaries; the first is this one.
+/// The architectures of the images, each with `e_machine` (elf.h) of its binaries; the first is this
+/// machine's.
 const MACHINES: [(&str, u16); 2] = [("amd64", 62), ("arm64", 183)];
 
-/// The images of all machines, made once for all of these tests.
+/// Returns the images of all architectures, built once for all of these tests.
 fn images() -> &'static [Image] {
     static IMAGES: OnceLock<Vec<Image>> = OnceLock::new();
     IMAGES.get_or_init(|| build("first"))
@@ -69,7 +70,7 @@ fn build(directory: &str) -> Vec<Image> {
     Image::build(&directory, VERSION, &MACHINES.map(|(machine, _)| machine)).unwrap()
 }
 
-/// Returns tracefs where every node has it, if it is not there.
+/// Mounts tracefs at its usual mount point if it is not mounted.
 fn tracefs() -> Option<Tracefs> {
     (!Path::new(Tracefs::POINT).join("events").exists()).then(|| Tracefs::mount().unwrap())
 }
@@ -115,7 +116,7 @@ fn an_image_is_one_static_binary_and_its_licences_and_always_the_same() {
         assert_eq!(files, expected.collect(), "{machine}");
         let binary = fs::read(root.join("etcd-disk-probe")).unwrap();
         assert_eq!(u16::from_le_bytes([binary[18], binary[19]]), elf, "{machine}");
-        // Directories of the machine that built it are in none of its messages.
+        // No message contains directories of the build machine.
         let home = std::env::var("HOME").unwrap();
         for directory in [workspace(), Path::new(&home)] {
             let directory = format!("{}/", directory.display());
@@ -134,7 +135,7 @@ fn all_that_is_linked_is_in_the_bill_of_materials() {
     let (linked, built_with) = (sbom::parts(&bill, "required"), sbom::parts(&bill, "excluded"));
     println!("{} linked, {} built with", linked.len(), built_with.len());
 
-    // What cargo says is linked, into the binary and into the kernel programs.
+    // The crates that cargo links into the binary and into the kernel programs.
     let binary = ["probe-user", "--target=x86_64-unknown-linux-gnu"];
     let kernel = ["probe-ebpf", "--target=bpfel-unknown-none", "--features=kernel"];
     let mut cargo = BTreeSet::new();
@@ -151,13 +152,13 @@ fn all_that_is_linked_is_in_the_bill_of_materials() {
     assert_eq!(crates, cargo);
     assert_eq!(linked.len(), cargo.len() + libraries.len(), "and what comes with compilers");
 
-    // What the binary itself says: a panic names its source.
+    // The crates that the binary itself reveals: a panic message contains its source path.
     let scratch = Scratch::on_disk("bill").unwrap();
     image().unpack(scratch.path()).unwrap();
     let sources = sbom::sources(&fs::read(scratch.path().join("etcd-disk-probe")).unwrap());
     assert!(sources.len() > 50 && sources.is_subset(&linked), "{:?}", sources.difference(&linked));
 
-    // Only tests have these.
+    // Dependencies of tests only.
     for name in ["proptest", "rcgen", "cyclonedx-bom", "libtest-mimic"] {
         let of_it = |all: &BTreeSet<String>| all.iter().any(|part| part.starts_with(&format!("{name} ")));
         assert!(!of_it(&linked) && !of_it(&built_with), "{name}");
@@ -221,7 +222,8 @@ fn start_etcd(name: &str, scratch: &Scratch) -> Container {
     Container::start(&etcd::find(ETCD).unwrap(), &name, &scratch.path().join("e")).unwrap()
 }
 
-/// Has the probe agree with an etcd that it met only after its first syncs, and then at every look while there is load.
+/// Checks that the probe agrees with an etcd that it discovered only after its first syncs, and then at every
+/// reading under load.
 fn reconcile(probe: &Endpoint, etcd: &Container) -> [Crosscheck; 2] {
     let name = etcd.name();
     put_some(&etcd.endpoint());
@@ -244,7 +246,7 @@ fn verdict(probe: &Endpoint, member: &str) -> String {
     current[0].labels["verdict"].clone()
 }
 
-/// What a verdict is that a reconciled etcd under load may get on a disk that may be slow.
+/// The verdicts that a reconciled etcd under load may have on a disk that may be slow.
 fn is_sensible(verdict: &str) -> bool {
     !["blind", "endpoint_mismatch", "too_few_samples", "fsync_disabled"].contains(&verdict)
 }
@@ -289,7 +291,7 @@ fn a_probe_in_a_container_reconciles_an_etcd_in_another() {
     }
 }
 
-/// Returns what the probe in a container has in the kernel.
+/// Returns the kernel objects of the probe in a container.
 fn held(podman: &Podman, container: &str) -> Held {
     let held = Held::by(podman.pid(container).unwrap()).unwrap();
     assert!(
@@ -311,7 +313,7 @@ fn assert_nothing_left(held: &Held) {
     assert!(gone.unwrap().is_some(), "the kernel still has {:?} of {held:?}", held.left());
 }
 
-/// Files and mounts that the probe may have left.
+/// Returns files and mounts that the probe may have left.
 fn traces(scratch: &Scratch) -> BTreeSet<PathBuf> {
     let listed =
         ["/sys/fs/bpf", "/dev/shm", "/run", "/tmp"].into_iter().filter_map(|place| fs::read_dir(place).ok());
@@ -357,7 +359,7 @@ fn a_new_version_takes_over_under_load_and_leaves_nothing_behind() {
     node.wait_until("readinessProbe", &pod).unwrap();
     let old = held(node.podman(), &pod.container());
 
-    // The same binary under another name: a version of it that is newer there is not yet.
+    // The same binary under another name: no newer version exists yet.
     let name = format!("{}-next", image().name);
     node.podman().run(&["tag", &image().name, &name]).unwrap();
     let since = Instant::now();

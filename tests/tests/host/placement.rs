@@ -1,4 +1,5 @@
-//! The probe measures the right etcd, wherever its files are and whoever else goes by its name; and a sync that hangs.
+//! Placement: the probe measures the right etcd, wherever its files are and whatever other processes have its
+//! name; and a sync that hangs.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -57,7 +58,7 @@ fn a_wal_is_measured_on_whatever_file_system_it_is() {
         ("3.4", "where-data-is", None, disk.as_str()),
         ("3.5.16", "where-ext4-is", Some(ext4.path().join("log")), "ext4"),
         ("3.5.16", "where-xfs-is", Some(xfs.path().join("log")), "xfs"),
-        // There `stat` tells another device than the kernel's own.
+        // There `stat` returns another device number than the kernel uses internally.
         ("3.5.16", "where-btrfs-is", Some(btrfs.path().join("log")), "btrfs"),
         ("3.4", "where-overlay-is", Some(overlay.path().join("log")), "overlay"),
         ("3.4", "where-tmpfs-is", Some(memory.path().join("log")), "tmpfs"),
@@ -66,7 +67,7 @@ fn a_wal_is_measured_on_whatever_file_system_it_is() {
         let member = member(version, name, scratch.path());
         wal_dir.iter().fold(member, |member, wal_dir| member.wal_dir(wal_dir)).start().unwrap()
     });
-    // Others in the same system calls, on the same disk.
+    // Other processes in the same system calls, on the same disk.
     let neighbours = Neighbours::start(scratch.path()).unwrap();
     for etcd in &etcds {
         put_some(&etcd.endpoint());
@@ -119,7 +120,7 @@ fn an_etcd_that_wakes_up_is_matched_from_its_first_sync() {
     for (version, name) in [("3.4", "waking-34"), ("3.5.16", "waking-35")] {
         let scratch = Scratch::on_disk("waking").unwrap();
         let etcd = member(version, name, scratch.path()).start().unwrap();
-        // It has a few things to write down of itself first.
+        // etcd first writes a few internal entries.
         let before = Cancel::default().wait_for(Duration::from_secs(20), || {
             let before = etcd.observations()?;
             thread::sleep(Duration::from_secs(2));
@@ -138,11 +139,11 @@ fn an_etcd_that_wakes_up_is_matched_from_its_first_sync() {
     }
 }
 
-/// A process called `etcd` that is none. Ended on drop.
+/// A process called `etcd` that is not etcd. Ended on drop.
 struct Namesake(Child);
 
 impl Namesake {
-    /// Starts it and waits until it has synced its file as often as it is to.
+    /// Starts it and waits until it has made the given number of syncs.
     fn start(scratch: &Scratch) -> Self {
         let (program, wal) = (scratch.path().join("etcd"), scratch.path().join("wal"));
         fs::copy(env!("CARGO_BIN_EXE_namesake"), &program).unwrap();
@@ -225,7 +226,7 @@ fn members_that_share_a_name_are_told_apart() {
     );
 }
 
-/// What the probe says of a member at one moment.
+/// The probe's figures for a member at one moment.
 #[derive(Clone, Copy, Debug)]
 struct Moment {
     in_flight_s: f64,
@@ -250,7 +251,7 @@ fn a_sync_that_hangs_shows_while_it_hangs() {
         let scratch = Scratch::on_disk("frozen").unwrap();
         let disk = LoopFs::create(&scratch.path().join("disk"), Format::Ext4, 400).unwrap();
         let probe = run_probe(&scratch);
-        // Its log stays outside: only the disk is to hang.
+        // Its log is outside: only the disk should hang.
         let member = member(version, name, scratch.path()).data_dir(&disk.path().join("data"));
         let etcd = member.start().unwrap();
         let load = Load { connections: 1, value_bytes: 512, tolerant: true, ..Load::default() };

@@ -1,4 +1,5 @@
-//! What cannot work is refused in one sentence: scrapes that fail while the kernel side goes on, and bad usage.
+//! Every impossible configuration fails with one sentence: scrapes that fail while the kernel side continues,
+//! and incorrect usage.
 
 use std::fs;
 use std::net::TcpListener;
@@ -20,7 +21,7 @@ use probe_tests::probe::{self, Finished, Invocation};
 
 const PACE: [&str; 2] = ["--scrape-interval", "200ms"];
 
-/// Enough puts to be seen, and not enough to keep the machine busy.
+/// Enough puts to be visible, but not enough to keep the machine busy.
 const LITTLE: Load =
     Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 512, keys: 100, tolerant: false };
 
@@ -36,7 +37,7 @@ fn verdict_is(metrics: &Metrics, member: &str, verdict: &str) -> bool {
     metrics.value("etcd_disk_probe_verdict", &[("member", member), ("verdict", verdict)]) == Some(1.0)
 }
 
-/// A way for a scrape to fail, and how the probe has to tell it.
+/// A cause for a failed scrape, and how the probe must report it.
 struct Failing<'a> {
     why: &'a str,
     flags: Vec<&'a str>,
@@ -44,7 +45,7 @@ struct Failing<'a> {
     sentence: &'a str,
 }
 
-/// Runs a probe that cannot scrape the members, and holds all that it says against what it should.
+/// Runs a probe that cannot scrape the members, and compares its output with the expected output.
 fn assert_told(scratch: &Scratch, case: &Failing, members: &[&str]) {
     let why = case.why;
     let probe = call(scratch).arguments(&PACE).arguments(&case.flags).run().unwrap();
@@ -89,7 +90,7 @@ fn assert_told(scratch: &Scratch, case: &Failing, members: &[&str]) {
     }
 }
 
-/// Two etcds under load, with the same certificates.
+/// Two etcd members under load, with the same certificates.
 fn two_under_load(scratch: &Scratch, names: [&str; 2], tls: Option<&Mutual>) -> [(Running, Etcd); 2] {
     [("3.4", names[0]), ("3.5.16", names[1])].map(|(version, name)| {
         let member = member(version, name, scratch);
@@ -137,13 +138,14 @@ fn certificates_that_do_not_work_are_told_apart() {
         assert_told(&scratch, &Failing { why, flags, reason, sentence }, &names);
     }
 
-    // etcd reads its certificate anew for every connection; those of the load are open already.
+    // etcd reads its certificate for every new connection; the connections of the load are open already.
     let expired = authority.server("expired-server", &[], Validity::Expired).unwrap();
     fs::rename(&expired.certificate, &server.certificate).unwrap();
     fs::rename(&expired.key, &server.key).unwrap();
     let sentence = "cannot verify etcd's certificate: it has expired, or is not valid yet";
     let ca = authority.certificate().to_str().unwrap();
-    // Without a flag etcd's own certificate vouches for itself, and is judged by us; with it, by the authority.
+    // Without a flag etcd's own certificate is its own trust anchor and the test verifies its validity; with
+    // the flag the authority does.
     for (why, authority) in
         [("an expired server", vec![]), ("an expired server by its CA", vec!["--cacert", ca])]
     {
@@ -218,7 +220,7 @@ fn the_endpoint_of_another_etcd_is_noticed() {
     assert!(measured >= 100.0, "the kernel side does not depend on it: {measured}");
 }
 
-/// Runs a command that has to be refused.
+/// Runs a command that must fail.
 fn refused(call: &Invocation, command: &str) -> Finished {
     let orphans = loaded_programs::orphans().unwrap();
     let finished = call.start(command).unwrap().wait(Duration::from_secs(10)).unwrap();
@@ -240,7 +242,7 @@ fn bad_usage_is_one_sentence_and_an_exit_code() {
     let occupied = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = occupied.local_addr().unwrap().to_string();
     let free = || free_address().unwrap().to_string();
-    // Where an ordinary user may read it.
+    // A directory that an ordinary user may read.
     let program = scratch.path().join("etcd-disk-probe");
     fs::copy(probe::binary().unwrap(), &program).unwrap();
     let call = || Invocation::new(&program, scratch.path());
@@ -272,7 +274,7 @@ fn bad_usage_is_one_sentence_and_an_exit_code() {
         assert_eq!(finished.code, Some(code), "{why}: {finished:?}");
         assert_eq!(finished.stdout, "", "{why}");
         let said = finished.stderr.trim_end();
-        // clap adds how it is used, below its sentence.
+        // clap appends the usage after its sentence.
         let sentences = said.split_once("\n\nUsage:").map_or(said, |(sentence, _)| sentence);
         let sentences = sentences.split("\n\n  tip:").next().unwrap();
         assert_eq!(sentences.lines().count(), 1, "{why}: one sentence: {said}");

@@ -1,4 +1,4 @@
-//! A machine that boots a real systemd from a disk, and in it, one after the other, what the unit has to show.
+//! A machine that boots a real systemd from a disk and runs the steps that test the unit.
 
 mod root_disk;
 
@@ -11,7 +11,7 @@ use super::case::{DONE, Report};
 use super::{Kernel, PATCHING, console_tail, initramfs, qemu};
 use crate::machine::scratch::Scratch;
 
-/// What is shown, in this order: each begins where the one before has ended.
+/// The steps, in this order: each starts in the state that the previous one left.
 pub const STEPS: [&str; 11] = [
     "boots",
     "is_installed_and_ready_when_systemctl_returns",
@@ -26,25 +26,25 @@ pub const STEPS: [&str; 11] = [
     "stops_is_removed_and_leaves_nothing",
 ];
 
-/// How long the machine may take for all of them.
+/// The time limit for all steps.
 const LIMIT: Duration = Duration::from_mins(20);
 
-/// Where the guest finds what an operator has: the project's own tree, of which these files are there.
+/// The directory in the guest with the project's checkout, as an operator has it; it contains these files.
 pub const CHECKOUT: &str = "/usr/src/etcd-disk-probe";
 pub const DOCUMENTATION: &str = "docs/systemd.md";
 
-/// The unit under test, and the one that etcd is.
+/// The unit under test, and the unit of etcd.
 pub const UNIT: &str = "etcd-disk-probe.service";
 pub const ETCD_UNIT: &str = "etcd.service";
 
-/// The disk with the system, as the kernel's command line names it to the guest's `/init`. With a dot in it the kernel would take it for
-/// a parameter of a module, and keep it for itself.
+/// The kernel command-line parameter that names the system disk to the guest's `/init`. With a dot in its
+/// name the kernel would treat it as a module parameter and not pass it on.
 pub const ROOT: &str = "probe_root";
 
-/// What the guest is called with by its unit.
+/// The argument with which its unit starts the guest.
 pub const WORD: &str = "systemd";
 
-/// The programs that the machine runs.
+/// The programs for the machine.
 #[derive(Clone, Debug)]
 pub struct Programs {
     pub guest: PathBuf,
@@ -54,12 +54,13 @@ pub struct Programs {
     pub system: PathBuf,
 }
 
-/// Boots the kernel and returns what the machine said of each step; `tell` gets each report as it comes.
+/// Boots the kernel and returns the report of each step; `tell` receives each report as it arrives.
 ///
-/// An emulated machine that dies while its kernel patches its own text is booted once more.
+/// A machine that dies of `PATCHING` is booted a second time.
 ///
 /// # Errors
-/// If the machine dies, after what it said.
+///
+/// If the machine dies, with the reports up to then.
 pub fn run(
     kernel: &Kernel,
     programs: &Programs,
@@ -106,10 +107,11 @@ fn boot(
     Ok(())
 }
 
-/// Returns the root directory that `cargo xtask setup` has put into the cache.
+/// Returns the root directory that `cargo xtask setup` placed in the cache.
 ///
 /// # Errors
-/// If it is not there.
+///
+/// If it does not exist.
 pub fn system(cache: &Path) -> anyhow::Result<PathBuf> {
     let entries = std::fs::read_dir(cache).with_context(|| format!("cannot read {}", cache.display()))?;
     let is_it = |path: &PathBuf| {

@@ -1,4 +1,4 @@
-//! Rules for a dashboard that people read at night. Each is a function of the file alone.
+//! Lint rules for a dashboard that operators read at night. Each is a function of the file alone.
 
 use std::collections::BTreeSet;
 
@@ -6,16 +6,16 @@ use serde_json::Value;
 
 use super::{Panel, list, word};
 
-/// Kinds of panels that Grafana 10 to 13 have, and that are not on their way out, as `graph` and `table-old` are.
+/// Panel types that Grafana 10 to 13 have and do not deprecate, unlike `graph` and `table-old`.
 const KINDS: [&str; 6] = ["heatmap", "row", "stat", "state-timeline", "table", "timeseries"];
 
-/// Columns of the grid.
+/// The columns of the grid.
 const COLUMNS: u64 = 24;
 
-/// The variable that every panel and query takes its data source from.
+/// The variable from which every panel and query takes its data source.
 const SOURCE: &str = "${datasource}";
 
-/// A description that tells nothing is shorter.
+/// A description shorter than this carries no information.
 const DESCRIPTION_MIN: usize = 60;
 
 pub(super) fn problems(dashboard: &Value, panels: &[Panel]) -> Vec<String> {
@@ -132,7 +132,7 @@ fn of_panel(panel: &Panel) -> Vec<String> {
     problems
 }
 
-/// Columns are named by strings in four places, and a slip in one of them shows nowhere.
+/// Column names are strings in four places, and Grafana reports no error for a wrong one.
 fn of_columns(panel: &Panel, refs: &BTreeSet<&str>) -> Vec<String> {
     let organize = list(&panel.json["transformations"]).iter().find(|step| step["id"] == "organize");
     let options = organize.map_or(&Value::Null, |step| &step["options"]);
