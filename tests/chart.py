@@ -26,11 +26,11 @@ import helm  # noqa: E402
 
 VERSIONS = sorted(set(utils.all_versions()), key=utils.Version)
 
-# Read and parsed once for each file, not for each object.
+# Read and parsed once per file, not per object.
 utils.schema_contents = functools.lru_cache(maxsize=None)(utils.schema_contents)
 utils.all_versions = functools.lru_cache(maxsize=None)(utils.all_versions)
 
-# Kubernetes' own schemas hold no custom resources.
+# Kubernetes' own schemas contain no custom resources.
 CUSTOM = yaml.safe_load((HERE / "custom-resources.yaml").read_text())
 
 

@@ -1,4 +1,5 @@
-//! Encodes the metrics of one busy member as often as it is told to, and does nothing else: its instructions are counted.
+//! Encodes the metrics of one busy member a given number of times and does nothing else: its instructions are
+//! counted.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;

@@ -144,8 +144,8 @@ fn certificates_that_do_not_work_are_told_apart() {
     fs::rename(&expired.key, &server.key).unwrap();
     let sentence = "cannot verify etcd's certificate: it has expired, or is not valid yet";
     let ca = authority.certificate().to_str().unwrap();
-    // Without a flag etcd's own certificate is its own trust anchor and the test verifies its validity; with
-    // the flag the authority does.
+    // Without a flag the probe trusts etcd's own certificate and checks its validity itself; with the flag the
+    // authority is verified.
     for (why, authority) in
         [("an expired server", vec![]), ("an expired server by its CA", vec!["--cacert", ca])]
     {

@@ -1,4 +1,5 @@
-//! How far quantiles that are read from buckets are from those of the single latencies, over syncs of a real file system.
+//! The error of quantiles computed from buckets, compared with the single latencies, over syncs of a real
+//! file system.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,10 +24,10 @@ const SYNCS: usize = 6000;
 
 const RUNS: usize = 3;
 
-/// The thread that is etcd.
+/// The name of the thread that imitates etcd.
 const NAME: &str = "bench-etcd";
 
-/// What quantiles are read from.
+/// The bucket bounds for quantiles.
 const OURS: &str = "the probe's, middle of a slot (its report)";
 const OURS_INTERPOLATED: &str = "the probe's, interpolated";
 const EXPORTED: &str = "the probe's metrics, interpolated";
@@ -54,7 +55,7 @@ pub fn run(options: &Options, hook: Hook) -> anyhow::Result<Vec<Table>> {
         let process = process.context("the probe has not seen the syncs")?;
         let total = kernel.latencies(process.target, WAL_FSYNC);
         let measured = before.replace(total.clone()).map_or(total.clone(), |before| total.since(&before));
-        // The twin of etcd's figure is not recorded by itself; it holds what the syncs of segments hold.
+        // The series for etcd's metric is not recorded separately; it contains the syncs of segments.
         let mut exact = latencies(&mut kernel);
         exact.sort_unstable();
         ensure!(
@@ -102,16 +103,16 @@ fn table(errors: &BTreeMap<(&str, &str), Vec<f64>>, exact_ms: &BTreeMap<&str, Ve
     table
 }
 
-/// Returns the single latencies of syncs of segments since the last call.
+/// Returns the single latencies of segment syncs since the last call.
 fn latencies(kernel: &mut Kernel) -> Vec<u64> {
     let syncs = series(Role::Wal, Op::Fdatasync);
     let of_syncs = kernel.records().into_iter().filter(|record| Some(record.series) == syncs);
     of_syncs.map(|record| record.latency_ns).collect()
 }
 
-/// Appends to a segment and syncs it, while another thread keeps the disk busy, as the backend of an etcd does.
+/// Appends to a segment and syncs it while another thread keeps the disk busy, as etcd's backend does.
 ///
-/// A process has one directory of segments, so that every run has a segment there.
+/// A process has one directory of segments, so every run has a segment there.
 fn sync_beside_another(directory: &Path, run: usize) -> anyhow::Result<()> {
     let wal = directory.join("wal");
     fs::create_dir_all(&wal).with_context(|| format!("cannot create {}", wal.display()))?;
@@ -141,7 +142,7 @@ fn sync_beside_another(directory: &Path, run: usize) -> anyhow::Result<()> {
     })
 }
 
-/// The probe's own.
+/// The probe's own bounds.
 fn edges() -> Vec<f64> {
     (0..SLOTS).map(|slot| edge_seconds(slot) * 1e9).collect()
 }
@@ -156,8 +157,8 @@ fn etcds_bounds() -> Vec<f64> {
     (0..14).map(|power| 1e6 * f64::from(1_u32 << power)).collect()
 }
 
-/// Returns a quantile as Prometheus' `histogram_quantile` tells it of buckets with these upper bounds: latencies are spread evenly
-/// within a bucket, and what is beyond the last bound is at that.
+/// Returns a quantile as Prometheus' `histogram_quantile` computes it from buckets with these upper bounds:
+/// latencies are spread evenly within a bucket, and latencies above the last bound count as that bound.
 fn interpolated(latencies_ns: &[u64], q: f64, bounds_ns: &[f64]) -> Option<f64> {
     let at_most = |bound: f64| latencies_ns.iter().filter(|ns| **ns as f64 <= bound).count() as f64;
     let rank = q * latencies_ns.len() as f64;

@@ -1,4 +1,4 @@
-//! What the kernel itself tells of its programs: how long each runs, for etcd and for everybody else.
+//! The kernel's statistics of its programs: how long each runs, for etcd and for all other processes.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use crate::worker::{Call, Worker};
 
 const TIMES: u32 = 50_000;
 
-/// What has a program of its own.
+/// The calls that have a program of their own.
 const TRACED: [Call; 3] = [Call::Write, Call::Pwrite64, Call::Fdatasync];
 
-/// Runs of each program so far, and their nanoseconds.
+/// The runs of each program so far, and their nanoseconds.
 type Runs = BTreeMap<String, (u64, u64)>;
 
 pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
@@ -26,15 +26,16 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
     let mut reader = Worker::start("other", disk.path(), options.cpu)?;
     let times = options.times(TIMES);
     let mut told: BTreeMap<String, [Option<f64>; 2]> = BTreeMap::new();
-    // One that follows switches tells of all the others as well, but not what they are without it.
+    // The exact variant, which traces switches, also measures the other programs, but not as they are without
+    // it.
     for tracer in [Tracer::Exact, Tracer::Probe] {
         let stage = Stage { device: Some(disk.device()?), ..stage.clone() };
         let Tracing::Probe(kernel) = &tracer.start(&stage, etcd.pid())? else {
             bail!("the probe is the probe")
         };
-        // A thread is made known by its first call.
+        // A thread becomes known by its first call.
         call(&mut etcd, &TRACED, 100)?;
-        // As `kernel.bpf_stats_enabled` does, but until this is closed, however that comes about.
+        // Like `kernel.bpf_stats_enabled`, but only until this file is closed, for whatever reason.
         let _counting = enable_stats(Stats::RunTime).context("cannot have the kernel count runs")?;
         let begin = read(kernel);
         call(&mut etcd, &TRACED, times)?;
@@ -46,7 +47,7 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
         for program in begin.keys() {
             let mean = |from: &Runs, to: &Runs| {
                 let (runs, ns) = (to[program].0 - from[program].0, to[program].1 - from[program].1);
-                // Others of the host call now and then.
+                // Other processes of the host call occasionally.
                 (runs >= u64::from(times / 8)).then(|| ns as f64 / runs as f64)
             };
             told.insert(program.clone(), [mean(&begin, &traced), mean(&traced, &bystander)]);
