@@ -62,7 +62,7 @@ class Cluster(http.server.BaseHTTPRequestHandler):
 
 
 def problems(item, version):
-    """Returns what is wrong with an object; whatever nobody can validate is wrong, too."""
+    """Returns what is wrong with an object; an object without a schema is wrong, too."""
     name = f"{item['kind']} {item['metadata']['name']}"
     try:
         if schema := CUSTOM.get(f"{item['apiVersion']}/{item['kind']}"):

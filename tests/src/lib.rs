@@ -4,7 +4,7 @@
 //! device behind. Asynchronous code is confined to [`machine::http`], [`etcd::grpc`] and [`etcd::load`],
 //! which run it on threads of their own, so nothing here may be called from within a runtime.
 
-#![expect(clippy::missing_errors_doc, reason = "every error is a sentence for whoever reads the failed test")]
+#![expect(clippy::missing_errors_doc, reason = "every error is a sentence in the output of the failed test")]
 
 pub mod machine;
 

@@ -1,5 +1,5 @@
-//! The kernel's histograms contain exactly what was measured: slots, sums and maxima equal those of the
-//! single latencies, which lie within the brackets that user space measures around the same calls.
+//! The kernel's histograms contain exactly what was measured: slots, sums and maxima equal the single
+//! latencies, which lie within the brackets that user space measures around the same calls.
 //!
 //! This test has its own process, because that process is the one that the kernel programs measure.
 
@@ -81,7 +81,7 @@ fn every_latency_is_where_it_belongs() {
         );
     }
     let measured = kernel.latencies(process.target, fdatasync);
-    assert_eq!(measured, fold(&syncs), "slots, sum and maximum are those of the single latencies");
+    assert_eq!(measured, fold(&syncs), "slots, sum and maximum equal the single latencies");
     assert_eq!(
         kernel.latencies(process.target, WAL_FSYNC),
         measured,
@@ -96,9 +96,9 @@ fn every_latency_is_where_it_belongs() {
     let mut sorted: Vec<u64> = syncs.iter().map(|record| record.latency_ns).collect();
     sorted.sort_unstable();
     for (q, rank) in [(0.5, 499), (0.99, 989), (0.999, 998)] {
-        let (told_s, exact_s) = (measured.quantile(q).unwrap(), seconds(sorted[rank]));
-        println!("p{q}: {told_s} s for {exact_s} s");
-        assert!((told_s - exact_s).abs() <= exact_s / 64.0, "p{q}: {told_s} for {exact_s}");
+        let (reported_s, exact_s) = (measured.quantile(q).unwrap(), seconds(sorted[rank]));
+        println!("p{q}: {reported_s} s for {exact_s} s");
+        assert!((reported_s - exact_s).abs() <= exact_s / 64.0, "p{q}: {reported_s} for {exact_s}");
     }
 }
 

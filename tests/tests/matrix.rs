@@ -84,15 +84,18 @@ fn run_all(plans: &[Plan]) -> Vec<Outcome> {
         for _ in 0..MACHINES {
             scope.spawn(|| {
                 loop {
-                    let next = queue.lock().expect("nobody panics with the lock").next();
+                    let next = queue.lock().expect("no thread panics while it holds the lock").next();
                     let Some(index) = next else { return };
                     let outcome = run(&plans[index]);
-                    *outcomes[index].lock().expect("nobody panics with the lock") = outcome;
+                    *outcomes[index].lock().expect("no thread panics while it holds the lock") = outcome;
                 }
             });
         }
     });
-    outcomes.into_iter().map(|outcome| outcome.into_inner().expect("nobody panics with the lock")).collect()
+    outcomes
+        .into_iter()
+        .map(|outcome| outcome.into_inner().expect("no thread panics while it holds the lock"))
+        .collect()
 }
 
 fn run(Plan { kernel, cases }: &Plan) -> Outcome {
@@ -100,11 +103,11 @@ fn run(Plan { kernel, cases }: &Plan) -> Outcome {
         Ok(programs) => programs,
         Err(error) => return Outcome { broke: Some(format!("{error:#}")), ..Outcome::default() },
     };
-    let tell = |report: &Report| {
+    let on_report = |report: &Report| {
         let (Ok(detail) | Err(detail)) = &report.result;
         println!("{}: {:.1} s: {detail}", name(kernel, report.case), report.seconds);
     };
-    let outcome = vm::run(kernel, &programs, cases, &tell);
+    let outcome = vm::run(kernel, &programs, cases, &on_report);
     println!("{}: {} cases in {:.0} s", kernel.label(), cases.len(), outcome.took.as_secs_f64());
     if outcome.retried {
         println!(

@@ -18,11 +18,11 @@ const KERNEL: &str = "6.12";
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let is_asked = |name: &&str| !arguments.is_filtered_out(&Trial::test(*name, || Ok(())));
-    let asked: Vec<&str> = STEPS.into_iter().filter(is_asked).collect();
+    let is_selected = |name: &&str| !arguments.is_filtered_out(&Trial::test(*name, || Ok(())));
+    let selected: Vec<&str> = STEPS.into_iter().filter(is_selected).collect();
     // All of them or none: each starts in the state that the previous one left.
-    let outcome = if arguments.list || asked.is_empty() { None } else { Some(run()) };
-    let trials = asked.into_iter().map(|name| {
+    let outcome = if arguments.list || selected.is_empty() { None } else { Some(run()) };
+    let trials = selected.into_iter().map(|name| {
         let result = outcome.as_ref().map_or(Ok(()), |outcome| result_of(outcome, name));
         Trial::test(name, move || result)
     });

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
             None
         }
         other => {
-            eprintln!("cannot tell the fault from FAULT={other:?}: drop, double or detach");
+            eprintln!("cannot parse FAULT={other:?}; use drop, double or detach");
             return ExitCode::FAILURE;
         }
     };

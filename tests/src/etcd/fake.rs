@@ -152,7 +152,7 @@ mod tests {
         let cases = [
             (Answer::Page("hello"), Some((200, "hello")), "a page"),
             (Answer::Status("404 Not Found"), Some((404, "")), "a status"),
-            (Answer::Raw(b"HTTP/1.1 200 OK\r\n\r\nraw"), Some((200, "raw")), "whatever bytes"),
+            (Answer::Raw(b"HTTP/1.1 200 OK\r\n\r\nraw"), Some((200, "raw")), "raw bytes"),
             (Answer::Endless, None, "more than a client takes"),
             (Answer::EndlessHead, None, "a head without end"),
             (Answer::Reset, None, "a part of an answer"),

@@ -113,8 +113,8 @@ mod tests {
             for &(name, value) in trailers {
                 map.insert(name, value.parse().unwrap());
             }
-            let told = succeeded(&map).err().map(|error| error.to_string());
-            assert_eq!(told.as_deref(), expected, "{why}");
+            let error = succeeded(&map).err().map(|error| error.to_string());
+            assert_eq!(error.as_deref(), expected, "{why}");
         }
     }
 }

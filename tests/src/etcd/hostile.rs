@@ -27,7 +27,7 @@ struct Orders {
     /// The gzip bomb, compressed once.
     bomb: Vec<u8>,
     /// The number of requests so far.
-    asked: AtomicU64,
+    requests: AtomicU64,
     stop: Cancel,
 }
 
@@ -71,8 +71,8 @@ impl Hostile {
     }
 
     /// Returns the number of requests so far.
-    pub fn asked(&self) -> u64 {
-        self.orders.asked.load(Ordering::Relaxed)
+    pub fn requests(&self) -> u64 {
+        self.orders.requests.load(Ordering::Relaxed)
     }
 
     /// Malforms answers in this way from now on.
@@ -102,7 +102,7 @@ fn serve(mut stream: &TcpStream, orders: &Orders) -> anyhow::Result<()> {
             length => request.extend_from_slice(&part[..length]),
         }
     }
-    orders.asked.fetch_add(1, Ordering::Relaxed);
+    orders.requests.fetch_add(1, Ordering::Relaxed);
     let real = orders.real.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let answer = *orders.answer.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(real) = real else {

@@ -144,11 +144,11 @@ impl Running {
 
     /// Waits like [`Running::wait`] and calls `progress` once a second; an error from it ends the load.
     pub fn wait_with(mut self, mut progress: impl FnMut(Done) -> anyhow::Result<()>) -> anyhow::Result<Done> {
-        let mut told = Instant::now();
+        let mut reported = Instant::now();
         while !self.is_over() {
             thread::sleep(crate::machine::cancel::POLL);
-            if told.elapsed() >= PROGRESS_EVERY {
-                told = Instant::now();
+            if reported.elapsed() >= PROGRESS_EVERY {
+                reported = Instant::now();
                 progress(self.so_far())?;
             }
         }
@@ -162,7 +162,7 @@ impl Running {
             bail!("cannot put load on etcd: a thread panicked");
         }
         let done = self.so_far();
-        let error = self.counts.error.lock().expect("nobody panics with the lock").take();
+        let error = self.counts.error.lock().expect("no thread panics while it holds the lock").take();
         match error {
             Some(error) => Err(error.context(format!("cannot go on after {} puts", done.puts))),
             None => Ok(done),
@@ -211,7 +211,11 @@ impl Worker {
                 connection = None;
                 self.counts.failures.fetch_add(1, Ordering::Relaxed);
                 if !self.load.tolerant {
-                    self.counts.error.lock().expect("nobody panics with the lock").get_or_insert(error);
+                    self.counts
+                        .error
+                        .lock()
+                        .expect("no thread panics while it holds the lock")
+                        .get_or_insert(error);
                     self.stop.cancel();
                 }
                 if self.is_over() {

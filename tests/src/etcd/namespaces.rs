@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_shown_has_another_path() {
+    fn only_the_mounted_directory_has_another_path() {
         let namespaces = Namespaces::over(Path::new("/var/tmp/x"));
         let cases = [
             ("/var/tmp/x/a.etcd", "/mnt/etcd/a.etcd", "in the directory"),

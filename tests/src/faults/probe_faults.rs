@@ -75,42 +75,42 @@ pub fn detect(
     let etcd = member.start()?;
     let some = Load { amount: Amount::Puts(300), connections: 2, value_bytes: 512, ..Load::default() };
     some.start(etcd.endpoint()).wait()?;
-    crosscheck::settle(&probe, etcd.name()).context("cannot begin with a probe that sees")?;
+    crosscheck::settle(&probe, etcd.name()).context("cannot start with a probe that measures")?;
 
     let mut ftrace_off = None;
     match fault {
-        ProbeFault::Detached => fs::write(&when, "").context("cannot tell the probe to detach")?,
+        ProbeFault::Detached => fs::write(&when, "").context("cannot make the probe detach")?,
         ProbeFault::ThreadsFull => fill_threads(probe.pid())?,
         ProbeFault::FtraceDisabled => match FtraceOff::begin()? {
             Some(begun) => ftrace_off = Some(begun),
-            None => return Ok(format!("{fault:?}: the kernel refuses, while the hooks are attached")),
+            None => return Ok(format!("{fault:?}: the kernel rejects it while the hooks are attached")),
         },
     }
     let since = Instant::now();
     // etcd continues, and so does its own count.
     let load = Load { amount: Amount::UntilStopped, ..some }.start(etcd.endpoint());
-    let told = Cancel::default().wait_for(WINDOW, || says_blind(&probe, etcd.name()))?;
-    told.with_context(|| {
-        format!("the probe has not said that it is blind after {WINDOW:?}; {:?}", probe.log())
+    let reported = Cancel::default().wait_for(WINDOW, || reports_blind(&probe, etcd.name()))?;
+    reported.with_context(|| {
+        format!("the probe has not reported that it is blind after {WINDOW:?}; {:?}", probe.log())
     })?;
     let took = since.elapsed();
     load.stop()?;
     if ftrace_off.take().is_some() {
         let sees = || Ok(passes_self_test(&probe.metrics()?).then_some(()));
         let again = Cancel::default().wait_for(WINDOW, sees)?;
-        again.context("the probe does not see again after it could")?;
+        again.context("the probe stays blind after ftrace was enabled again")?;
     }
     if fault == ProbeFault::ThreadsFull {
         let missed = misses(&probe.metrics()?, "threads_full");
         if missed < 1.0 {
-            bail!("a thread without a place was not counted: threads_full {missed}");
+            bail!("a thread without a slot was not counted: threads_full {missed}");
         }
     }
-    Ok(format!("{fault:?}: it says so after {took:.1?}"))
+    Ok(format!("{fault:?}: reported after {took:.1?}"))
 }
 
 /// Returns a value once readiness, verdict and metric all report blindness.
-fn says_blind(probe: &Probe, member: &str) -> anyhow::Result<Option<()>> {
+fn reports_blind(probe: &Probe, member: &str) -> anyhow::Result<Option<()>> {
     let ready = probe.get("/-/ready")?;
     let metrics = probe.metrics()?;
     let verdict = metrics.value("etcd_disk_probe_verdict", &[("member", member), ("verdict", "blind")]);

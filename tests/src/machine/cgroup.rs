@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hierarchies_are_told_from_each_other() {
+    fn hierarchies_are_distinguished() {
         let both = "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,relatime,cpu,cpuacct 0 0";
         let unified = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime,nsdelegate 0 0";
         let cases = [

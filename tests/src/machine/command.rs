@@ -14,8 +14,8 @@ pub fn run<A: AsRef<OsStr>>(program: &str, arguments: &[A]) -> anyhow::Result<St
     let output = command.output().with_context(|| format!("cannot start `{program}`; is it installed?"))?;
     if !output.status.success() {
         let words: Vec<_> = arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect();
-        let told = String::from_utf8_lossy(&output.stderr);
-        bail!("cannot run `{program} {}`: {}: {}", words.join(" "), output.status, told.trim());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("cannot run `{program} {}`: {}: {}", words.join(" "), output.status, stderr.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_names_the_command_and_what_it_said() {
+    fn a_failure_names_the_command_and_its_output() {
         assert_eq!(run("echo", &["one", "two"]).unwrap(), "one two");
         let failed = run("sh", &["-c", "echo the reason >&2; exit 3"]).unwrap_err().to_string();
         assert!(failed.contains("sh -c") && failed.contains("the reason"), "{failed}");

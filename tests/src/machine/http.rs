@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_one_sentence() {
+    fn a_refused_connection_is_one_sentence() {
         let free = free_address().unwrap();
         let endpoint = Endpoint::plain(free);
         assert!(!endpoint.listens());

@@ -130,11 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_comes_with_the_way_out() {
+    fn a_missing_requirement_names_the_fix() {
         assert_eq!(missing(&[Need::Tool("sh", "dash")]), Vec::<String>::new());
-        let told = missing(&[Need::Tool("no-such-tool", "no-such-package")]);
+        let reported = missing(&[Need::Tool("no-such-tool", "no-such-package")]);
         assert_eq!(
-            told,
+            reported,
             ["cannot find `no-such-tool`; `cargo xtask setup` or `apt-get install no-such-package` gets it"]
         );
     }

@@ -64,14 +64,14 @@ pub struct Outcome {
     pub retried: bool,
 }
 
-/// Boots a kernel and runs these cases in it; `tell` receives each report as it arrives.
-pub fn run(kernel: &Kernel, programs: &Programs, cases: &[Case], tell: &dyn Fn(&Report)) -> Outcome {
+/// Boots a kernel and runs these cases in it; `on_report` receives each report as it arrives.
+pub fn run(kernel: &Kernel, programs: &Programs, cases: &[Case], on_report: &dyn Fn(&Report)) -> Outcome {
     let started = Instant::now();
     let mut outcome = Outcome::default();
     match prepare(kernel, programs, &[]) {
         Ok(machine) => {
             boot_again_if_patching(cases, &mut outcome, &mut |rest, outcome| {
-                machine.run(rest, tell, outcome);
+                machine.run(rest, on_report, outcome);
             });
         }
         Err(error) => outcome.broke = Some(format!("{error:#}")),
@@ -80,7 +80,7 @@ pub fn run(kernel: &Kernel, programs: &Programs, cases: &[Case], tell: &dyn Fn(&
     outcome
 }
 
-/// Boots a kernel, with its default or another preemption model, and runs the benchmark in it; `tell`
+/// Boots a kernel, with its default or another preemption model, and runs the benchmark in it; `on_line`
 /// receives each line of the console.
 ///
 /// # Errors
@@ -92,17 +92,17 @@ pub fn bench(
     more: &[(&str, &Path)],
     preempt: Option<&str>,
     words: &[&str],
-    tell: &mut dyn FnMut(&str),
+    on_line: &mut dyn FnMut(&str),
 ) -> anyhow::Result<()> {
     let machine = prepare(kernel, programs, more)?;
     let mut done = false;
     let mut take = |line: &str| {
         done |= line.ends_with(DONE);
-        tell(line);
+        on_line(line);
     };
     let preempt = preempt.map(|model| format!("preempt={model} ")).unwrap_or_default();
-    let asked = format!("{preempt}{BENCH_WORDS}={}", words.join(","));
-    qemu::boot(kernel, &machine.image, &machine.disks, &asked, LIMIT, &mut take)?;
+    let command_line = format!("{preempt}{BENCH_WORDS}={}", words.join(","));
+    qemu::boot(kernel, &machine.image, &machine.disks, &command_line, LIMIT, &mut take)?;
     if done { Ok(()) } else { bail!("the machine died") }
 }
 
@@ -164,21 +164,21 @@ fn make_disk(path: &Path, make: &[&str]) -> anyhow::Result<()> {
 
 impl Machine<'_> {
     /// Boots and reads the guest's output until it ends.
-    fn run(&self, cases: &[Case], tell: &dyn Fn(&Report), outcome: &mut Outcome) {
+    fn run(&self, cases: &[Case], on_report: &dyn Fn(&Report), outcome: &mut Outcome) {
         let names: Vec<_> = cases.iter().map(ToString::to_string).collect();
         let mut console = String::new();
         let mut done = false;
         let mut take = |line: &str| {
             if let Some(report) = Report::parse(line) {
-                tell(&report);
+                on_report(&report);
                 outcome.reports.push(report);
             }
             done |= line.ends_with(DONE);
             console.push_str(line);
             console.push('\n');
         };
-        let asked = format!("probe.cases={}", names.join(","));
-        let ended = qemu::boot(self.kernel, &self.image, &self.disks, &asked, LIMIT, &mut take);
+        let command_line = format!("probe.cases={}", names.join(","));
+        let ended = qemu::boot(self.kernel, &self.image, &self.disks, &command_line, LIMIT, &mut take);
         if let Err(error) = ended.and_then(|()| if done { Ok(()) } else { bail!("the machine died") }) {
             outcome.broke = Some(format!("{error:#}; {}", console_tail(&console)));
         }

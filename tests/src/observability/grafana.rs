@@ -25,9 +25,9 @@ pub struct Panel<'a> {
 
 /// The kind of a query to Prometheus.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Asked {
-    Now,
-    OverTime,
+pub enum QueryKind {
+    Instant,
+    Range,
 }
 
 /// One expression of a panel.
@@ -35,7 +35,7 @@ pub enum Asked {
 pub struct Query<'a> {
     pub expression: &'a str,
     pub legend: &'a str,
-    pub asked: Asked,
+    pub kind: QueryKind,
 }
 
 impl Dashboard {
@@ -44,7 +44,7 @@ impl Dashboard {
         Ok(Self(serde_json::from_str(&text).with_context(|| format!("cannot parse {}", path.display()))?))
     }
 
-    /// Returns all panels in order, including those of collapsed rows.
+    /// Returns all panels in order, including the panels of collapsed rows.
     pub fn panels(&self) -> Vec<Panel<'_>> {
         let (mut panels, mut row, mut repeated_by) = (Vec::new(), "", None);
         for json in list(&self.0["panels"]) {
@@ -88,7 +88,7 @@ impl<'a> Panel<'a> {
         list(&self.json["targets"]).iter().map(|target| Query {
             expression: word(&target["expr"]),
             legend: word(&target["legendFormat"]),
-            asked: if target["instant"] == true { Asked::Now } else { Asked::OverTime },
+            kind: if target["instant"] == true { QueryKind::Instant } else { QueryKind::Range },
         })
     }
 
@@ -147,7 +147,7 @@ mod tests {
             Some(("up{job=~\"a,b\"}", "member"))
         );
         assert_eq!(label_values("query_result(up)"), None);
-        let query = Query { expression: "", legend: "p99 {{file}} {{ op }}", asked: Asked::Now };
+        let query = Query { expression: "", legend: "p99 {{file}} {{ op }}", kind: QueryKind::Instant };
         assert_eq!(query.legend_labels().into_iter().collect::<Vec<_>>(), ["file", "op"]);
     }
 }

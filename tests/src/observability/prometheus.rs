@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_described_with_what_it_takes_to_reach_it() {
+    fn a_target_includes_its_credentials() {
         let address = "127.0.0.1:1".parse().unwrap();
         let mut target = Target::plain(address, Duration::from_secs(1));
         let text = target.configuration("probe");

@@ -1,4 +1,4 @@
-//! The metrics and labels that a PromQL expression uses, checked against a page of metrics.
+//! The metrics and labels that a `PromQL` expression uses, checked against a page of metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,7 +49,7 @@ impl Known {
     }
 
     /// Returns all unknown metrics, labels and values in an expression, one sentence each.
-    pub fn strangers(&self, expression: &str) -> anyhow::Result<Vec<String>> {
+    pub fn unknown_names(&self, expression: &str) -> anyhow::Result<Vec<String>> {
         let parsed = parser::parse(expression).map_err(|error| anyhow!(error))?;
         let mut visitor = Visitor { known: self, strangers: Vec::new() };
         walk_expr(&mut visitor, &parsed).with_context(|| format!("cannot walk {expression}"))?;
@@ -128,7 +128,7 @@ impl Visitor<'_> {
         walk_expr(&mut names, below)?;
         for label in &modifier.labels().labels {
             for metric in names.0.iter().filter(|metric| !self.known.has_label(metric, label)) {
-                self.strangers.push(format!("{metric} cannot be told apart by {label}"));
+                self.strangers.push(format!("{metric} cannot be distinguished by {label}"));
             }
         }
         Ok(())
@@ -172,7 +172,7 @@ mod tests {
         "# TYPE errors counter\nerrors{member=\"b\",errno=\"EIO\"} 2\n# TYPE gone counter\ngone 1\n";
 
     #[test]
-    fn strangers_are_named() {
+    fn unknown_names_are_reported() {
         let known = Known::of(PAGE, RECORDED).unwrap();
         let cases: [(&str, &[&str], &str); 11] = [
             ("sum by (cluster, cause) (rate(waits{member=~\"a\"}[1m]))", &[], "all of it is there"),
@@ -186,18 +186,22 @@ mod tests {
                 &["cause of waits is never \"journal\""],
                 "a choice",
             ),
-            ("sum by (file) (waits)", &["waits cannot be told apart by file"], "a slip in a group"),
+            ("sum by (file) (waits)", &["waits cannot be distinguished by file"], "a slip in a group"),
             (
                 "waits / on (errno) errors",
-                &["waits cannot be told apart by errno"],
+                &["waits cannot be distinguished by errno"],
                 "both sides need what is matched by",
             ),
             ("errors unless ignoring (errno) up", &[], "the left side has what is ignored"),
-            ("{member=\"a\"}", &["`{member=\"a\"}` names no metric"], "nobody means this"),
+            (
+                "{member=\"a\"}",
+                &["`{member=\"a\"}` names no metric"],
+                "an expression without a metric is a mistake",
+            ),
         ];
         for (expression, expected, why) in cases {
-            assert_eq!(known.strangers(expression).unwrap(), expected, "{expression}: {why}");
+            assert_eq!(known.unknown_names(expression).unwrap(), expected, "{expression}: {why}");
         }
-        assert!(known.strangers("sum(").is_err(), "what cannot be parsed is no expression");
+        assert!(known.unknown_names("sum(").is_err(), "what cannot be parsed is no expression");
     }
 }

@@ -135,7 +135,7 @@ pub fn divide(duration: &str, factor: u32) -> anyhow::Result<String> {
     Ok(format!("{}ms", (whole / factor).as_millis()))
 }
 
-/// Returns every range of an expression, including those of subqueries.
+/// Returns every range of an expression, including subquery ranges.
 pub fn ranges(expression: &Expr) -> anyhow::Result<Vec<Duration>> {
     let mut ranges = Ranges(Vec::new());
     walk_expr_mut(&mut ranges, &mut expression.clone())?;

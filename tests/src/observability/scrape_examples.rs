@@ -1,5 +1,5 @@
-//! The scrape configurations of `deploy/prometheus`, with the addresses and paths of a test substituted for
-//! those that a reader replaces.
+//! The scrape configurations of `deploy/prometheus`, with the placeholders replaced by the addresses and
+//! paths of a test.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -31,7 +31,7 @@ const PODS: [[&str; 3]; 4] = [
 
 /// The test's substitutes for the values in the examples.
 #[derive(Clone, Debug)]
-pub struct Here {
+pub struct Substitutes {
     /// The probe's address; it serves TLS.
     pub probe: SocketAddr,
     /// The certificate of the authority that signed the probe's certificate.
@@ -53,7 +53,7 @@ fn read(name: &str) -> anyhow::Result<String> {
 
 /// Returns the example for fixed addresses with a scrape interval of one second. It is followed by the same
 /// job as `lean`, with every documented drop rule enabled, and by the job for Kubernetes as `kubernetes`.
-pub fn all(here: &Here, lean: &str, kubernetes: &str) -> anyhow::Result<String> {
+pub fn all(here: &Substitutes, lean: &str, kubernetes: &str) -> anyhow::Result<String> {
     let text = replaced(
         &read("static.yaml")?,
         &[

@@ -206,28 +206,28 @@ impl Member<'_> {
     /// Fails unless the fault had its effect, the verdict is this one, the exit code agrees, and the parts of
     /// the slow time add up; returns the summary.
     pub fn expect(&self, verdict: &str, effect: Effect) -> anyhow::Result<String> {
-        let told = self.summary();
+        let summary = self.summary();
         let [kernel, etcd] = ["kernel", "etcd"].map(|side| self.p99_s(0, side));
         match effect {
             Effect::Healthy => {
-                ensure!(self.syncs() >= 100, "too few syncs for a p99: {told}");
-                ensure!(kernel < LIMIT_S && etcd < LIMIT_S, "the disk is slow without a fault: {told}");
+                ensure!(self.syncs() >= 100, "too few syncs for a p99: {summary}");
+                ensure!(kernel < LIMIT_S && etcd < LIMIT_S, "the disk is slow without a fault: {summary}");
             }
             Effect::Slow => {
-                ensure!(self.syncs() >= 20, "too few syncs to be sure: {told}");
-                ensure!(kernel.max(etcd) > 1.5 * LIMIT_S, "the fault has no effect: {told}");
+                ensure!(self.syncs() >= 20, "too few syncs to be sure: {summary}");
+                ensure!(kernel.max(etcd) > 1.5 * LIMIT_S, "the fault has no effect: {summary}");
             }
             Effect::Any => {}
         }
-        ensure!(self.verdict() == verdict, "not {verdict}: {told}");
+        ensure!(self.verdict() == verdict, "not {verdict}: {summary}");
         let code = self.check.code_of_all()?;
-        ensure!(self.check.code == Some(code), "exit code {:?}, not {code}: {told}", self.check.code);
+        ensure!(self.check.code == Some(code), "exit code {:?}, not {code}: {summary}", self.check.code);
         if effect == Effect::Slow
             && let Some(parts) = self.parts()
         {
-            ensure!(parts.are_the_whole(), "the parts are not the whole: {told}");
+            ensure!(parts.are_the_whole(), "the parts are not the whole: {summary}");
         }
-        Ok(told)
+        Ok(summary)
     }
 }
 

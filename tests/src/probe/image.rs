@@ -40,17 +40,17 @@ impl Image {
         if !output.status.success() {
             bail!("cannot make the image: {}", String::from_utf8_lossy(&output.stderr));
         }
-        let told = String::from_utf8_lossy(&output.stdout);
+        let text = String::from_utf8_lossy(&output.stdout);
         let field = |name: &str| -> Vec<&str> {
             let of = |line: &'_ str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with("  "));
-            told.lines()
+            text.lines()
                 .filter(|line| of(line))
                 .filter_map(|line| line[name.len()..].split_whitespace().next())
                 .collect()
         };
         let [names, sizes, digests, archives, sboms] =
             ["image", "size", "digest", "archive", "materials"].map(field);
-        ensure!(names.len() == machines.len(), "cannot find the images in what cargo xtask says: {told}");
+        ensure!(names.len() == machines.len(), "cannot find the images in the output of cargo xtask: {text}");
         let image = |index: usize| {
             Ok(Self {
                 name: names[index].to_owned(),

@@ -41,7 +41,7 @@ pub fn needed_to_start(probe: &Path, directory: &Path, hook: &str) -> anyhow::Re
     // If tracefs is not mounted, the probe needs CAP_SYS_ADMIN, which then replaces two others.
     let finished = call(held)?;
     if let Some(sentence) = refusal(&finished)? {
-        told(&sentence, "CAP_SYS_ADMIN", &finished)?;
+        expect_named(&sentence, "CAP_SYS_ADMIN", &finished)?;
         needed.push(MissingCapability { capability: "CAP_SYS_ADMIN", sentence });
         return Ok(needed);
     }
@@ -49,7 +49,7 @@ pub fn needed_to_start(probe: &Path, directory: &Path, hook: &str) -> anyhow::Re
         let finished = call(held.difference(capability))?;
         match refusal(&finished)? {
             Some(sentence) => {
-                told(&sentence, name, &finished)?;
+                expect_named(&sentence, name, &finished)?;
                 needed.push(MissingCapability { capability: name, sentence });
             }
             None => held = held.difference(capability),
@@ -74,7 +74,7 @@ fn refusal(finished: &Finished) -> anyhow::Result<Option<String>> {
     Ok(Some(line.to_owned()))
 }
 
-fn told(sentence: &str, capability: &str, finished: &Finished) -> anyhow::Result<()> {
+fn expect_named(sentence: &str, capability: &str, finished: &Finished) -> anyhow::Result<()> {
     if !sentence.contains(capability) || finished.code != Some(77) {
         bail!("{capability} is missing, and the probe says with exit code {:?}: {sentence}", finished.code);
     }

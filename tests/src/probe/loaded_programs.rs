@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_are_told_from_other_files() {
+    fn programs_are_distinguished_from_other_files() {
         let cases = [
             ("pos:\t0\nprog_type:\t5\nprog_jited:\t1\nprog_id:\t37\n", Some(37), "a program"),
             ("pos:\t0\nmap_type:\t1\nmap_id:\t37\n", None, "a map"),

@@ -122,7 +122,7 @@ sync_seconds_count{member=\"a\"} 4
         let cases: [(&str, Labels, Option<f64>, &str); 7] = [
             ("up", &[("member", "a")], Some(1.0), "one label is enough"),
             ("up", &[], None, "two samples are not one"),
-            ("up", &[("member", "c")], None, "nobody has that label"),
+            ("up", &[("member", "c")], None, "no sample has that label"),
             ("sync_seconds_count", &[], Some(4.0), "the count is a sample of its own"),
             ("sync_seconds_sum", &[("member", "a")], Some(0.5), "so is the sum"),
             ("sync_seconds_bucket", &[("le", "0.001")], Some(3.0), "buckets keep their bound"),

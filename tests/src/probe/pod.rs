@@ -65,7 +65,7 @@ impl Manifest {
         let containers = &self.object("DaemonSet")?["spec"]["template"]["spec"]["containers"];
         ensure!(
             containers.as_array().is_some_and(|all| all.len() == 1),
-            "cannot tell which container: {containers}"
+            "cannot find the only container: {containers}"
         );
         Ok(&containers[0])
     }
@@ -249,14 +249,14 @@ impl Node {
 
     /// Sends the kubelet's request until it succeeds, and returns how long that took.
     pub fn wait_until(&self, probe: &str, pod: &Pod) -> anyhow::Result<Duration> {
-        let (asked, get) = (Instant::now(), &self.manifest.container()?[probe]["httpGet"]);
+        let (started, get) = (Instant::now(), &self.manifest.container()?[probe]["httpGet"]);
         ensure!(get["scheme"] == "HTTPS" && get["port"] == "metrics", "cannot ask as {probe} says: {get}");
         let path = get["path"].as_str().context("a probe has a path")?;
         let answered = Cancel::default().wait_for(ANSWER_LIMIT, || {
             Ok(self.endpoint.get(path).is_ok_and(|answer| (200..400).contains(&answer.status)).then_some(()))
         })?;
         answered.with_context(|| format!("{probe} fails after {ANSWER_LIMIT:?}: {}", pod.log()))?;
-        Ok(asked.elapsed())
+        Ok(started.elapsed())
     }
 }
 

@@ -31,7 +31,7 @@ const PLACEHOLDER: &str = "http://127.0.0.1:9000/";
 
 /// The time limit for an alert to arrive. Its condition must hold for 5 of 10 s and 4 s more, after a verdict
 /// with a window of 3 s.
-const TOLD_WITHIN: Duration = Duration::from_mins(1);
+const NOTIFIED_WITHIN: Duration = Duration::from_mins(1);
 
 /// The window of a verdict: a minute divided by [`FACTOR`], plus a second, for a scrape of etcd at both ends.
 const WINDOW: &str = "3s";
@@ -88,7 +88,7 @@ fn causes() -> BTreeSet<String> {
 }
 
 #[test]
-fn a_throttled_etcd_is_told_of_by_its_cause_and_no_other_until_it_is_over() {
+fn a_throttled_etcd_alerts_by_its_cause_only_and_until_it_ends() {
     requirements::require(&[Need::Root, Need::Bpf, Need::Etcd(ETCD), Need::Prometheus, Need::Alertmanager]);
     requirements::require(&requirements::LOOP_EXT4);
     requirements::require(&[Need::Cgroups(Hierarchy::Controller("blkio"))]);
@@ -106,31 +106,34 @@ fn a_throttled_etcd_is_told_of_by_its_cause_and_no_other_until_it_is_over() {
     let load = LOAD.start(etcd.endpoint());
     // Long enough that only the throttle can cause what follows.
     let healthy = "sum_over_time(etcd_disk_probe_verdict{verdict=\"healthy\"}[5s]) >= 5";
-    prometheus.wait_for(healthy, TOLD_WITHIN, |found| found.len() == 1).unwrap();
+    prometheus.wait_for(healthy, NOTIFIED_WITHIN, |found| found.len() == 1).unwrap();
 
     let limit = |writes: u32| group.limit_writes(disk.device(), writes).unwrap();
     limit(FEW_WRITES);
     let throttled = Instant::now();
-    let told = receiver.wait_for(TOLD_WITHIN, |notice| notice.name() == "EtcdDiskIoThrottled").unwrap();
-    let told =
-        told.unwrap_or_else(|| panic!("nobody is told: {:?}; {}", receiver.notices(), alertmanager.tail()));
-    println!("told after {:?}: {:?}", throttled.elapsed(), told.annotations);
+    let notice = receiver.wait_for(NOTIFIED_WITHIN, |notice| notice.name() == "EtcdDiskIoThrottled").unwrap();
+    let notice = notice
+        .unwrap_or_else(|| panic!("no notification: {:?}; {}", receiver.notices(), alertmanager.tail()));
+    println!("notified after {:?}: {:?}", throttled.elapsed(), notice.annotations);
     limit(0);
     let lifted = Instant::now();
     let over = receiver
-        .wait_for(TOLD_WITHIN, |notice| notice.name() == "EtcdDiskIoThrottled" && !notice.is_firing)
+        .wait_for(NOTIFIED_WITHIN, |notice| notice.name() == "EtcdDiskIoThrottled" && !notice.is_firing)
         .unwrap();
     let over = over.unwrap_or_else(|| panic!("it is not over: {:?}", receiver.notices()));
     println!("over after {:?}; {:?}", lifted.elapsed(), load.stop().unwrap());
 
-    assert!(told.is_firing, "{told:?}");
-    assert_eq!((told.path.as_str(), over.path.as_str()), ("ticket", "ticket"), "a warning is no page");
-    let label = |name: &str| told.labels.get(name).map_or("", String::as_str);
+    assert!(notice.is_firing, "{notice:?}");
+    assert_eq!((notice.path.as_str(), over.path.as_str()), ("ticket", "ticket"), "a warning is no page");
+    let label = |name: &str| notice.labels.get(name).map_or("", String::as_str);
     assert_eq!(
         (label("member"), label("severity"), label("job")),
         ("throttled", "warning", "etcd-disk-probe")
     );
-    assert!(told.annotations["runbook_url"].ends_with("/docs/runbooks/EtcdDiskIoThrottled.md"), "{told:?}");
+    assert!(
+        notice.annotations["runbook_url"].ends_with("/docs/runbooks/EtcdDiskIoThrottled.md"),
+        "{notice:?}"
+    );
 
     let fired = prometheus
         .query("count by (alertname) (count_over_time(ALERTS{alertstate=\"firing\"}[1h]))")
@@ -158,10 +161,10 @@ fn a_throttled_etcd_is_told_of_by_its_cause_and_no_other_until_it_is_over() {
             notice.is_firing
         );
     }
-    let told_of: BTreeSet<_> = receiver.notices().iter().map(|notice| notice.name().to_owned()).collect();
+    let notified: BTreeSet<_> = receiver.notices().iter().map(|notice| notice.name().to_owned()).collect();
     let causes = causes();
     let only = BTreeSet::from(["EtcdDiskIoThrottled".to_owned()]);
-    assert_eq!((&fired & &causes, &told_of & &causes), (only.clone(), only), "of causes, this one");
+    assert_eq!((&fired & &causes, &notified & &causes), (only.clone(), only), "of causes, this one");
 
     assert_every_record_is_there(&prometheus);
     assert_nothing_is_unknown(&probe);
@@ -196,7 +199,7 @@ fn assert_nothing_is_unknown(probe: &Probe) {
         for rule in file.rules() {
             let expression =
                 recorded.iter().fold(rule.expr.clone(), |text, name| text.replace(name, &plain(name)));
-            assert_eq!(known.strangers(&expression).unwrap(), Vec::<String>::new(), "{}", rule.name());
+            assert_eq!(known.unknown_names(&expression).unwrap(), Vec::<String>::new(), "{}", rule.name());
         }
     }
 }
@@ -209,7 +212,7 @@ fn the_example_for_alertmanager_routes_and_inhibits() {
     let scratch = Scratch::on_disk("routing").unwrap();
     let receiver = Receiver::start().unwrap();
     let alertmanager = Alertmanager::start(&configuration(&receiver), scratch.path()).unwrap();
-    // Alerts that fire together, and those that arrive; (a) and (b) are members.
+    // Alerts that fire together, and the ones that arrive; (a) and (b) are members.
     let cases: [(&[&str], &[&str], &str); 8] = [
         (&["EtcdDiskIoThrottled a"], &["ticket EtcdDiskIoThrottled a"], "a warning"),
         (&["EtcdDiskStalled a"], &["page EtcdDiskStalled a"], "what is critical"),

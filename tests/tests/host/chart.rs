@@ -46,7 +46,7 @@ fn every_distribution_is_valid_for_the_oldest_and_the_newest_kubernetes() {
 }
 
 #[test]
-fn what_kubernetes_refuses_is_seen() {
+fn manifests_that_kubernetes_rejects_are_detected() {
     let wrong = case("invalid for Kubernetes")["problems"].to_string();
     assert!(wrong.contains("hostpath"), "{wrong}");
     let newer = case("newer than the oldest")["problems"].to_string();
@@ -71,7 +71,7 @@ fn versions_are_the_ones_that_are_stated() {
 }
 
 #[test]
-fn helm_finds_nothing_to_say() {
+fn helm_lint_has_no_complaint() {
     let lints = examined()["lint"].as_object().unwrap();
     assert_eq!(lints.len(), presets().len());
     for (name, found) in lints {
@@ -105,7 +105,7 @@ fn every_value_is_described() {
 }
 
 #[test]
-fn manifests_are_those_of_the_chart() {
+fn manifests_are_rendered_from_the_chart() {
     requirements::require(&[Need::Helm]);
     let scratch = Scratch::on_disk("manifests").unwrap();
     let rendered = scratch.path().join("manifests");
@@ -210,9 +210,12 @@ fn capabilities_are_exactly_those_of_the_table() {
         let annotations = &object(name, "DaemonSet")["spec"]["template"]["metadata"]["annotations"];
         let annotation = &annotations["container.apparmor.security.beta.kubernetes.io/etcd-disk-probe"];
         let field = &context["appArmorProfile"]["type"];
-        let told = if name.ends_with("oldest") { (annotation, field) } else { (field, annotation) };
-        assert!(told.0.as_str().is_some_and(|told| told.eq_ignore_ascii_case("unconfined")), "{name}");
-        assert!(told.1.is_null(), "{name}: the version knows the other");
+        let profile = if name.ends_with("oldest") { (annotation, field) } else { (field, annotation) };
+        assert!(
+            profile.0.as_str().is_some_and(|profile| profile.eq_ignore_ascii_case("unconfined")),
+            "{name}"
+        );
+        assert!(profile.1.is_null(), "{name}: the version knows the other");
     }
     let fewer = strings(&container("without sysAdmin")["securityContext"]["capabilities"]["add"]);
     let missing: Vec<_> = documented.difference(&fewer).collect();
@@ -220,7 +223,7 @@ fn capabilities_are_exactly_those_of_the_table() {
 }
 
 #[test]
-fn no_role_is_given_but_that_to_be_what_openshift_asks_for() {
+fn the_only_role_is_the_one_openshift_requires() {
     for name in combinations().keys() {
         let roles: Vec<_> =
             objects(name).iter().filter(|object| object["kind"].as_str().unwrap().contains("Role")).collect();
@@ -244,7 +247,7 @@ fn no_role_is_given_but_that_to_be_what_openshift_asks_for() {
 }
 
 #[test]
-fn prometheus_is_told_whom_to_trust() {
+fn prometheus_gets_the_authority_to_trust() {
     for (mode, secret) in [
         ("generated", "etcd-disk-probe-tls"),
         ("existingSecret", "ours"),
@@ -281,7 +284,7 @@ fn an_upgrade_keeps_the_certificate_until_it_is_nearly_over() {
 }
 
 #[test]
-fn the_kubelet_asks_only_where_it_is_answered() {
+fn the_kubelet_probes_only_served_endpoints() {
     let probe = |name: &str| container(name)["readinessProbe"].clone();
     for name in ["passwords", "client certificates"] {
         assert_eq!(probe(name)["tcpSocket"]["port"], "metrics", "{name}");
@@ -320,7 +323,7 @@ fn values_reach_the_daemon() {
 }
 
 #[test]
-fn who_installs_is_told_what_is_special_here() {
+fn install_notes_name_the_special_cases() {
     let cases = [
         ("k0s, privileged, generated, newest", "--enable-worker", "whose controllers are no nodes"),
         ("talos, capabilities, certManager, oldest", "lockdown=integrity", "whose kernel may be closed"),
@@ -329,7 +332,7 @@ fn who_installs_is_told_what_is_special_here() {
             "openshift.io/node-selector=",
             "whose namespaces select nodes",
         ),
-        ("kubeadm, privileged, none, newest", "without TLS", "everybody reads it"),
+        ("kubeadm, privileged, none, newest", "without TLS", "every client may read it"),
         (
             "kubeadm, privileged, generated, newest",
             "NetworkPolicy binds nobody",
@@ -346,7 +349,7 @@ fn who_installs_is_told_what_is_special_here() {
 }
 
 #[test]
-fn rules_are_those_of_the_files_but_for_what_values_change() {
+fn rules_equal_the_files_except_for_values() {
     let alerts = |name: &str| {
         let groups = object(name, "PrometheusRule")["spec"]["groups"].as_array().unwrap();
         let rules = groups.iter().flat_map(|group| group["rules"].as_array().unwrap());

@@ -42,8 +42,8 @@ fn the_verifier_has_little_to_look_at() {
     for program in aya::programs::loaded_programs() {
         let program = program.unwrap();
         if own.contains(&program.id()) {
-            let verified = program.verified_instruction_count().expect("Linux tells since 5.16");
-            let bytes = program.size_translated().expect("root is told");
+            let verified = program.verified_instruction_count().expect("Linux reports it since 5.16");
+            let bytes = program.size_translated().expect("root may read it");
             let name = program.name_as_str().expect("they have names").to_owned();
             println!("{name}: {verified} instructions verified, {bytes} bytes");
             sizes.entry(name).or_default().push(Size { verified, bytes });

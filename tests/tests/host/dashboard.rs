@@ -14,10 +14,10 @@ use probe_tests::machine::cancel::Cancel;
 use probe_tests::machine::http::Endpoint;
 use probe_tests::machine::requirements::{self, Need};
 use probe_tests::machine::scratch::{Scratch, SlowFs, Tmpfs};
-use probe_tests::observability::grafana::{self, Asked, Dashboard, Panel, Query};
+use probe_tests::observability::grafana::{self, Dashboard, Panel, Query, QueryKind};
 use probe_tests::observability::prometheus::{self, Element, Prometheus};
 use probe_tests::observability::promql::Known;
-use probe_tests::observability::scrape_examples::{self, CLUSTER, Here, JOB, SERVER_NAME};
+use probe_tests::observability::scrape_examples::{self, CLUSTER, JOB, SERVER_NAME, Substitutes};
 use probe_tests::probe::metrics::Metrics;
 use probe_tests::probe::{self, Invocation, Probe};
 use probe_user::verdict::Verdict;
@@ -148,7 +148,7 @@ fn start() -> Setting {
     let probe = launch(directory, &tls).ready().unwrap();
     let password = directory.join("password");
     fs::write(&password, PASSWORD).unwrap();
-    let here = Here { probe: probe.endpoint().address(), authority: tls.authority, password };
+    let here = Substitutes { probe: probe.endpoint().address(), authority: tls.authority, password };
     let configuration = scrape_examples::all(&here, LEAN_JOB, KUBERNETES_JOB).unwrap();
     let prometheus = Prometheus::configured(&configuration, directory).unwrap();
     let started = Instant::now();
@@ -198,24 +198,24 @@ fn every_panel_has_an_answer() {
 
     let dashboard = dashboard();
     assert_variables_have_values(&setting, &dashboard);
-    assert_pods_are_told_apart(&setting);
+    assert_only_the_probe_is_scraped(&setting);
     let page = setting.probe.get("/metrics").unwrap().text().unwrap();
     assert_all_is_known(&dashboard, &page);
     let mut problems = Vec::new();
     let panels = dashboard.panels();
-    let mut asked = 0;
+    let mut queries = 0;
     for panel in &panels {
         for query in panel.queries() {
-            asked += 1;
+            queries += 1;
             problems.extend(look(&setting, panel, query));
         }
     }
     for expression in dashboard.annotations() {
         setting.prometheus.query(&interpolated(&setting, expression, None)).unwrap();
     }
-    assert!(problems.is_empty(), "of {asked} queries {}:\n{}", problems.len(), problems.join("\n"));
+    assert!(problems.is_empty(), "of {queries} queries {}:\n{}", problems.len(), problems.join("\n"));
     assert_the_figures_are_true(&setting, &panels);
-    println!("{asked} queries of {} panels have data; {:?}", panels.len(), load.stop().unwrap());
+    println!("{queries} queries of {} panels have data; {:?}", panels.len(), load.stop().unwrap());
     assert_cost(&setting, &page);
 }
 
@@ -255,7 +255,7 @@ fn assert_variables_have_values(setting: &Setting, dashboard: &Dashboard) {
 }
 
 /// Asserts that of the discovered pods only the probe's is scraped, and checks its labels.
-fn assert_pods_are_told_apart(setting: &Setting) {
+fn assert_only_the_probe_is_scraped(setting: &Setting) {
     let up = setting.prometheus.query(&format!("up{{job=\"{KUBERNETES_JOB}\"}}")).unwrap();
     assert_eq!(up.len(), 1, "{up:?}");
     let labels = [
@@ -284,7 +284,7 @@ fn assert_all_is_known(dashboard: &Dashboard, page: &str) {
     });
     let mut strangers = Vec::new();
     for (title, expression) in queries.chain(annotations).chain(variables) {
-        let found = known.strangers(&grafana::interpolate(expression, &values)).unwrap();
+        let found = known.unknown_names(&grafana::interpolate(expression, &values)).unwrap();
         strangers.extend(found.into_iter().map(|stranger| format!("{title}: {stranger}")));
     }
     assert_eq!(strangers, Vec::<String>::new());
@@ -294,9 +294,9 @@ fn assert_all_is_known(dashboard: &Dashboard, page: &str) {
 fn look(setting: &Setting, panel: &Panel, query: Query) -> Option<String> {
     let member = panel.repeated_by.map(|_| setting.members[0].name());
     let expression = interpolated(setting, query.expression, member);
-    let answer = match query.asked {
-        Asked::Now => setting.prometheus.query(&expression),
-        Asked::OverTime => setting.prometheus.query_over(&expression, setting.started.elapsed()),
+    let answer = match query.kind {
+        QueryKind::Instant => setting.prometheus.query(&expression),
+        QueryKind::Range => setting.prometheus.query_over(&expression, setting.started.elapsed()),
     };
     let answer = match answer {
         Ok(answer) => answer,

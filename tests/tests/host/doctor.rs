@@ -16,7 +16,7 @@ use probe_tests::probe::loaded_programs;
 use probe_tests::probe::{self, Finished, Invocation};
 use serde_json::Value;
 
-/// The findings that every machine has, whatever is missing.
+/// The findings that every machine has, even if much is missing.
 const LINES: [&str; 18] = [
     "version",
     "BTF",
@@ -98,7 +98,7 @@ fn findings(call: &Invocation) -> (Vec<Value>, i32) {
     if code <= 1 {
         let acute =
             findings.iter().any(|finding| finding["state"] == "warning" || finding["state"] == "failed");
-        assert_eq!(code, i32::from(acute), "1 if somebody has to act: {findings:#?}");
+        assert_eq!(code, i32::from(acute), "1 if the operator must act: {findings:#?}");
     }
     (findings, code)
 }
@@ -125,7 +125,7 @@ fn assert_line(findings: &[Value], member: Option<&Etcd>, what: &str, state: &st
 }
 
 #[test]
-fn a_member_is_told_with_its_disk_its_endpoint_and_its_certificates() {
+fn a_member_is_reported_with_disk_endpoint_and_certificates() {
     requirements::require(&[Need::Root, Need::Bpf, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     for version in ["3.4", "3.5.16"] {
         let scratch = Scratch::on_disk("doctor").unwrap();
@@ -151,7 +151,7 @@ fn a_member_is_told_with_its_disk_its_endpoint_and_its_certificates() {
         assert_line(&found, Some(&etcd), "server certificate", "ok", "server.pem is valid for 365 days");
         assert_line(&found, Some(&etcd), "client certificate", "warning", "client.pem is valid for 10 days");
         assert_line(&found, Some(&etcd), "endpoint", "ok", &answers);
-        assert_eq!(code, 1, "somebody has to renew it");
+        assert_eq!(code, 1, "the operator must renew it");
     }
 }
 
@@ -165,7 +165,7 @@ fn filesystem(device: u64) -> String {
 }
 
 #[test]
-fn expired_certificates_are_told_and_so_is_what_they_break() {
+fn expired_certificates_are_reported_with_their_effect() {
     requirements::require(&[Need::Root, Need::Bpf, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     for version in ["3.4", "3.5.16"] {
         let scratch = Scratch::on_disk("doctor").unwrap();
@@ -191,7 +191,7 @@ fn wait_for_wal(etcd: &Etcd) {
 }
 
 #[test]
-fn a_member_in_namespaces_of_its_own_is_asked_inside() {
+fn a_member_in_namespaces_is_scraped_inside() {
     requirements::require(&NAMESPACES);
     requirements::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("doctor").unwrap();
@@ -233,7 +233,7 @@ fn no_etcd_is_no_failure() {
 }
 
 #[test]
-fn an_ordinary_user_is_told_what_to_ask_for() {
+fn an_ordinary_user_learns_the_required_privileges() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16"), Need::Tool("setpriv", "util-linux")]);
     let scratch = Scratch::on_disk("doctor").unwrap();
     let etcd = member("3.5.16", "closed", &scratch).start().unwrap();
@@ -255,7 +255,7 @@ fn an_ordinary_user_is_told_what_to_ask_for() {
 }
 
 #[test]
-fn what_a_machine_lacks_is_one_line_and_all_others_stay() {
+fn a_missing_property_changes_only_its_own_line() {
     requirements::require(&NAMESPACES);
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("doctor").unwrap();

@@ -109,7 +109,7 @@ fn assert_nothing_missed(probe: &Probe) {
 }
 
 #[test]
-fn a_probe_that_counts_wrong_is_found_out() {
+fn a_probe_that_counts_wrong_is_detected() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     for (fault, sign) in [("drop", 1.0), ("double", -1.0)] {
         let scratch = Scratch::on_disk("faulty").unwrap();
@@ -140,7 +140,7 @@ fn a_probe_that_counts_wrong_is_found_out() {
 }
 
 #[test]
-fn an_etcd_in_mid_life_is_reconciled_once_it_rests() {
+fn an_etcd_found_later_is_reconciled_once_idle() {
     requirements::require(&[Need::Root, Need::Etcd("3.4")]);
     let scratch = Scratch::on_disk("midlife").unwrap();
     let tls = Mutual::create(scratch.path()).unwrap();
@@ -164,7 +164,7 @@ fn an_etcd_in_mid_life_is_reconciled_once_it_rests() {
 }
 
 #[test]
-fn ten_deaths_under_load_lose_nothing() {
+fn ten_kills_under_load_lose_nothing() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("deaths").unwrap();
     let tls = Mutual::create(scratch.path()).unwrap();

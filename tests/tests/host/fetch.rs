@@ -59,19 +59,19 @@ struct Failing<'a> {
 }
 
 /// Compares the output of a probe that cannot scrape a member with the expected output.
-fn assert_told(probe: &Probe, member: &str, case: &Failing) {
+fn assert_reported(probe: &Probe, member: &str, case: &Failing) {
     let Failing { why, reason, sentence, .. } = case;
     let counts = |metrics: &Metrics| -> Vec<(String, f64)> {
         let named = [("member", member)];
         let all = metrics.all(ERRORS, &named);
         all.map(|sample| (sample.labels["reason"].clone(), sample.value)).collect()
     };
-    let told = Cancel::default().wait_for(Duration::from_secs(10), || {
+    let reported = Cancel::default().wait_for(Duration::from_secs(10), || {
         let metrics = probe.metrics()?;
         let enough = counts(&metrics).iter().any(|(of, count)| of == reason && *count >= 2.0);
         Ok(enough.then_some(metrics))
     });
-    let metrics = told
+    let metrics = reported
         .unwrap()
         .unwrap_or_else(|| panic!("{why}: {:?} {}", counts(&probe.metrics().unwrap()), probe.log().unwrap()));
     let counts = counts(&metrics);
@@ -85,21 +85,21 @@ fn assert_told(probe: &Probe, member: &str, case: &Failing) {
     let mine = format!("member=\"{member}\" reason=\"{reason}\"");
     let lines: Vec<_> =
         log.lines().filter(|line| line.contains(" cannot scrape etcd: ") && line.contains(&mine)).collect();
-    assert_eq!(lines.len(), 1, "{why}: told once: {log}");
-    println!("{why}: {}", lines[0].split_once("etcd: ").map_or(lines[0], |(_, told)| told));
+    assert_eq!(lines.len(), 1, "{why}: reported once: {log}");
+    println!("{why}: {}", lines[0].split_once("etcd: ").map_or(lines[0], |(_, reported)| reported));
     assert!(lines[0].contains(sentence), "{why}: {sentence:?} in {}", lines[0]);
     let report = probe.get("/api/v1/report").unwrap().text().unwrap();
     assert!(!report.contains("-key.pem"), "{why}: no path of a key: {report}");
 }
 
 /// Runs a probe for each case, a few at a time.
-fn assert_all_told(scratch: &Scratch, member: &str, cases: &[Failing]) {
+fn assert_all_reported(scratch: &Scratch, member: &str, cases: &[Failing]) {
     for some in cases.chunks(8) {
         let mut probes: Vec<_> =
             some.iter().map(|case| call(scratch).arguments(&case.flags).launch().unwrap()).collect();
         for (probe, case) in probes.iter_mut().zip(some) {
             probe.wait_until_ready(Duration::from_secs(20)).unwrap();
-            assert_told(probe, member, case);
+            assert_reported(probe, member, case);
         }
     }
 }
@@ -109,7 +109,7 @@ fn flags(pair: &Pair) -> Vec<&str> {
 }
 
 #[test]
-fn a_port_that_is_not_what_it_was_taken_for_is_told() {
+fn a_port_of_another_protocol_is_reported() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("fetch").unwrap();
     let authority = Authority::create(scratch.path(), "ca").unwrap();
@@ -178,7 +178,7 @@ fn a_port_that_is_not_what_it_was_taken_for_is_told() {
             sentence: "its address cannot be reached from here",
         },
     ];
-    assert_all_told(&scratch, name, &cases);
+    assert_all_reported(&scratch, name, &cases);
 
     // etcd reads its certificate for every new connection.
     for (pair, reason, sentence) in [
@@ -194,7 +194,7 @@ fn a_port_that_is_not_what_it_was_taken_for_is_told() {
             reason,
             sentence,
         };
-        assert_all_told(&scratch, name, &[case]);
+        assert_all_reported(&scratch, name, &[case]);
         if reason == "tls_name" {
             let named = call(&scratch).arguments(&trusting).arguments(&["--tls-server-name", "etcd.example"]);
             wait_until_up(&named.run().unwrap(), name, "the name that the certificate has");
@@ -205,7 +205,7 @@ fn a_port_that_is_not_what_it_was_taken_for_is_told() {
 }
 
 #[test]
-fn answers_that_are_none_are_told_apart() {
+fn invalid_answers_are_distinguished() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("fetch").unwrap();
     let name = "answered-for";
@@ -239,7 +239,7 @@ fn answers_that_are_none_are_told_apart() {
             sentence,
         })
         .collect();
-    assert_all_told(&scratch, name, &all);
+    assert_all_reported(&scratch, name, &all);
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn an_answer_without_end_ends_in_time_and_takes_no_memory() {
         let url = format!("http://{}", server.address());
         let since = Instant::now();
         let probe = call(&scratch).arguments(&["--endpoints", &url]).run().unwrap();
-        assert_told(
+        assert_reported(
             &probe,
             name,
             &Failing { why: &format!("{answer:?}"), flags: Vec::new(), reason, sentence },
@@ -310,7 +310,7 @@ fn wait_for_days(probe: &Probe, member: &str, expected: [i64; 3], why: &str) {
 }
 
 #[test]
-fn etcd_is_asked_over_ipv6_and_its_certificates_are_told_without_tls() {
+fn etcd_is_scraped_over_ipv6_with_its_certificates_reported() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("fetch").unwrap();
     let authority = Authority::create(scratch.path(), "ca").unwrap();
@@ -328,7 +328,12 @@ fn etcd_is_asked_over_ipv6_and_its_certificates_are_told_without_tls() {
     let found = call(&scratch).run().unwrap();
     wait_until_up(&found, name, "the plain listener");
     assert_eq!(endpoint_of(&found, name), plain, "the simplest one is asked");
-    wait_for_days(&found, name, [365, 10, 10], "those of the client port, although nobody speaks TLS to it");
+    wait_for_days(
+        &found,
+        name,
+        [365, 10, 10],
+        "the certificates of the client port, although the probe does not use it",
+    );
     let log = found.log().unwrap();
     let warnings: Vec<_> =
         log.lines().filter(|line| line.contains("renew it soon") && line.contains(name)).collect();

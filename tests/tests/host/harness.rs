@@ -50,7 +50,7 @@ fn each_etcd_serves_loads_dies_and_restarts() {
         let mut etcd = member.tls(&tls).set("snapshot-count", "1000").config_source(given).start().unwrap();
         assert_eq!(process::comm(etcd.pid()).as_deref(), Some("etcd"), "{why}");
         let stranger = Endpoint::plain(etcd.endpoint().address()).get("/metrics").and_then(Response::text);
-        assert!(stranger.is_err(), "{why}: nobody gets in without a certificate");
+        assert!(stranger.is_err(), "{why}: no access without a certificate");
 
         let before = etcd.observations().unwrap();
         let done = put(&etcd, 2000);
@@ -150,11 +150,7 @@ fn certificates_that_must_not_work_do_not() {
     let clients = [
         (good.clone(), true, "ours"),
         (authority.client("late-client", Validity::Expired).unwrap(), false, "expired"),
-        (
-            other.client("other-client", Validity::Current).unwrap(),
-            false,
-            "of an authority that nobody trusts",
-        ),
+        (other.client("other-client", Validity::Current).unwrap(), false, "of an untrusted authority"),
     ];
     let binary = etcd::find("3.5").unwrap();
     let server = authority.server("server", &[], Validity::Current).unwrap();
@@ -182,11 +178,11 @@ fn an_etcd_that_cannot_start_says_why() {
     let member = Member::new(&etcd::find("3.4").unwrap(), "member", scratch.path()).tls(&tls);
     let error = format!("{:#}", member.start().unwrap_err());
     assert!(error.starts_with("cannot start etcd member: it ended with exit code 1; the end of"), "{error}");
-    assert!(error.contains("server-key.pem: no such file"), "the log's end tells the reason: {error}");
+    assert!(error.contains("server-key.pem: no such file"), "the end of the log has the reason: {error}");
 }
 
 #[test]
-fn a_slow_disk_is_as_slow_as_it_is_told_and_leaves_nothing() {
+fn a_slow_disk_has_the_set_latency_and_leaves_nothing() {
     requirements::require(&[&[Need::Root][..], &requirements::SLOW_EXT4].concat());
     let _alone = alone();
     let scratch = Scratch::on_disk("harness").unwrap();

@@ -80,13 +80,13 @@ fn a_hostile_etcd_costs_neither_memory_nor_events() {
     while round == 0 || Instant::now() < end {
         round += 1;
         for answer in ways.clone() {
-            suffer(&setting, *answer);
+            serve_malformed(&setting, *answer);
         }
         assert!(setting.probe.is_ready(), "an etcd that cannot be scraped is no fault of the probe's");
         let resident = process::resident_bytes(setting.probe.pid()).unwrap();
         println!("round {round}: {} resident, {} at most", mib(resident), mib(peak(&setting)));
     }
-    suffer(&setting, lasting);
+    serve_malformed(&setting, lasting);
     assert!(!setting.probe.is_ready(), "the counts of kernel and etcd contradict each other from here on");
     println!("{:?}; {} at most", load.stop().unwrap(), mib(peak(&setting)));
 
@@ -97,15 +97,15 @@ fn a_hostile_etcd_costs_neither_memory_nor_events() {
 }
 
 /// Serves one malformed answer for a while and watches the probe.
-fn suffer(setting: &Setting, answer: Malformed) {
+fn serve_malformed(setting: &Setting, answer: Malformed) {
     setting.hostile.answer_with(answer);
     let began = Instant::now();
     let mut slowest = Duration::ZERO;
     let mut text = String::new();
     while began.elapsed() < EACH {
-        let asked = Instant::now();
+        let sent = Instant::now();
         text = setting.probe.get("/metrics").unwrap().text().unwrap();
-        slowest = slowest.max(asked.elapsed());
+        slowest = slowest.max(sent.elapsed());
         thread::sleep(Duration::from_millis(100));
     }
     let metrics = Metrics::parse(&text).unwrap();
@@ -115,12 +115,12 @@ fn suffer(setting: &Setting, answer: Malformed) {
     assert!(slowest < ANSWER_LIMIT, "{answer:?}: /metrics took {slowest:?}");
     let resident = peak(setting);
     assert!(resident < RESIDENT_MAX_BYTES, "{answer:?}: {} resident", mib(resident));
-    // Prometheus can read the page whatever etcd serves; the only complaints are about etcd's own names.
+    // Prometheus can read the page for every answer of etcd; the only complaints are about etcd's own names.
     let found = prometheus::check_metrics(&text).unwrap();
     let of_names = |line: &&String| !line.ends_with("suffix") && !line.ends_with("no help text");
     assert_eq!(found.iter().filter(of_names).count(), 0, "{answer:?}: {found:?}");
     if answer.keeps_the_cross_check() {
-        assert!(served > 0.5, "{answer:?}: what is good is passed on: {}", setting.probe.log().unwrap());
+        assert!(served > 0.5, "{answer:?}: valid series are re-exported: {}", setting.probe.log().unwrap());
     } else {
         assert_ne!(verdict, "healthy", "{answer:?}");
     }
@@ -134,7 +134,7 @@ fn verdict(setting: &Setting, metrics: &Metrics) -> String {
     current.map_or_else(|| "blind".to_owned(), |sample| sample.labels["verdict"].clone())
 }
 
-/// Compares the total of the kernel's counts with those of the real etcd, when idle.
+/// Compares the total of the kernel's counts with the counts of the real etcd, when idle.
 fn assert_exact(setting: &Setting) {
     let mut last = None;
     let equal = Cancel::default().wait_for(Duration::from_secs(15), || {

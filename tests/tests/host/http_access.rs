@@ -81,7 +81,7 @@ fn reload_success(client: &RawClient, headers: &str) -> Option<String> {
 }
 
 #[test]
-fn a_stranger_without_a_password_learns_nothing_on_any_route() {
+fn an_anonymous_client_learns_nothing_on_any_route() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("stranger").unwrap();
     let tls = Mutual::create(scratch.path()).unwrap();
@@ -95,7 +95,7 @@ fn a_stranger_without_a_password_learns_nothing_on_any_route() {
     wait_until_served(&client, &alice);
 
     let strangers = [
-        ("", "nobody"),
+        ("", "anonymous"),
         (&basic("alice:wrong"), "a wrong password"),
         (&basic("bob:wonderland"), "an unknown user"),
         ("authorization: Bearer x\r\n", "another scheme"),
@@ -156,8 +156,8 @@ fn no_answer_names_a_key_though_the_log_does() {
     });
     assert!(!report["reason"].as_str().unwrap().contains(scratch.path().to_str().unwrap()), "{report:#}");
     let log = probe.log().unwrap();
-    assert!(log.contains(key.to_str().unwrap()), "whoever can mend it is told where it is: {log}");
-    assert!(!log.contains(secret), "and not what is in it: {log}");
+    assert!(log.contains(key.to_str().unwrap()), "the log names the file for the operator: {log}");
+    assert!(!log.contains(secret), "but not its content: {log}");
 
     let paths: Vec<_> = server::paths().chain(ODD_PATHS).collect();
     for path in paths {
@@ -179,14 +179,14 @@ fn no_answer_names_a_key_though_the_log_does() {
                 "PRIVATE KEY",
             ];
             for secret in secrets {
-                assert!(!text.contains(secret), "{method} {path} tells {secret}: {text}");
+                assert!(!text.contains(secret), "{method} {path} reveals {secret}: {text}");
             }
         }
     }
 }
 
 #[test]
-fn certificates_of_clients_are_asked_for_and_judged() {
+fn client_certificates_are_requested_and_verified() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("stranger").unwrap();
     let tls = Mutual::create(scratch.path()).unwrap();
@@ -202,8 +202,8 @@ fn certificates_of_clients_are_asked_for_and_judged() {
     // Which clients are admitted: without a certificate, with the name, without the name, expired, of a
     // foreign authority.
     let cases = [
-        (config("NoClientCert", ""), [true, true, true, true, true], "nobody is asked"),
-        (config("RequestClientCert", ""), [true, true, true, true, true], "whatever is shown is taken"),
+        (config("NoClientCert", ""), [true, true, true, true, true], "no certificate is requested"),
+        (config("RequestClientCert", ""), [true, true, true, true, true], "any certificate is accepted"),
         (config("RequireAnyClientCert", ""), [false, true, true, true, true], "any is taken"),
         (
             config("VerifyClientCertIfGiven", clients),
@@ -228,7 +228,7 @@ fn certificates_of_clients_are_asked_for_and_judged() {
 }
 
 #[test]
-fn what_changes_under_the_daemon_counts_and_what_is_broken_does_not() {
+fn valid_changes_take_effect_and_broken_ones_do_not() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("stranger").unwrap();
     // The layout of a Kubernetes secret: the files are links through `..data`, which is swapped.
@@ -279,14 +279,14 @@ fn what_changes_under_the_daemon_counts_and_what_is_broken_does_not() {
             Ok((reload_success(&after, &alice).as_deref() == Some("0.0")).then_some(()))
         });
         assert_eq!(after.request("GET", "/metrics", "").unwrap().status, 401, "{sentence}: still locked");
-        let told = |log: &str| log.lines().filter(|line| line.contains(sentence)).count();
+        let reports = |log: &str| log.lines().filter(|line| line.contains(sentence)).count();
         let log = probe.log().unwrap();
-        assert_eq!(told(&log), 1, "{sentence}: {log}");
+        assert_eq!(reports(&log), 1, "{sentence}: {log}");
         fs::write(&file, &whole).unwrap();
         within(SEEN, "mended", || {
             Ok((reload_success(&after, &alice).as_deref() == Some("1.0")).then_some(()))
         });
-        assert_eq!(told(&probe.log().unwrap()), 1, "{sentence}: told once");
+        assert_eq!(reports(&probe.log().unwrap()), 1, "{sentence}: reported once");
     }
     let http2 = || after.protocol(&[b"h2", b"http/1.1"]).unwrap();
     assert_eq!(http2().as_deref(), Some(&b"h2"[..]));
@@ -321,7 +321,7 @@ fn a_thousand_idle_connections_and_slow_ones_do_not_stop_a_scrape() {
         let started = Instant::now();
         let answer = client.request("GET", "/metrics", "").unwrap();
         assert_eq!(answer.status, 200);
-        println!("scraped in {:?} beside {} idle connections", started.elapsed(), idle.len());
+        println!("scraped in {:?} next to {} idle connections", started.elapsed(), idle.len());
         assert!(started.elapsed() < Duration::from_secs(1), "after {:?}", started.elapsed());
         let descriptors = fs::read_dir(format!("/proc/{}/fd", probe.pid())).unwrap().count();
         assert!(descriptors < 400, "{descriptors} descriptors are open");
@@ -343,7 +343,7 @@ fn a_thousand_idle_connections_and_slow_ones_do_not_stop_a_scrape() {
 }
 
 #[test]
-fn a_flood_of_wrong_passwords_delays_nobody_who_is_known() {
+fn a_flood_of_wrong_passwords_delays_no_known_client() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("stranger").unwrap();
     let probe = launch(&scratch, &users("alice", "wonderland"));

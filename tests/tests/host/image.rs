@@ -130,7 +130,7 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
 }
 
 #[test]
-fn all_that_is_linked_is_in_the_bill_of_materials() {
+fn every_linked_crate_is_in_the_sbom() {
     let bill = sbom::read(&image().sbom).unwrap();
     let (linked, built_with) = (sbom::parts(&bill, "required"), sbom::parts(&bill, "excluded"));
     println!("{} linked, {} built with", linked.len(), built_with.len());
@@ -142,8 +142,8 @@ fn all_that_is_linked_is_in_the_bill_of_materials() {
     for of in [&binary[..], &kernel] {
         let tree = ["tree", "--prefix=none", "--edges=normal,no-proc-macro", "--manifest-path"];
         let manifest = workspace().join("Cargo.toml").display().to_string();
-        let told = command::run("cargo", &[&tree[..], &[&manifest, "--package"], of].concat()).unwrap();
-        let named = told.lines().filter_map(|line| line.split_once(" v"));
+        let text = command::run("cargo", &[&tree[..], &[&manifest, "--package"], of].concat()).unwrap();
+        let named = text.lines().filter_map(|line| line.split_once(" v"));
         cargo.extend(named.map(|(name, rest)| format!("{name} {}", rest.split(' ').next().unwrap())));
     }
     let libraries = BTreeSet::from(["core", "glibc", "libgcc", "std"]);
@@ -166,7 +166,7 @@ fn all_that_is_linked_is_in_the_bill_of_materials() {
 }
 
 #[test]
-fn the_bill_of_materials_is_valid_and_complete() {
+fn the_sbom_is_valid_and_complete() {
     let text = fs::read_to_string(&image().sbom).unwrap();
     let problems = |text: &str| match Bom::parse_from_json_v1_5(text.as_bytes()) {
         Ok(bill) => bill
@@ -203,7 +203,7 @@ fn the_bill_of_materials_is_valid_and_complete() {
     let named =
         edges.iter().flat_map(|edge| edge["dependsOn"].as_array().unwrap()).map(|on| on.as_str().unwrap());
     let named: BTreeSet<_> = named.collect();
-    assert_eq!(named, references, "somebody depends on each of them");
+    assert_eq!(named, references, "each is a dependency of another");
     let scratch = Scratch::on_disk("bill").unwrap();
     image().unpack(scratch.path()).unwrap();
     let sum = command::run("sha256sum", &[scratch.path().join("etcd-disk-probe")]).unwrap();
@@ -282,10 +282,10 @@ fn a_probe_in_a_container_reconciles_an_etcd_in_another() {
         assert!(is_sensible(&verdict), "{profile}: {verdict}");
 
         let held = held(&podman, &container);
-        let asked = Instant::now();
+        let sent = Instant::now();
         podman.run(&["stop", "--time=10", &container]).unwrap();
         let Finished { code, stderr, .. } = probe.ended(Duration::from_secs(20)).unwrap();
-        println!("{profile}: stopped after {:?}", asked.elapsed());
+        println!("{profile}: stopped after {:?}", sent.elapsed());
         assert_eq!(code, Some(0), "{profile}: {stderr}");
         assert_nothing_left(&held);
     }
@@ -328,11 +328,11 @@ fn traces(scratch: &Scratch) -> BTreeSet<PathBuf> {
 }
 
 #[test]
-fn the_pods_of_the_daemon_set_run_as_the_manifest_has_them() {
+fn the_pods_of_the_daemon_set_run_as_in_the_manifest() {
     require_all();
     let node = Node::new("pod").unwrap();
     let _tracefs = tracefs();
-    let etcd = start_etcd("beside-a-pod", node.scratch());
+    let etcd = start_etcd("next-to-a-pod", node.scratch());
     let pod = node.run(image()).unwrap();
     for probe in PROBES {
         println!("{probe} after {:?}", node.wait_until(probe, &pod).unwrap());
@@ -342,7 +342,7 @@ fn the_pods_of_the_daemon_set_run_as_the_manifest_has_them() {
     println!("{:?} events of each side, {verdict}", figures.each_ref().map(|figure| figure.kernel));
     assert!(is_sensible(&verdict), "{verdict}");
     pod.remove().unwrap();
-    assert!(!node.endpoint().listens(), "nobody is left who answers");
+    assert!(!node.endpoint().listens(), "no process answers any more");
 }
 
 #[test]

@@ -98,8 +98,8 @@ fn k3s_embeds_its_etcd() {
     let probe = run_probe(&scratch);
     let member = Member::new(&program, "by-flag", scratch.path()).data_dir(&data_dir);
     let etcd = member.tls(&Mutual::create(scratch.path()).unwrap()).start().unwrap();
-    let told = etcd.settings_file().replace("by-flag", "by-k3s");
-    fs::write(data_dir.join("config"), told).unwrap();
+    let text = etcd.settings_file().replace("by-flag", "by-k3s");
+    fs::write(data_dir.join("config"), text).unwrap();
     let found = Cancel::default().wait_for(Duration::from_secs(10), || {
         Ok(probe.metrics()?.value("etcd_disk_probe_etcd_up", &[("member", "by-k3s")]).filter(|up| *up > 0.0))
     });

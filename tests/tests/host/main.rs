@@ -2,9 +2,9 @@
 //!
 //! Tests share one kernel, one disk and the mounts of the machine, so they run in sequence: `cargo xtask
 //! test` passes `--test-threads=1`. No test changes the process that it runs in (environment, working
-//! directory, credentials, limits, namespaces, signal handlers); a test changes those of its children. A test
-//! that cannot avoid this has a binary of its own, such as `histogram`, whose own process is what the probe
-//! measures.
+//! directory, credentials, limits, namespaces, signal handlers); a test changes only its child processes. A
+//! test that cannot avoid this has a binary of its own, such as `histogram`, whose own process is what the
+//! probe measures.
 
 mod harness;
 

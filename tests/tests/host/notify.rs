@@ -44,7 +44,7 @@ fn has(message: &str, line: &str) -> bool {
 }
 
 #[test]
-fn it_is_told_that_the_daemon_is_ready_and_lives_and_is_blind_and_ends() {
+fn ready_keep_alive_blind_and_stopping_are_notified() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("notify").unwrap();
     let messages = listen(&scratch);
@@ -76,7 +76,7 @@ fn it_is_told_that_the_daemon_is_ready_and_lives_and_is_blind_and_ends() {
             "it does not say that it is blind: {message}"
         );
     }
-    println!("told as blind after {:?}", blind.unwrap());
+    println!("reported as blind after {:?}", blind.unwrap());
     assert!(!probe.is_ready());
 
     assert_eq!(probe.stop().unwrap().code(), Some(0));
@@ -88,7 +88,7 @@ fn it_is_told_that_the_daemon_is_ready_and_lives_and_is_blind_and_ends() {
 }
 
 #[test]
-fn one_who_does_not_listen_is_not_waited_for() {
+fn a_listener_that_does_not_read_blocks_nothing() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("notify").unwrap();
     let deaf = UnixDatagram::bind(scratch.path().join("notify")).unwrap();
@@ -107,15 +107,15 @@ fn one_who_does_not_listen_is_not_waited_for() {
 }
 
 #[test]
-fn nobody_has_to_be_there() {
+fn a_missing_listener_is_no_error() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("notify").unwrap();
     let probe = call(&probe::binary().unwrap(), &scratch, WATCHDOG).run().unwrap();
     thread::sleep(2 * WATCHDOG);
     let messages = listen(&scratch);
     // Messages are sent once there is a listener.
-    let told = messages.recv_timeout(2 * WATCHDOG);
-    assert!(matches!(&told, Ok((_, message)) if has(message, "WATCHDOG=1")), "{told:?}");
+    let received = messages.recv_timeout(2 * WATCHDOG);
+    assert!(matches!(&received, Ok((_, message)) if has(message, "WATCHDOG=1")), "{received:?}");
     let log = probe.log().unwrap();
-    assert_eq!(log.matches("cannot tell the service manager").count(), 1, "told once: {log}");
+    assert_eq!(log.matches("cannot tell the service manager").count(), 1, "reported once: {log}");
 }

@@ -1,4 +1,4 @@
-//! Placement: the probe measures the right etcd, wherever its files are and whatever other processes have its
+//! Placement: the probe measures the right etcd, wherever its files are and even if other processes have its
 //! name; and a sync that hangs.
 
 use std::fs;
@@ -39,7 +39,7 @@ fn is_below(path: Option<&PathBuf>, directory: &Path) -> bool {
 }
 
 #[test]
-fn a_wal_is_measured_on_whatever_file_system_it_is() {
+fn a_wal_is_measured_on_every_file_system() {
     let findmnt = Need::Tool("findmnt", "util-linux");
     let needed = [Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16"), findmnt];
     requirements::require(
@@ -109,7 +109,7 @@ fn an_etcd_in_namespaces_of_its_own_is_found_and_scraped() {
         assert_eq!(
             metrics.value("etcd_disk_probe_member_info", &labels),
             Some(1.0),
-            "its path is told as it sees it"
+            "its path is the one inside its namespace"
         );
     }
 }
@@ -170,7 +170,7 @@ fn unclaimed(probe: &Probe) -> f64 {
 }
 
 #[test]
-fn who_merely_calls_itself_etcd_changes_no_counts() {
+fn a_process_merely_named_etcd_changes_no_counts() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("namesake").unwrap();
     let probe = run_probe(&scratch);
@@ -193,16 +193,20 @@ fn who_merely_calls_itself_etcd_changes_no_counts() {
     assert_eq!(here, [&etcd.data_dir().display().to_string()], "no member's data is where it is");
 
     drop(namesake);
-    let told = Cancel::default().wait_for(Duration::from_secs(5), || {
+    let reported = Cancel::default().wait_for(Duration::from_secs(5), || {
         Ok((unclaimed(&probe) >= before + f64::from(SYNCS_OF_NAMESAKE)).then_some(()))
     });
-    assert!(told.unwrap().is_some(), "its syncs are not forgotten: {before} before, {}", unclaimed(&probe));
+    assert!(
+        reported.unwrap().is_some(),
+        "its syncs are not forgotten: {before} before, {}",
+        unclaimed(&probe)
+    );
     put_some(&etcd.endpoint());
     assert_exact(&probe, &etcd.endpoint(), "the-real-one");
 }
 
 #[test]
-fn members_that_share_a_name_are_told_apart() {
+fn members_with_the_same_name_are_distinguished() {
     requirements::require(&[Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("twins").unwrap();
     let probe = run_probe(&scratch);
@@ -222,7 +226,7 @@ fn members_that_share_a_name_are_told_apart() {
     assert_eq!(
         metrics.value("etcd_disk_probe_etcd_up", &[("member", "twin")]),
         None,
-        "nobody has the bare name"
+        "no member has the bare name"
     );
 }
 

@@ -116,7 +116,7 @@ fn each_capability_that_is_missing_has_a_sentence_of_its_own() {
 }
 
 #[test]
-fn who_may_not_look_at_a_process_says_for_want_of_what() {
+fn a_process_that_may_not_be_read_names_the_capability() {
     requirements::require(&[
         Need::Root,
         Need::Bpf,

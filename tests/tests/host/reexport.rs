@@ -137,12 +137,12 @@ fn up(metrics: &Metrics, member: &str) -> Option<f64> {
     metrics.value("etcd_disk_probe_etcd_up", &[("member", member)])
 }
 
-fn is_passed_on(family: &str) -> bool {
+fn is_reexported(family: &str) -> bool {
     FAMILIES.contains(&family)
 }
 
 fn own_page(etcd: &Etcd) -> Page {
-    Page::of(&etcd.endpoint().get("/metrics").unwrap().text().unwrap(), is_passed_on)
+    Page::of(&etcd.endpoint().get("/metrics").unwrap().text().unwrap(), is_reexported)
 }
 
 /// Reads a member's own page, the probe's text, and the own page again, so that the probe's copy was made in
@@ -161,7 +161,7 @@ fn sandwich(setting: &Setting, etcd: &Etcd) -> (Page, String, Page) {
             return (before, text, own_page(etcd));
         }
     }
-    panic!("{} is not scraped anew: {}", etcd.name(), setting.probe.log().unwrap());
+    panic!("{} is not scraped again: {}", etcd.name(), setting.probe.log().unwrap());
 }
 
 /// Returns the series that only one of the two has.
@@ -172,11 +172,11 @@ fn difference<'a>(one: &'a BTreeMap<String, String>, other: &'a BTreeMap<String,
 
 /// Asserts that the probe's value of every series is etcd's own at that moment.
 fn assert_between(etcd: &Etcd, (before, text, after): &(Page, String, Page), at_rest: bool) {
-    let passed_on = Page::of(text, is_passed_on).of_member(etcd.name());
-    assert_eq!(difference(&passed_on, &after.samples), Vec::<&str>::new(), "{}: and none else", etcd.name());
+    let reexported = Page::of(text, is_reexported).of_member(etcd.name());
+    assert_eq!(difference(&reexported, &after.samples), Vec::<&str>::new(), "{}: and none else", etcd.name());
     assert_eq!(difference(&before.samples, &after.samples), Vec::<&str>::new(), "{}: no more", etcd.name());
     let mut moved = 0;
-    for (series, value) in &passed_on {
+    for (series, value) in &reexported {
         let [low, now, high] =
             [&before.samples[series], value, &after.samples[series]].map(|text| text.parse::<f64>().unwrap());
         if !at_rest && RESTLESS.iter().any(|family| series == family) {
@@ -192,7 +192,7 @@ fn assert_between(etcd: &Etcd, (before, text, after): &(Page, String, Page), at_
             moved += 1;
         }
     }
-    println!("{}: {} series, {moved} moved between two readings", etcd.name(), passed_on.len());
+    println!("{}: {} series, {moved} moved between two readings", etcd.name(), reexported.len());
     assert!(at_rest || moved >= 10, "{}: the load shows: {moved}", etcd.name());
 }
 
@@ -212,15 +212,15 @@ fn every_allowed_series_is_etcds_own_and_nothing_else_leaks() {
     for etcd in &setting.members {
         let page = sandwich(&setting, etcd);
         assert_between(etcd, &page, true);
-        let passed_on = Page::of(&page.1, is_passed_on);
+        let reexported = Page::of(&page.1, is_reexported);
         assert_eq!(
-            passed_on.comments, page.0.comments,
+            reexported.comments, page.0.comments,
             "types and help are etcd's own, once for all members"
         );
-        assert_eq!(passed_on.comments.len(), 2 * FAMILIES.len(), "{:?}", passed_on.comments);
+        assert_eq!(reexported.comments.len(), 2 * FAMILIES.len(), "{:?}", reexported.comments);
         last = page.1;
     }
-    let others = Page::of(&last, |family| !family.starts_with("etcd_disk_probe_") && !is_passed_on(family));
+    let others = Page::of(&last, |family| !family.starts_with("etcd_disk_probe_") && !is_reexported(family));
     assert_eq!(others, Page::default(), "nothing else leaks");
     let misses = Metrics::parse(&last).unwrap();
     for reason in ["etcd_series_limit", "etcd_line_malformed", "etcd_series_duplicate", "etcd_type_conflict"]
@@ -240,7 +240,7 @@ fn every_allowed_series_is_etcds_own_and_nothing_else_leaks() {
 }
 
 #[test]
-fn many_who_ask_share_one_scrape() {
+fn concurrent_requests_share_one_scrape() {
     const REQUESTS: &str = "promhttp_metric_handler_requests_total";
     /// The probe serves 16 requests at a time.
     const MANY: usize = 12;
@@ -264,12 +264,12 @@ fn many_who_ask_share_one_scrape() {
     assert!(found.unwrap().is_some(), "what the flag adds is there: {}", probe.log().unwrap());
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(1_100));
-        let before = between.asked();
+        let before = between.requests();
         let pages: Vec<_> = thread::scope(|scope| {
             let asking: Vec<_> = (0..MANY).map(|_| scope.spawn(|| probe.metrics().unwrap())).collect();
             asking.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        assert_eq!(between.asked() - before, 1, "one for all");
+        assert_eq!(between.requests() - before, 1, "one for all");
         let mut copies: Vec<_> = pages.iter().map(|page| page.expect(REQUESTS, &labels).to_bits()).collect();
         copies.dedup();
         assert_eq!(copies.len(), 1, "all have the same: {copies:?}");
@@ -278,7 +278,7 @@ fn many_who_ask_share_one_scrape() {
 }
 
 #[test]
-fn an_etcd_that_hangs_costs_a_second_and_its_series_go() {
+fn a_hanging_etcd_costs_a_second_and_loses_its_series() {
     requirements::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5")]);
     let (setting, _) = start("hanging");
     let etcd = &setting.members[0];

@@ -46,7 +46,7 @@ struct Failing<'a> {
 }
 
 /// Runs a probe that cannot scrape the members, and compares its output with the expected output.
-fn assert_told(scratch: &Scratch, case: &Failing, members: &[&str]) {
+fn assert_reported(scratch: &Scratch, case: &Failing, members: &[&str]) {
     let why = case.why;
     let probe = call(scratch).arguments(&PACE).arguments(&case.flags).run().unwrap();
     for &member in members {
@@ -58,13 +58,13 @@ fn assert_told(scratch: &Scratch, case: &Failing, members: &[&str]) {
             metrics.value("etcd_disk_probe_etcd_scrape_errors_total", &labels).unwrap_or(0.0)
         };
         let first = count(&probe.metrics().unwrap()).unwrap_or(0.0);
-        let told = Cancel::default().wait_for(Duration::from_secs(10), || {
+        let reported = Cancel::default().wait_for(Duration::from_secs(10), || {
             let metrics = probe.metrics()?;
             assert!(!verdict_is(&metrics, member, "healthy"), "{why}: {member} is not known to be healthy");
             let measured = count(&metrics).is_some_and(|count| count > first + 10.0);
             Ok((errors(&metrics) >= 2.0 && measured).then_some(metrics))
         });
-        let metrics = told.unwrap().unwrap_or_else(|| {
+        let metrics = reported.unwrap().unwrap_or_else(|| {
             let metrics = probe.metrics().unwrap();
             let all: Vec<_> = metrics.all("etcd_disk_probe_etcd_scrape_errors_total", &named).collect();
             panic!(
@@ -85,7 +85,7 @@ fn assert_told(scratch: &Scratch, case: &Failing, members: &[&str]) {
         let mine = format!("member=\"{member}\"");
         let scrapes = log.lines().filter(|line| line.contains(" WARN cannot scrape etcd: "));
         let lines: Vec<_> = scrapes.filter(|line| line.contains(&mine)).collect();
-        assert_eq!(lines.len(), 1, "{why}: told once: {log}");
+        assert_eq!(lines.len(), 1, "{why}: reported once: {log}");
         assert!(lines[0].contains(case.sentence), "{why}: {:?} in {}", case.sentence, lines[0]);
     }
 }
@@ -104,7 +104,7 @@ fn flags(pair: &Pair) -> Vec<&str> {
 }
 
 #[test]
-fn certificates_that_do_not_work_are_told_apart() {
+fn unusable_certificates_are_distinguished() {
     requirements::require(&[Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("refusals").unwrap();
     let authority = Authority::create(scratch.path(), "ca").unwrap();
@@ -135,7 +135,7 @@ fn certificates_that_do_not_work_are_told_apart() {
         ),
     ];
     for (why, flags, reason, sentence) in cases {
-        assert_told(&scratch, &Failing { why, flags, reason, sentence }, &names);
+        assert_reported(&scratch, &Failing { why, flags, reason, sentence }, &names);
     }
 
     // etcd reads its certificate for every new connection; the connections of the load are open already.
@@ -144,18 +144,18 @@ fn certificates_that_do_not_work_are_told_apart() {
     fs::rename(&expired.key, &server.key).unwrap();
     let sentence = "cannot verify etcd's certificate: it has expired, or is not valid yet";
     let ca = authority.certificate().to_str().unwrap();
-    // Without a flag the probe trusts etcd's own certificate and checks its validity itself; with the flag the
-    // authority is verified.
+    // Without a flag the probe trusts etcd's own certificate and checks its validity itself; with the flag it
+    // verifies the authority.
     for (why, authority) in
         [("an expired server", vec![]), ("an expired server by its CA", vec!["--cacert", ca])]
     {
         let flags = [flags(&client), authority].concat();
-        assert_told(&scratch, &Failing { why, flags, reason: "tls_expired", sentence }, &names);
+        assert_reported(&scratch, &Failing { why, flags, reason: "tls_expired", sentence }, &names);
     }
 }
 
 #[test]
-fn servers_that_are_no_etcd_are_told_apart() {
+fn servers_that_are_not_etcd_are_distinguished() {
     requirements::require(&[Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("refusals").unwrap();
     let names = ["misled-34", "misled-35"];
@@ -163,7 +163,7 @@ fn servers_that_are_no_etcd_are_told_apart() {
     let nobody = format!("http://{}", free_address().unwrap());
     let late = "cannot get etcd's metrics in time: no answer within 1s";
     let cases = [
-        ("nobody listens", None, "refused", "cannot connect to etcd: the connection was refused"),
+        ("no listener", None, "refused", "cannot connect to etcd: the connection was refused"),
         ("no end", Some(Answer::Endless), "too_large", "the answer is larger than 4194304 bytes"),
         ("a drop at a time", Some(Answer::Dripping), "timeout", late),
         ("silence", Some(Answer::Nothing), "timeout", late),
@@ -174,7 +174,7 @@ fn servers_that_are_no_etcd_are_told_apart() {
             "cannot read etcd's metrics: its first line is no metric",
         ),
         (
-            "somebody else's metrics",
+            "metrics of another program",
             Some(Answer::Page("up 1\n")),
             "not_etcd",
             "cannot take the answer for etcd's metrics: etcd_disk_wal_fsync_duration_seconds is missing",
@@ -191,12 +191,12 @@ fn servers_that_are_no_etcd_are_told_apart() {
         let url =
             server.as_ref().map_or_else(|| nobody.clone(), |server| format!("http://{}", server.address()));
         let flags = vec!["--command-timeout", "1s", "--endpoints", &url];
-        assert_told(&scratch, &Failing { why, flags, reason, sentence }, &names);
+        assert_reported(&scratch, &Failing { why, flags, reason, sentence }, &names);
     }
 }
 
 #[test]
-fn the_endpoint_of_another_etcd_is_noticed() {
+fn the_endpoint_of_another_etcd_is_detected() {
     requirements::require(&[Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("refusals").unwrap();
     let one = member("3.4", "mistaken", &scratch).start().unwrap();
@@ -283,7 +283,7 @@ fn bad_usage_is_one_sentence_and_an_exit_code() {
 
     let check = call().arguments(&["--process-name", "no-such-etcd", "--duration", "1s"]);
     let finished = refused(&check, "check");
-    assert_eq!(finished.code, Some(2), "nobody to judge: {finished:?}");
+    assert_eq!(finished.code, Some(2), "no member to judge: {finished:?}");
     let sentence = "no etcd found: no process of its name holds a WAL open (see --process-name)\n";
     assert_eq!(finished.stdout, sentence, "{finished:?}");
 }

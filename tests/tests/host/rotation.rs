@@ -151,10 +151,10 @@ fn no_scrape_is_lost_while_certificates_are_replaced() {
     // One probe discovers everything itself, the other is configured by flags.
     let found = call.clone().run().unwrap();
     let paths = ["ca.pem", "tls.crt", "tls.key"].map(|name| given.join(name).display().to_string());
-    let told =
+    let configured =
         call.arguments(&["--cacert", &paths[0], "--cert", &paths[1], "--key", &paths[2]]).run().unwrap();
     let etcd = Member::new(&etcd::find("3.5.30").unwrap(), NAME, directory).tls(&tls).start().unwrap();
-    for probe in [&found, &told] {
+    for probe in [&found, &configured] {
         let up = Cancel::default().wait_for(Duration::from_secs(10), || {
             Ok((probe.metrics()?.value("etcd_disk_probe_etcd_up", &[("member", NAME)]) == Some(1.0))
                 .then_some(()))
@@ -163,12 +163,12 @@ fn no_scrape_is_lost_while_certificates_are_replaced() {
         wait_for_days(probe, "server", 10.5, "before");
     }
     // A starting etcd may have been queried before it listened; from here on nothing may fail.
-    let before = [&found, &told].map(|probe| lost(&probe.metrics().unwrap()));
+    let before = [&found, &configured].map(|probe| lost(&probe.metrics().unwrap()));
     let load = LITTLE.start(etcd.endpoint());
-    let watches = [Watch::start(&found, before[0]), Watch::start(&told, before[1])];
+    let watches = [Watch::start(&found, before[0]), Watch::start(&configured, before[1])];
 
     replace(&tls.server, &old.server("server-2", &[], Validity::Current).unwrap());
-    for probe in [&found, &told] {
+    for probe in [&found, &configured] {
         wait_for_days(probe, "server", 365.5, "the server's was replaced");
     }
     wait_for_days(&found, "client", 365.5, "etcd's own pair is shown, too");
@@ -178,34 +178,35 @@ fn no_scrape_is_lost_while_certificates_are_replaced() {
     let stranger = Authority::create(directory, "stranger-ca").unwrap();
     put("..2", files("old-ca.pem", &stranger.client("of-stranger", Validity::Current).unwrap()));
     assert!(
-        told.log()
+        configured
+            .log()
             .unwrap()
             .contains("the old connection serves on: cannot log in to etcd: it rejected our client")
     );
     let client = new.client("client-2", Validity::Current).unwrap();
     put("..3", files("old-ca.pem", &client));
-    wait_for_days(&told, "client", 365.5, "the client's was replaced by one of the new authority");
+    wait_for_days(&configured, "client", 365.5, "the client's was replaced by one of the new authority");
 
-    wait_for_days(&told, "ca", 10.5, "the old authority alone");
+    wait_for_days(&configured, "ca", 10.5, "the old authority alone");
     put("..4", files("both-ca.pem", &client));
     replace(&tls.server, &new.server("server-3", &[], Validity::Current).unwrap());
     put("..5", files("new-ca.pem", &client));
     fs::copy(new.certificate(), directory.join("next")).unwrap();
     fs::rename(directory.join("next"), &trusted).unwrap();
-    for probe in [&found, &told] {
+    for probe in [&found, &configured] {
         wait_for_days(probe, "ca", 365.5, "the new authority alone");
     }
 
     let looks = watches
-        .map(|watch| watch.stop().unwrap_or_else(|error| panic!("{error:#}: {}", told.log().unwrap())));
+        .map(|watch| watch.stop().unwrap_or_else(|error| panic!("{error:#}: {}", configured.log().unwrap())));
     load.stop().unwrap();
-    for (probe, before) in [&found, &told].into_iter().zip(before) {
+    for (probe, before) in [&found, &configured].into_iter().zip(before) {
         let figures = crosscheck::settle(probe, NAME).unwrap();
         assert!(figures[0].kernel > 100.0, "the load shows: {figures:?}");
         assert_eq!(lost(&probe.metrics().unwrap()), before, "{}", probe.log().unwrap());
         let renewed = probe.log().unwrap().matches("connected anew").count();
         println!(
-            "{looks:?} looks, {renewed} times connected anew, difference 0 over {} syncs",
+            "{looks:?} readings, {renewed} reconnections, difference 0 over {} syncs",
             figures[0].kernel
         );
         assert!(renewed >= 2, "{}", probe.log().unwrap());

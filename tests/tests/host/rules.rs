@@ -130,7 +130,7 @@ fn kind_of(case: &Case, alert: &str, kind: &str) -> &'static str {
 }
 
 #[test]
-fn every_alert_is_whole_and_named_like_no_other() {
+fn every_alert_is_complete_and_has_a_unique_name() {
     let (mut names, alerts) = (BTreeSet::new(), alerts());
     for rule in &alerts {
         let name = rule.name();
@@ -153,7 +153,7 @@ fn every_alert_is_whole_and_named_like_no_other() {
 
 /// Every notification must contain the verdict.
 #[test]
-fn every_verdict_that_asks_somebody_to_act_has_an_alert() {
+fn every_verdict_that_requires_action_has_an_alert() {
     let alerts = alerts();
     for verdict in Verdict::ALL {
         let matcher = format!("{{verdict=\"{}\"}}", verdict.as_str());

@@ -49,7 +49,7 @@ fn member_of<'a>(report: &'a Value, name: &str) -> &'a Value {
 }
 
 #[test]
-fn every_page_is_served_to_whoever_asks() {
+fn every_page_is_served_to_every_client() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("service").unwrap();
     let probe = call(&scratch).run().unwrap();

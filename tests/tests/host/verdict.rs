@@ -231,7 +231,7 @@ fn verdict_a_limit_of_cpu_time_is_named() {
 }
 
 #[test]
-fn verdict_others_on_the_processor_are_named() {
+fn verdict_others_on_the_cpu_are_named() {
     require(&[&requirements::LOOP_EXT4, &[Need::Cgroups(Hierarchy::Controller("cpu"))]]);
     let place = Place::make("verdict");
     let disk = place.fast_disk();
@@ -268,9 +268,9 @@ fn verdict_a_frozen_file_system_stalls_until_it_thaws() {
     });
     let after = place.check(Duration::from_secs(3), &[]);
     load.stop().unwrap();
-    let told = after.member("frozen").unwrap().summary();
-    println!("frozen: thawed: {told}");
-    assert_ne!(after.member("frozen").unwrap().verdict(), "stalled", "{told}");
+    let summary = after.member("frozen").unwrap().summary();
+    println!("frozen: thawed: {summary}");
+    assert_ne!(after.member("frozen").unwrap().verdict(), "stalled", "{summary}");
 }
 
 #[test]

@@ -68,15 +68,15 @@ pub fn run(options: &Options, hook: Hook) -> anyhow::Result<Vec<Table>> {
         for (name, q) in QUANTILES {
             let truth = quantile(&exact, q).context("there are latencies")? as f64;
             exact_ms.entry(name).or_default().push(truth / 1e6);
-            let told = [
+            let reported = [
                 (OURS, measured.quantile(q).map(|seconds| seconds * 1e9)),
                 (OURS_INTERPOLATED, interpolated(&exact, q, &edges())),
                 (EXPORTED, interpolated(&exact, q, &BOUNDS_NS.map(|ns| ns as f64))),
                 (POWERS_OF_TWO, interpolated(&exact, q, &powers_of_two())),
                 (ETCDS, interpolated(&exact, q, &etcds_bounds())),
             ];
-            for (buckets, told) in told {
-                let error = (told.context("there are latencies")? / truth - 1.0).abs() * 100.0;
+            for (buckets, reported) in reported {
+                let error = (reported.context("there are latencies")? / truth - 1.0).abs() * 100.0;
                 errors.entry((buckets, name)).or_default().push(error);
             }
         }
@@ -181,7 +181,7 @@ mod tests {
             (0.2, Some(1000.0), "all of the first bucket"),
             (0.5, Some(1500.0), "half way through the second"),
             (0.8, Some(2000.0), "its end"),
-            (1.0, Some(4000.0), "the last bound, for want of another"),
+            (1.0, Some(4000.0), "the last bound, without another above it"),
         ];
         for (q, expected, why) in cases {
             assert_eq!(interpolated(&latencies, q, &[1000.0, 2000.0, 4000.0]), expected, "{why}");

@@ -142,11 +142,11 @@ mod tests {
         assert!(
             (estimate.value - 5.0).abs() < 1e-12 && (estimate.standard_error - 0.755_928_946).abs() < 1e-6
         );
-        assert_eq!(jackknife(1, 20, |_| Some(1.0)), None, "one tells nothing of its own error");
+        assert_eq!(jackknife(1, 20, |_| Some(1.0)), None, "one measurement has no error");
     }
 
     #[test]
-    fn what_is_far_off_moves_no_trimmed_mean() {
+    fn outliers_do_not_move_a_trimmed_mean() {
         let calm: Vec<f64> = (0..10).map(f64::from).collect();
         let estimate = trimmed_mean(&calm).unwrap();
         // 2 to 7 remain; with the tails winsorized to those, the deviation is sqrt(42.5 / 9).
@@ -155,6 +155,6 @@ mod tests {
         let mut disturbed = calm;
         disturbed[9] = 1e9;
         assert_eq!(trimmed_mean(&disturbed), Some(estimate), "one that is far off");
-        assert_eq!(trimmed_mean(&[1.0]), None, "one tells nothing of its own error");
+        assert_eq!(trimmed_mean(&[1.0]), None, "one measurement has no error");
     }
 }

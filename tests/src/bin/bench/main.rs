@@ -140,8 +140,8 @@ fn main() -> anyhow::Result<()> {
     }
     let options = Options { stop: Cancel::on_signals()?, ..Options::parse() };
     if let Some(path) = options.json.as_deref().filter(|path| *path != Path::new("-")) {
-        // An unwritable file is reported now, not after twenty minutes of measuring. Until then the content of
-        // an existing file is kept.
+        // An unwritable file is reported now, not after twenty minutes of measuring. Until then the content
+        // of an existing file is kept.
         let file = fs::OpenOptions::new().append(true).create(true).open(path);
         file.with_context(|| format!("cannot write {}", path.display()))?;
     }

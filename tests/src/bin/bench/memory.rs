@@ -52,7 +52,7 @@ impl KernelMemory {
                     MapInfo::from_id(id).and_then(|info| info.fd()).context("cannot open a map")?;
                 let text = format!("/proc/self/fdinfo/{}", map_file.as_fd().as_raw_fd());
                 let text = fs::read_to_string(text).context("cannot read of a map")?;
-                unseen.insert(map(&text).context("cannot understand what the kernel tells of a map")?.1);
+                unseen.insert(map(&text).context("cannot parse the kernel's information about a map")?.1);
             }
         }
         Ok(Self { maps: maps.into_values().collect(), program_bytes: programs.values().sum() })
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_tells_of_a_map_is_read() {
+    fn the_kernels_map_information_is_parsed() {
         let text = "pos:\t0\nmap_type:\t1\nkey_size:\t4\nvalue_size:\t8\nmax_entries:\t16\nmemlock:\t2048\nmap_id:\t7\n";
         let expected = MapMemory { kind: HASH, key_bytes: 4, value_bytes: 8, bytes: 2048 };
         assert_eq!(map(text), Some((7, expected)));

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_those_of_all_that_was_done() {
+    fn changes_are_computed_from_all_pairs() {
         let pair = Pair { without: phase(100, 1000, 50_000), with: phase(98, 1010, 49_490) };
         let changes = Changes::of(&vec![pair; 40]);
         let near = |estimate: Option<Estimate>, expected: f64| {

@@ -25,7 +25,7 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
     let (mut etcd, mut other) = (start("etcd")?, start("other")?);
     let mut reader = Worker::start("other", disk.path(), options.cpu)?;
     let times = options.times(TIMES);
-    let mut told: BTreeMap<String, [Option<f64>; 2]> = BTreeMap::new();
+    let mut reported: BTreeMap<String, [Option<f64>; 2]> = BTreeMap::new();
     // The exact variant, which traces switches, also measures the other programs, but not as they are without
     // it.
     for tracer in [Tracer::Exact, Tracer::Probe] {
@@ -35,7 +35,7 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
         };
         // A thread becomes known by its first call.
         call(&mut etcd, &TRACED, 100)?;
-        // Like `kernel.bpf_stats_enabled`, but only until this file is closed, for whatever reason.
+        // Like `kernel.bpf_stats_enabled`, but only until this file is closed, even by a crash.
         let _counting = enable_stats(Stats::RunTime).context("cannot have the kernel count runs")?;
         let begin = read(kernel);
         call(&mut etcd, &TRACED, times)?;
@@ -50,13 +50,14 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
                 // Other processes of the host call occasionally.
                 (runs >= u64::from(times / 8)).then(|| ns as f64 / runs as f64)
             };
-            told.insert(program.clone(), [mean(&begin, &traced), mean(&traced, &bystander)]);
+            reported.insert(program.clone(), [mean(&begin, &traced), mean(&traced, &bystander)]);
         }
     }
     let title =
         "ns of a run, by the kernel's own count (run_time_ns / run_cnt, which takes some 20 ns a run itself)";
     let mut table = Table::new(title, ["program", "for etcd", "for another"]);
-    for (program, [for_etcd, for_other]) in told.iter().filter(|(_, means)| means.iter().any(Option::is_some))
+    for (program, [for_etcd, for_other]) in
+        reported.iter().filter(|(_, means)| means.iter().any(Option::is_some))
     {
         table.row([program.as_str().into(), (*for_etcd).into(), (*for_other).into()]);
     }

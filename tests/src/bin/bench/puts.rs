@@ -79,7 +79,7 @@ impl Generator {
         if self.putting.as_ref().is_none_or(JoinHandle::is_finished) {
             bail!("the load ended early");
         }
-        Ok(std::mem::take(&mut *self.done.lock().expect("nobody panics with the lock")))
+        Ok(std::mem::take(&mut *self.done.lock().expect("no thread panics while it holds the lock")))
     }
 
     /// Ends it after the puts in flight.
@@ -151,7 +151,7 @@ impl Connection {
             }
             puts.put(format!("key-{}", n % KEYS).as_bytes(), &value).await?;
             let put = Put { due, done: Instant::now() };
-            self.done.lock().expect("nobody panics with the lock").push(put);
+            self.done.lock().expect("no thread panics while it holds the lock").push(put);
         }
         Ok(())
     }
@@ -163,7 +163,7 @@ pub struct Window {
     pub seconds: f64,
     /// The puts that completed in the interval, whenever they were due.
     pub done: usize,
-    /// The nanoseconds of those that were also due in it.
+    /// The nanoseconds of the puts that were also due in it.
     pub latencies_ns: Vec<u64>,
 }
 
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_counts_for_all_that_were_due_in_it() {
+    fn a_stall_counts_for_every_put_due_in_it() {
         let started = Instant::now();
         let at = |ms| started + Duration::from_millis(ms);
         // Four puts that are due at 0, 2, 4 and 6 ms, all of which complete at 10 ms.
@@ -205,13 +205,13 @@ mod tests {
     }
 
     #[test]
-    fn what_straddles_a_window_has_no_latency_in_it() {
+    fn puts_that_straddle_a_window_have_no_latency_in_it() {
         let started = Instant::now();
         let at = |ms| started + Duration::from_millis(ms);
         let puts =
             [(0, 5), (5, 15), (12, 18), (18, 25)].map(|(due, done)| Put { due: at(due), done: at(done) });
         let window = Window::of(&puts, at(10), at(20));
-        assert_eq!(window.done, 2, "those that were done in it");
+        assert_eq!(window.done, 2, "the puts completed in it");
         assert_eq!(window.latencies_ns, [6_000_000], "the one that was due in it, too");
     }
 }

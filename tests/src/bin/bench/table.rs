@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_the_digits_that_mean_something() {
+    fn numbers_have_significant_digits_only() {
         let cases = [
             (1234.56, "1235", "thousands"),
             (44.44, "44.4", "tens"),

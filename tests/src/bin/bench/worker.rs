@@ -46,7 +46,7 @@ fn follow(line: &str, files: &Files) -> anyhow::Result<String> {
     })
 }
 
-/// Pins this thread, and those that it starts, to one CPU.
+/// Pins this thread, and the threads that it starts, to one CPU.
 fn pin(cpu: usize) -> anyhow::Result<()> {
     let mut only = CpuSet::new();
     only.set(cpu);

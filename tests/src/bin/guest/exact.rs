@@ -106,12 +106,12 @@ fn reconcile(probe: &Probe, directory: &Path) -> anyhow::Result<String> {
     let rotations = etcd.rotations()?;
     ensure!(rotations >= 1, "the WAL was not rotated");
     nothing_missed(probe)?;
-    let told: Vec<_> = METRICS
+    let texts: Vec<_> = METRICS
         .iter()
         .zip(counts)
         .map(|(metric, count)| format!("{metric} kernel {count} = etcd {count}, difference 0"))
         .collect();
-    Ok(format!("{}; {rotations} rotation; misses: {}", told.join("; "), misses(probe)))
+    Ok(format!("{}; {rotations} rotation; misses: {}", texts.join("; "), misses(probe)))
 }
 
 pub fn chosen(case: Case, machine: &Machine) -> anyhow::Result<String> {
@@ -153,10 +153,10 @@ fn nothing_missed(probe: &Probe) -> anyhow::Result<()> {
 
 /// Returns all misses, for the message of a failure.
 fn misses(probe: &Probe) -> String {
-    let Ok(metrics) = probe.metrics() else { return "cannot be told".to_owned() };
+    let Ok(metrics) = probe.metrics() else { return "cannot be read".to_owned() };
     let all = metrics.all("etcd_disk_probe_misses_total", &[]).filter(|sample| sample.value > 0.0);
-    let told: Vec<_> = all
+    let texts: Vec<_> = all
         .map(|sample| format!("{} {}", sample.value, sample.labels.get("reason").map_or("", String::as_str)))
         .collect();
-    if told.is_empty() { "none".to_owned() } else { told.join(", ") }
+    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
 }

@@ -108,7 +108,7 @@ impl Machine {
         fs::write(&path, model).with_context(|| format!("cannot make the kernel's preemption {model}"))?;
         unmount(DEBUGFS, UnmountFlags::empty()).context("cannot unmount debugfs")?;
         let before = models.split(['(', ')']).nth(1);
-        before.map(str::to_owned).with_context(|| format!("cannot tell which of {models:?} it follows"))
+        before.map(str::to_owned).with_context(|| format!("cannot find the current model in {models:?}"))
     }
 
     /// Returns a directory on a fast disk.

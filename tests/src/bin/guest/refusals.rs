@@ -54,7 +54,7 @@ pub fn locked_down(case: Case, machine: &Machine) -> anyhow::Result<String> {
     let scratch = Scratch::new(&machine.disk(case.file_system), "locked-down")?;
     fs::write(LOCKDOWN, "confidentiality").with_context(|| format!("cannot write {LOCKDOWN}"))?;
     let call = || Invocation::new(Path::new(PROBE), scratch.path());
-    let mut told = String::new();
+    let mut stderr = String::new();
     for hook in ["fentry", "tracepoint", "auto"] {
         let check = call().arguments(&["--hook", hook, "--duration", "1s"]).start("check")?;
         let finished = check.wait(Duration::from_secs(30))?;
@@ -63,10 +63,10 @@ pub fn locked_down(case: Case, machine: &Machine) -> anyhow::Result<String> {
         // A hook that this kernel lacks is no evidence for the lockdown.
         let expected = if hook == "fentry" && !machine.has_fentry() { "cannot" } else { "locked down" };
         ensure!(finished.stderr.contains(expected), "{hook}: {finished:?}");
-        finished.stderr.trim().clone_into(&mut told);
+        finished.stderr.trim().clone_into(&mut stderr);
     }
     let doctor = call().arguments(&["--output", "json"]).start("doctor")?.wait(Duration::from_secs(30))?;
     ensure!(doctor.code != Some(0), "doctor calls this machine fit: {doctor:?}");
     ensure!(doctor.stdout.contains("lockdown=integrity"), "doctor does not say the way out: {doctor:?}");
-    Ok(told.split_once("ERROR ").map_or(told.clone(), |(_, sentence)| sentence.to_owned()))
+    Ok(stderr.split_once("ERROR ").map_or(stderr.clone(), |(_, sentence)| sentence.to_owned()))
 }

@@ -49,10 +49,10 @@ pub fn overwrites(case: Case, machine: &Machine) -> anyhow::Result<String> {
     let measured = syncs_of_wal(&kernel, std::process::id())?;
     ensure!(measured.count() == SYNCS as u64, "{} syncs were measured, not {SYNCS}", measured.count());
     let figures = compare(&measured, timed, "user space")?;
-    let told = measured.quantile(0.5).context("there are syncs")?;
+    let reported = measured.quantile(0.5).context("there are syncs")?;
     let delay = DELAY.as_secs_f64();
     // Device mapper counts in jiffies of 4 ms and starts in the middle of one.
-    ensure!((told - delay).abs() <= delay / 32.0 + 0.005, "p50 {told:.4} s of a disk of {delay} s");
+    ensure!((reported - delay).abs() <= delay / 32.0 + 0.005, "p50 {reported:.4} s of a disk of {delay} s");
     Ok(figures)
 }
 
@@ -120,7 +120,7 @@ fn compare(measured: &Latencies, mut timed: Vec<f64>, by: &str) -> anyhow::Resul
     let measured = measured.quantile(0.5).context("there are syncs")?;
     timed.sort_by(f64::total_cmp);
     let timed = timed[(timed.len() - 1) / 2];
-    let told = format!("p50 {:.2} ms, by {by} {:.2} ms", measured * 1e3, timed * 1e3);
-    ensure!((measured - timed).abs() <= timed / 32.0 + 0.001, "{told}");
-    Ok(told)
+    let reported = format!("p50 {:.2} ms, by {by} {:.2} ms", measured * 1e3, timed * 1e3);
+    ensure!((measured - timed).abs() <= timed / 32.0 + 0.001, "{reported}");
+    Ok(reported)
 }

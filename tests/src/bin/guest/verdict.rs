@@ -112,11 +112,11 @@ pub fn queue_saturated(case: Case) -> anyhow::Result<String> {
     drop(queue);
     let member = report.member(NAME)?;
     let verdict = if member.verdict() == "noisy_neighbour" { "noisy_neighbour" } else { "queue_saturated" };
-    let told = member.expect(verdict, Effect::Slow)?;
+    let summary = member.expect(verdict, Effect::Slow)?;
     let neighbours = member.neighbours();
     let named = neighbours.first().is_some_and(|path| path.ends_with(&group.name()));
-    ensure!(named, "{} is not the first of {neighbours:?}: {told}", group.name());
-    Ok(told)
+    ensure!(named, "{} is not the first of {neighbours:?}: {summary}", group.name());
+    Ok(summary)
 }
 
 /// The directory for files that must not be slow.

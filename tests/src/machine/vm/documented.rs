@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_those_below_their_heading() {
+    fn commands_are_read_below_their_heading() {
         let text = "# Unit\n```sh\nno\n```\n\n## Install\n\nTwo:\n\n```sh\na\nb\n```\n\n## Remove\n\nnothing\n\n## Else\n```sh\nc\n```\n";
         assert_eq!(commands(text, "Install").as_deref(), Some("a\nb\n"));
         assert_eq!(commands(text, "Remove"), None, "the next heading is another matter");
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn exposures_are_told_in_tenths() {
+    fn exposures_are_in_tenths() {
         let text = "→ Overall exposure level for etcd-disk-probe.service: 2.7 OK\n";
         assert_eq!(exposure(text), Some(27));
         assert_eq!(exposure(&text.replace("2.7", "10.0")), Some(100));

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directories_come_before_what_is_in_them() {
+    fn directories_precede_their_content() {
         let mut bytes = Vec::new();
         let here = PathBuf::from(file!()).with_file_name("case.rs");
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("").join(here);

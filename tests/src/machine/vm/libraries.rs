@@ -8,8 +8,8 @@ use anyhow::Context;
 use super::Architecture;
 use crate::machine::command;
 
-/// The directories with libraries of an architecture on this machine: native ones, or those of Debian's cross
-/// compiler.
+/// The directories with libraries of an architecture on this machine: native ones, or the ones of Debian's
+/// cross compiler.
 fn directories(architecture: Architecture) -> &'static [&'static str] {
     match architecture {
         Architecture::Amd64 => &["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64"],
@@ -30,8 +30,8 @@ pub fn closure(program: &Path, architecture: Architecture) -> anyhow::Result<BTr
     let mut found = BTreeMap::new();
     let mut queue = vec![program.to_owned()];
     while let Some(path) = queue.pop() {
-        let told = command::run("readelf", &[Path::new("--wide"), Path::new("-ld"), &path])?;
-        let needs = parse(&told);
+        let text = command::run("readelf", &[Path::new("--wide"), Path::new("-ld"), &path])?;
+        let needs = parse(&text);
         // The loader searches /lib on every architecture.
         let libraries = needs.libraries.into_iter().map(|name| (format!("/lib/{name}"), name));
         let interpreter = needs.interpreter.and_then(|at| {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_readelf_says() {
+    fn the_output_of_readelf_is_parsed() {
         let text = "  INTERP 0x318\n      [Requesting program interpreter: /lib64/ld-linux-x86-64.so.2]\n\
                     0x0000000000000001 (NEEDED)             Shared library: [libc.so.6]\n\
                     0x000000000000000e (SONAME)             Library soname: [libx.so.1]\n";

@@ -16,13 +16,13 @@ pub fn boot(
     kernel: &Kernel,
     image: &Path,
     disks: &[PathBuf],
-    asked: &str,
+    parameters: &str,
     limit: Duration,
     take: &mut dyn FnMut(&str),
 ) -> anyhow::Result<()> {
     let mut command = command(kernel);
     // `panic=-1` restarts at once, which ends a machine that must not be restarted.
-    let line = format!("console={} quiet panic=-1 {asked}", serial(kernel.architecture));
+    let line = format!("console={} quiet panic=-1 {parameters}", serial(kernel.architecture));
     command.arg("-kernel").arg(kernel.directory.join("vmlinuz")).arg("-initrd").arg(image);
     command.args(["-append", &line]);
     for (n, disk) in disks.iter().enumerate() {
@@ -36,8 +36,8 @@ pub fn boot(
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut running =
         Running(child.with_context(|| format!("cannot start {}", program(kernel.architecture)))?);
-    let stdout = running.0.stdout.take().context("a pipe was asked for")?;
-    let stderr = running.0.stderr.take().context("a pipe was asked for")?;
+    let stdout = running.0.stdout.take().context("the child has a pipe")?;
+    let stderr = running.0.stderr.take().context("the child has a pipe")?;
     let (send, lines) = mpsc::channel();
     let complaints = send.clone();
     thread::spawn(move || pass_on(BufReader::new(stdout), &send));

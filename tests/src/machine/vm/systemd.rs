@@ -54,7 +54,7 @@ pub struct Programs {
     pub system: PathBuf,
 }
 
-/// Boots the kernel and returns the report of each step; `tell` receives each report as it arrives.
+/// Boots the kernel and returns the report of each step; `on_report` receives each report as it arrives.
 ///
 /// A machine that dies of `PATCHING` is booted a second time.
 ///
@@ -64,14 +64,14 @@ pub struct Programs {
 pub fn run(
     kernel: &Kernel,
     programs: &Programs,
-    tell: &dyn Fn(&Report<String>),
+    on_report: &dyn Fn(&Report<String>),
 ) -> (Vec<Report<String>>, anyhow::Result<()>) {
     let mut reports = Vec::new();
-    let ended = boot(kernel, programs, tell, &mut reports);
+    let ended = boot(kernel, programs, on_report, &mut reports);
     if ended.as_ref().is_err_and(|why| format!("{why:#}").contains(PATCHING)) {
         println!("booted twice: it died once while the kernel patched its own text (int3)");
         reports.clear();
-        let ended = boot(kernel, programs, tell, &mut reports);
+        let ended = boot(kernel, programs, on_report, &mut reports);
         return (reports, ended);
     }
     (reports, ended)
@@ -80,7 +80,7 @@ pub fn run(
 fn boot(
     kernel: &Kernel,
     programs: &Programs,
-    tell: &dyn Fn(&Report<String>),
+    on_report: &dyn Fn(&Report<String>),
     reports: &mut Vec<Report<String>>,
 ) -> anyhow::Result<()> {
     let scratch = Scratch::on_disk("systemd")?;
@@ -88,19 +88,19 @@ fn boot(
     initramfs::write_to_find_root(&at("image"), kernel, &programs.guest)
         .context("cannot make the first image")?;
     root_disk::write(&at("root"), &at("disk"), programs).context("cannot make the system of the machine")?;
-    let asked = format!("{ROOT}=/dev/vda systemd.unit=guest.service systemd.show_status=no");
+    let command_line = format!("{ROOT}=/dev/vda systemd.unit=guest.service systemd.show_status=no");
     let mut console = String::new();
     let mut done = false;
     let mut take = |line: &str| {
         if let Some(report) = Report::parse(line) {
-            tell(&report);
+            on_report(&report);
             reports.push(report);
         }
         done |= line.ends_with(DONE);
         console.push_str(line);
         console.push('\n');
     };
-    let ended = qemu::boot(kernel, &at("image"), &[at("disk")], &asked, LIMIT, &mut take);
+    let ended = qemu::boot(kernel, &at("image"), &[at("disk")], &command_line, LIMIT, &mut take);
     if let Err(error) = ended.and_then(|()| if done { Ok(()) } else { bail!("the machine died") }) {
         return Err(error.context(console_tail(&console)));
     }

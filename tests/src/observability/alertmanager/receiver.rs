@@ -152,7 +152,7 @@ mod tests {
     use crate::machine::http::Endpoint;
 
     #[test]
-    fn what_is_sent_is_kept_and_what_is_no_message_is_refused() {
+    fn messages_are_stored_and_others_rejected() {
         let receiver = Receiver::start().unwrap();
         let endpoint = Endpoint::plain(receiver.address);
         let alert = r#"{"status": "firing", "labels": {"alertname": "A"}, "annotations": {}, "more": 1}"#;

@@ -20,32 +20,32 @@ const DESCRIPTION_MIN: usize = 60;
 
 pub(super) fn problems(dashboard: &Value, panels: &[Panel]) -> Vec<String> {
     let mut problems = general(dashboard);
-    let mut told = |panel: &Panel, what: String| problems.push(format!("{}: {what}", panel.title()));
+    let mut report = |panel: &Panel, what: String| problems.push(format!("{}: {what}", panel.title()));
     let (mut ids, mut titles) = (BTreeSet::new(), BTreeSet::new());
     for panel in panels {
         if !panel.json["id"].as_u64().is_some_and(|id| ids.insert(id)) {
-            told(panel, format!("its id {} is another's, or no number", panel.json["id"]));
+            report(panel, format!("its id {} is another's, or no number", panel.json["id"]));
         }
         if panel.title().is_empty() || !titles.insert((panel.row, panel.title())) {
-            told(panel, "its title is another's in this row, or empty".to_owned());
+            report(panel, "its title is another's in this row, or empty".to_owned());
         }
         if !KINDS.contains(&panel.kind()) {
-            told(panel, format!("its kind is {:?}", panel.kind()));
+            report(panel, format!("its kind is {:?}", panel.kind()));
         }
         if panel.kind() != "row" {
             for what in of_panel(panel) {
-                told(panel, what);
+                report(panel, what);
             }
         }
     }
     for (index, panel) in panels.iter().enumerate() {
         let Some(area) = area(panel) else {
-            told(panel, format!("it has no place in the grid: {}", panel.json["gridPos"]));
+            report(panel, format!("it has no place in the grid: {}", panel.json["gridPos"]));
             continue;
         };
         for other in &panels[..index] {
             if self::area(other).is_some_and(|others| overlap(area, others)) {
-                told(panel, format!("it lies on {}", other.title()));
+                report(panel, format!("it lies on {}", other.title()));
             }
         }
     }
@@ -151,7 +151,7 @@ fn of_columns(panel: &Panel, refs: &BTreeSet<&str>) -> Vec<String> {
         let column = format!("Value #{name}");
         let is_shown = placed.contains(column.as_str()) && renamed.contains(column.as_str());
         if !is_shown && !excluded.contains(column.as_str()) {
-            problems.push(format!("column {column} is neither left out nor placed and named"));
+            problems.push(format!("column {column} is shown without a position and a name"));
         }
     }
     let shown_as = |column: &&str| {
@@ -196,7 +196,7 @@ mod tests {
         let source = json!({"type": "prometheus", "uid": "${datasource}"});
         let panel = |id: u64, title: &str, x: u64| {
             json!({"id": id, "type": "stat", "title": title, "datasource": source, "gridPos": {"x": x, "y": 1, "w": 12, "h": 4},
-                "description": "What it tells, in so many words that somebody who is tired understands it.",
+                "description": "What it shows, explained in enough words that a tired operator understands it.",
                 "fieldConfig": {"defaults": {"unit": "s"}, "overrides": []},
                 "targets": [{"refId": "A", "expr": "up", "legendFormat": "x", "instant": true, "range": false, "format": "time_series",
                     "datasource": source}]})
@@ -256,7 +256,7 @@ mod tests {
             json!([{"matcher": {"id": "byName", "options": "membre"}, "properties": []}]);
         let expected = [
             "Two: column Value #B is of no query",
-            "Two: column Value #A is neither left out nor placed and named",
+            "Two: column Value #A is shown without a position and a name",
             "Two: there is no column \"membre\" to override",
         ];
         assert_eq!(Dashboard(table).problems(), expected);

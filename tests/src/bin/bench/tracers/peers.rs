@@ -28,8 +28,8 @@ const SETTLE: Duration = Duration::from_millis(700);
 /// The time limit for its end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// The usual one-liner for latencies of four system calls by process, which distinguishes neither file nor
-/// cause.
+/// The usual one-liner for latencies of four system calls by process; it distinguishes no files and no
+/// causes.
 const ONE_LINER: &str = r#"
 BEGIN { printf("ready\n"); }
 tracepoint:syscalls:sys_enter_write, tracepoint:syscalls:sys_enter_pwrite64,

@@ -100,14 +100,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_due_follows_the_clock() {
+    fn due_operations_follow_the_clock() {
         assert_eq!(due(Duration::from_millis(1500), 1000), 1500);
         assert_eq!(due(Duration::ZERO, 1000), 0, "nothing at once");
         assert_eq!(due(Duration::from_micros(999), 1000), 0, "not before its time");
     }
 
     #[test]
-    fn what_was_made_is_told_in_a_line() {
+    fn a_workers_result_is_one_line() {
         let made = Made { writes: 3, syncs: 2, took: Duration::from_nanos(7) };
         assert_eq!(made.to_string().parse::<Made>().unwrap(), made);
         assert!("1 2".parse::<Made>().is_err(), "a line cut short");

@@ -25,7 +25,7 @@ const PRIVILEGED: [&str; 2] = ["namespaces", "stacks"];
 
 /// Systemd is the first program, and none of its units has failed.
 pub fn boots(trial: &mut Trial) -> anyhow::Result<String> {
-    let first = fs::read_link("/proc/1/exe").context("cannot tell the first program")?;
+    let first = fs::read_link("/proc/1/exe").context("cannot read the path of the first program")?;
     ensure!(first == Path::new("/usr/lib/systemd/systemd"), "the first program is {}", first.display());
     let uptime = fs::read_to_string("/proc/uptime").context("cannot read /proc/uptime")?;
     let failed = systemctl(&["list-units", "--state=failed", "--plain", "--no-legend"])?;

@@ -35,7 +35,7 @@ pub fn is_installed(_: &mut Trial) -> anyhow::Result<String> {
     let begun = Instant::now();
     shell(&commands)?;
     let returned = begun.elapsed();
-    let ready = probe().get("/-/ready").context("nobody answers once systemctl has returned")?;
+    let ready = probe().get("/-/ready").context("the probe does not answer after systemctl has returned")?;
     ensure!(ready.status == 200, "it is not ready once systemctl has returned: {ready:?}");
     for (name, expected) in
         [("Type", "notify"), ("ActiveState", "active"), ("SubState", "running"), ("UnitFileState", "enabled")]
@@ -74,9 +74,9 @@ pub fn is_restarted_when_it_hangs(_: &mut Trial) -> anyhow::Result<String> {
 
 /// Parses a time in the notation of `systemctl show`: `30s`, `5s`.
 fn number_of_time(name: &str) -> anyhow::Result<u64> {
-    let told = property(UNIT, name)?;
-    let seconds = told.strip_suffix('s').and_then(|number| number.parse::<u64>().ok());
-    Ok(seconds.with_context(|| format!("cannot read {name}: `{told}`"))? * 1_000_000)
+    let value = property(UNIT, name)?;
+    let seconds = value.strip_suffix('s').and_then(|number| number.parse::<u64>().ok());
+    Ok(seconds.with_context(|| format!("cannot read {name}: `{value}`"))? * 1_000_000)
 }
 
 /// Exit codes that require an operator end the unit; an exit code that time may fix causes a restart.
@@ -88,7 +88,7 @@ pub fn is_not_restarted_in_vain(_: &mut Trial) -> anyhow::Result<String> {
         (69, "", "InaccessiblePaths=/sys/kernel/btf"),
         (77, "", "CapabilityBoundingSet=\nAmbientCapabilities="),
     ];
-    let mut told = Vec::new();
+    let mut codes = Vec::new();
     for (code, defaults, settings) in cases {
         set_defaults(&format!("{defaults}\n"))?;
         let drop_in = (!settings.is_empty()).then(|| DropIn::add(UNIT, settings)).transpose()?;
@@ -97,7 +97,7 @@ pub fn is_not_restarted_in_vain(_: &mut Trial) -> anyhow::Result<String> {
         let ended =
             [property(UNIT, "ExecMainStatus")?, property(UNIT, "SubState")?, property(UNIT, "NRestarts")?];
         ensure!(ended == [&code.to_string(), "failed", "0"], "{code}: ended as {ended:?}");
-        told.push(code.to_string());
+        codes.push(code.to_string());
         drop(drop_in);
     }
     set_defaults(TRACEPOINT)?;
@@ -108,7 +108,7 @@ pub fn is_not_restarted_in_vain(_: &mut Trial) -> anyhow::Result<String> {
     ensure!(state == ["71", "auto-restart"], "an address that is taken: {state:?}");
     drop(taken);
     wait_for("it tries again", START_LIMIT, || Ok((property(UNIT, "SubState")? == "running").then_some(())))?;
-    Ok(format!("{} end it; 71 is tried again", told.join(", ")))
+    Ok(format!("{} end it; 71 is tried again", codes.join(", ")))
 }
 
 /// It ends in time and takes everything with it; the documented commands remove the rest.

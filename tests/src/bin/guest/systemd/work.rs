@@ -52,10 +52,10 @@ fn hook() -> anyhow::Result<String> {
 fn misses() -> anyhow::Result<String> {
     let metrics = metrics()?;
     let all = metrics.all("etcd_disk_probe_misses_total", &[]).filter(|sample| sample.value > 0.0);
-    let told: Vec<_> = all
+    let misses: Vec<_> = all
         .map(|it| format!("{} {}", it.value, it.labels.get("reason").map_or("", String::as_str)))
         .collect();
-    Ok(if told.is_empty() { "none".to_owned() } else { told.join(", ") })
+    Ok(if misses.is_empty() { "none".to_owned() } else { misses.join(", ") })
 }
 
 /// An etcd that systemd starts as another user is discovered, scraped and reconciled.
@@ -103,7 +103,7 @@ pub fn agrees_in_another_network(_: &mut Trial) -> anyhow::Result<String> {
 pub fn tells_its_status(_: &mut Trial) -> anyhow::Result<String> {
     let verdict = format!("{MEMBER} ");
     let expected = ["attached by fentry", verdict.as_str()];
-    wait_for("the status is told", AGREES_LIMIT, || {
+    wait_for("the status is reported", AGREES_LIMIT, || {
         let status = property(UNIT, "StatusText")?;
         let is_it = expected.iter().all(|part| status.contains(part)) && !status.contains("not judged yet");
         is_it.then_some(Some(status.clone())).with_context(|| format!("`{status}`"))
