@@ -150,11 +150,11 @@ fn result_of(outcome: &Outcome, kernel: &Kernel, case: Case) -> Result<(), Faile
             if documented == *found {
                 return Ok(());
             }
-            Err(format!("starting takes {found}, and docs/kernels.md says {documented}").into())
+            Err(format!("starting requires {found}, but docs/kernels.md has {documented}").into())
         }
         (Some(Report { result: Ok(_), .. }), _) => Ok(()),
         (Some(Report { result: Err(detail), .. }), _) => Err(detail.as_str().into()),
         (None, Some(why)) => Err(why.as_str().into()),
-        (None, None) => Err("the machine said nothing of this case".into()),
+        (None, None) => Err("the machine has not reported this case".into()),
     }
 }

@@ -70,6 +70,6 @@ fn result_of((reports, ended): &Outcome, name: &str) -> Result<(), Failed> {
         (Some(Report { result: Ok(_), .. }), _) => Ok(()),
         (Some(Report { result: Err(detail), .. }), _) => Err(detail.as_str().into()),
         (None, Err(why)) => Err(format!("{why:#}").into()),
-        (None, Ok(())) => Err("the machine said nothing of this step".into()),
+        (None, Ok(())) => Err("the machine has not reported this step".into()),
     }
 }

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Ok("drop") => Some(Fault::Drop),
         Ok("double") => Some(Fault::Double),
         Ok("detach") => {
-            let when: PathBuf = std::env::var_os("FAULT_WHEN").expect("the tests say when").into();
+            let when: PathBuf = std::env::var_os("FAULT_WHEN").expect("the tests set FAULT_WHEN").into();
             thread::spawn(move || detach(&when));
             None
         }
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         }
     };
     logging::init(probe_user::config::LogFormat::Text, false);
-    let config = Config::try_from(Args::parse()).expect("the tests give good flags");
+    let config = Config::try_from(Args::parse()).expect("the tests pass valid flags");
     match daemon::run_with(&config, fault) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -49,7 +49,7 @@ fn detach(when: &Path) {
     while !when.exists() {
         thread::sleep(Duration::from_millis(50));
     }
-    let nothing = fs::File::open("/dev/null").expect("there is always /dev/null");
+    let nothing = fs::File::open("/dev/null").expect("/dev/null always exists");
     for entry in fs::read_dir("/proc/self/fd").expect("/proc is mounted").flatten() {
         let held = fs::read_link(entry.path()).unwrap_or_default();
         let number = entry.file_name().to_string_lossy().parse::<i32>();

@@ -49,7 +49,7 @@ mod tests {
         let namespaces = Namespaces::over(Path::new("/var/tmp/x"));
         let cases = [
             ("/var/tmp/x/a.etcd", "/mnt/etcd/a.etcd", "in the directory"),
-            ("/var/tmp/xy/a.etcd", "/var/tmp/xy/a.etcd", "in one whose name begins alike"),
+            ("/var/tmp/xy/a.etcd", "/var/tmp/xy/a.etcd", "in one with the same prefix"),
             ("/usr/bin/etcd", "/usr/bin/etcd", "elsewhere"),
         ];
         for (outside, inside, why) in cases {

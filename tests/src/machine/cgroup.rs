@@ -101,7 +101,7 @@ impl Cgroup {
     /// Limits writes per second to a device (version 1); 0 removes the limit.
     pub fn limit_writes(&self, device: &str, per_second: u32) -> anyhow::Result<()> {
         use std::os::unix::fs::MetadataExt;
-        let numbers = fs::metadata(device).with_context(|| format!("cannot look at {device}"))?.rdev();
+        let numbers = fs::metadata(device).with_context(|| format!("cannot stat {device}"))?.rdev();
         let (major, minor) = (rustix::fs::major(numbers), rustix::fs::minor(numbers));
         self.set("blkio.throttle.write_iops_device", &format!("{major}:{minor} {per_second}"))
     }

@@ -70,6 +70,6 @@ impl Podman {
     /// Returns the pid of a container's process in the host's pid namespace.
     pub fn pid(&self, container: &str) -> anyhow::Result<u32> {
         let pid = self.run(&["inspect", "--format={{.State.Pid}}", container])?;
-        pid.parse().with_context(|| format!("cannot take `{pid}` for a pid"))
+        pid.parse().with_context(|| format!("cannot parse the pid `{pid}`"))
     }
 }

@@ -45,5 +45,5 @@ pub fn run(script: &Path, arguments: &[&str], input: &Value) -> anyhow::Result<S
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("cannot run {}: {}: {}", script.display(), output.status, said.trim());
     }
-    String::from_utf8(output.stdout).context("cannot read what Python prints")
+    String::from_utf8(output.stdout).context("cannot decode the output of Python")
 }

@@ -67,7 +67,7 @@ impl RawClient {
 
     /// Verifies this name and not the address.
     pub fn named(mut self, name: &str) -> anyhow::Result<Self> {
-        self.name = ServerName::try_from(name.to_owned()).context("cannot take this for a name")?;
+        self.name = ServerName::try_from(name.to_owned()).context("cannot parse the server name")?;
         Ok(self)
     }
 

@@ -273,7 +273,7 @@ mod tests {
         let path = scratch.path().to_owned();
         fs::write(path.join("file"), "x").unwrap();
         drop(scratch);
-        assert!(!path.exists(), "it is removed with what is in it");
+        assert!(!path.exists(), "it is removed with its content");
 
         let mut kept = Scratch::new(&root, "scratch-test").unwrap();
         kept.keep();

@@ -175,10 +175,10 @@ mod tests {
     fn unknown_names_are_reported() {
         let known = Known::of(PAGE, RECORDED).unwrap();
         let cases: [(&str, &[&str], &str); 11] = [
-            ("sum by (cluster, cause) (rate(waits{member=~\"a\"}[1m]))", &[], "all of it is there"),
+            ("sum by (cluster, cause) (rate(waits{member=~\"a\"}[1m]))", &[], "all exist"),
             ("sum by (errno) (errors{member=\"b\"})", &[], "a family without series is looked up"),
             ("max(up{job=\"x\"}) - scrape_duration_seconds", &[], "Prometheus' own"),
-            ("gone", &["there is no metric gone"], "what is recorded and not served is gone"),
+            ("gone", &["there is no metric gone"], "only recorded, not served"),
             ("wait", &["there is no metric wait"], "a slip"),
             ("waits{couse=\"flush\"}", &["waits has no label couse"], "a slip in a label"),
             (
@@ -190,9 +190,9 @@ mod tests {
             (
                 "waits / on (errno) errors",
                 &["waits cannot be distinguished by errno"],
-                "both sides need what is matched by",
+                "both sides need the labels of the matching",
             ),
-            ("errors unless ignoring (errno) up", &[], "the left side has what is ignored"),
+            ("errors unless ignoring (errno) up", &[], "the left side has the ignored label"),
             (
                 "{member=\"a\"}",
                 &["`{member=\"a\"}` names no metric"],
@@ -202,6 +202,6 @@ mod tests {
         for (expression, expected, why) in cases {
             assert_eq!(known.unknown_names(expression).unwrap(), expected, "{expression}: {why}");
         }
-        assert!(known.unknown_names("sum(").is_err(), "what cannot be parsed is no expression");
+        assert!(known.unknown_names("sum(").is_err(), "an expression that cannot be parsed is an error");
     }
 }

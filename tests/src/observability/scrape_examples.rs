@@ -103,7 +103,7 @@ pub fn discovered(probe: SocketAddr) -> anyhow::Result<String> {
 fn replaced(text: &str, words: &[(&str, &str)]) -> anyhow::Result<String> {
     words.iter().try_fold(text.to_owned(), |text, (from, to)| {
         let count = text.matches(from).count();
-        ensure!(count == 1, "`{from}` is there {count} times");
+        ensure!(count == 1, "`{from}` occurs {count} times");
         Ok(text.replace(from, to))
     })
 }
@@ -133,6 +133,6 @@ mod tests {
         let expected =
             "  # - before\n  begin:\n  # What it is:\n  - key: [a]\n    deeper: b\n  basic_auth:\n";
         assert_eq!(uncommented(text, "begin:"), expected);
-        assert!(replaced("a b", &[("c", "d")]).is_err(), "what is not there cannot be replaced");
+        assert!(replaced("a b", &[("c", "d")]).is_err(), "a missing word cannot be replaced");
     }
 }

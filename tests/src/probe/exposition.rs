@@ -38,7 +38,7 @@ impl Page {
             // No label value of etcd contains a blank after its last brace.
             if let Some((series, value)) = line.rsplit_once(' ').filter(|_| passes(family)) {
                 let before = page.samples.insert(series.to_owned(), value.to_owned());
-                assert_eq!(before, None, "{series} is there once");
+                assert_eq!(before, None, "{series} occurs twice");
             }
         }
         page.comments.sort();

@@ -181,7 +181,7 @@ impl Finished {
     /// Parses its standard output as JSON.
     pub fn json(&self) -> anyhow::Result<Value> {
         serde_json::from_str(&self.stdout).with_context(|| {
-            format!("cannot parse the probe's JSON: {}; it said: {}", self.stdout, self.stderr)
+            format!("cannot parse the probe's JSON: {}; its log: {}", self.stdout, self.stderr)
         })
     }
 }

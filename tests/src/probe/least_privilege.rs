@@ -70,13 +70,13 @@ fn refusal(finished: &Finished) -> anyhow::Result<Option<String>> {
         return Ok(None);
     }
     let line = finished.stderr.lines().find_map(|line| line.split_once(" ERROR ")).map(|(_, line)| line);
-    let line = line.with_context(|| format!("the probe says nothing of why it ended: {finished:?}"))?;
+    let line = line.with_context(|| format!("the probe ended without an error: {finished:?}"))?;
     Ok(Some(line.to_owned()))
 }
 
 fn expect_named(sentence: &str, capability: &str, finished: &Finished) -> anyhow::Result<()> {
     if !sentence.contains(capability) || finished.code != Some(77) {
-        bail!("{capability} is missing, and the probe says with exit code {:?}: {sentence}", finished.code);
+        bail!("without {capability} the probe fails with exit code {:?}: {sentence}", finished.code);
     }
     Ok(())
 }

@@ -250,7 +250,10 @@ impl Node {
     /// Sends the kubelet's request until it succeeds, and returns how long that took.
     pub fn wait_until(&self, probe: &str, pod: &Pod) -> anyhow::Result<Duration> {
         let (started, get) = (Instant::now(), &self.manifest.container()?[probe]["httpGet"]);
-        ensure!(get["scheme"] == "HTTPS" && get["port"] == "metrics", "cannot ask as {probe} says: {get}");
+        ensure!(
+            get["scheme"] == "HTTPS" && get["port"] == "metrics",
+            "cannot send the request of {probe}: {get}"
+        );
         let path = get["path"].as_str().context("a probe has a path")?;
         let answered = Cancel::default().wait_for(ANSWER_LIMIT, || {
             Ok(self.endpoint.get(path).is_ok_and(|answer| (200..400).contains(&answer.status)).then_some(()))

@@ -224,7 +224,7 @@ fn the_example_for_alertmanager_routes_and_inhibits() {
         (
             &["EtcdDiskProbeSelfTestFailing", "EtcdDiskStalled a", "EtcdCpuStarved b", "EtcdLeaderMissing a"],
             &["ticket EtcdDiskProbeSelfTestFailing", "page EtcdLeaderMissing a"],
-            "what a blind probe measured, but not what etcd says",
+            "the measurements of a blind probe, but not the metrics of etcd",
         ),
         (
             &["EtcdDiskProbeCrosscheckBroken a", "EtcdDiskProbeBlind a", "EtcdDiskProbeBlind b"],
@@ -240,7 +240,7 @@ fn the_example_for_alertmanager_routes_and_inhibits() {
         (
             &["EtcdHeartbeatsAtRisk a", "EtcdDiskIoThrottled a"],
             &["ticket EtcdHeartbeatsAtRisk a", "ticket EtcdDiskIoThrottled a"],
-            "a cause and what it costs belong together",
+            "a cause and its effect belong together",
         ),
     ];
     let shipped = RuleFile::shipped("alerts.yaml").unwrap();

@@ -117,7 +117,7 @@ fn manifests_are_rendered_from_the_chart() {
     for preset in presets() {
         let file = format!("{preset}.yaml");
         let same = read(&kept.join(&file)) == read(&rendered.join(&file));
-        assert!(same, "deploy/manifests/{file} is not what the chart says; `cargo xtask render` writes it");
+        assert!(same, "deploy/manifests/{file} differs from the chart; `cargo xtask render` writes it");
     }
 }
 
@@ -215,7 +215,7 @@ fn capabilities_are_exactly_those_of_the_table() {
             profile.0.as_str().is_some_and(|profile| profile.eq_ignore_ascii_case("unconfined")),
             "{name}"
         );
-        assert!(profile.1.is_null(), "{name}: the version knows the other");
+        assert!(profile.1.is_null(), "{name}: this version supports the other");
     }
     let fewer = strings(&container("without sysAdmin")["securityContext"]["capabilities"]["add"]);
     let missing: Vec<_> = documented.difference(&fewer).collect();
@@ -339,7 +339,7 @@ fn install_notes_name_the_special_cases() {
             "it is on the node's network",
         ),
         ("default", "Nobody scrapes it yet", "nothing is enabled"),
-        ("loopback", "loopback", "no pod can ask"),
+        ("loopback", "loopback", "unreachable for pods"),
     ];
     for (name, part, why) in cases {
         let notes = case(name)["notes"].as_str().unwrap_or_else(|| panic!("{name}: {}", case(name)["error"]));
@@ -397,7 +397,7 @@ fn the_daemon_serves_with_what_the_chart_makes() {
         Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
     });
     assert!(ready.unwrap().is_some(), "{}", running.tail());
-    assert_eq!(named.request("GET", path, "").unwrap().status, 401, "the kubelet has a password of its own");
+    assert_eq!(named.request("GET", path, "").unwrap().status, 401, "the kubelet has a separate password");
     assert!(client.request("GET", path, &header).is_err(), "the certificate is for one name");
     running.stop().unwrap();
 }

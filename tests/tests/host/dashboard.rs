@@ -190,7 +190,7 @@ fn every_panel_has_an_answer() {
     let over = Cancel::default()
         .wait_for(2 * RATE_INTERVAL, || Ok((load.so_far().elapsed > RATE_INTERVAL).then_some(())))
         .unwrap();
-    assert!(over.is_some(), "the load goes on");
+    assert!(over.is_some(), "the load continues");
     let verdict = format!(
         "etcd_disk_probe_verdict{{member=\"{slow}\",job=\"{JOB}\",verdict=~\"{SLOW_VERDICTS}\"}} == 1"
     );
@@ -242,7 +242,7 @@ fn assert_variables_have_values(setting: &Setting, dashboard: &Dashboard) {
     for (name, query) in dashboard.variables() {
         let query = interpolated(setting, query, None);
         let (selector, label) =
-            grafana::label_values(&query).unwrap_or_else(|| panic!("{name} asks {query}"));
+            grafana::label_values(&query).unwrap_or_else(|| panic!("{name} queries {query}"));
         let values = setting.prometheus.label_values(selector, label).unwrap();
         let expected = match name {
             "cluster" => vec![CLUSTER.to_owned()],
@@ -280,7 +280,7 @@ fn assert_all_is_known(dashboard: &Dashboard, page: &str) {
         panels.iter().flat_map(|panel| panel.queries().map(|query| (panel.title(), query.expression)));
     let annotations = dashboard.annotations().into_iter().map(|expression| ("annotation", expression));
     let variables = dashboard.variables().into_iter().map(|(name, query)| {
-        (name, grafana::label_values(query).expect("all variables ask for values of a label").0)
+        (name, grafana::label_values(query).expect("all variables query the values of a label").0)
     });
     let mut strangers = Vec::new();
     for (title, expression) in queries.chain(annotations).chain(variables) {

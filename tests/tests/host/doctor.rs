@@ -144,7 +144,7 @@ fn a_member_is_reported_with_disk_endpoint_and_certificates() {
         assert_line(&found, Some(&etcd), "endpoint", "ok", &answers);
         assert_line(&found, Some(&etcd), "authority", "ok", "ca.pem is valid for 365 days");
         assert_line(&found, Some(&etcd), "certificate", "ok", "server.pem is valid for 365 days");
-        assert!(loaded_programs::loaded().unwrap().is_subset(&loaded), "version {version}: it only looks");
+        assert!(loaded_programs::loaded().unwrap().is_subset(&loaded), "version {version}: it loads nothing");
 
         // The certificate that the flags specify, not etcd's own.
         let (found, code) = findings(&call(&scratch).arguments(&flags(&tls.client)));
@@ -241,7 +241,7 @@ fn an_ordinary_user_learns_the_required_privileges() {
     let program = scratch.path().join("etcd-disk-probe");
     fs::copy(probe::binary().unwrap(), &program).unwrap();
     let (found, code) = findings(&Invocation::new(&program, scratch.path()).through(&NOBODY));
-    assert_eq!(code, 77, "what the daemon ends with");
+    assert_eq!(code, 77, "the exit code of the daemon");
     assert_line(&found, None, "user", "note", "65534");
     assert_line(&found, None, "CAP_BPF", "failed", "capabilities.add");
     assert_line(&found, None, "CAP_SYS_PTRACE", "warning", "settings, descriptors");
@@ -266,7 +266,7 @@ fn a_missing_property_changes_only_its_own_line() {
     let rootless = ["unshare", "--user", "--map-root-user"];
     let cases = [
         (&no_btf[..], 69, "BTF", "CONFIG_DEBUG_INFO_BTF", "no BTF"),
-        (&own_pids, 69, "pid namespace", "hostPID: true", "pids of its own"),
+        (&own_pids, 69, "pid namespace", "hostPID: true", "a pid namespace"),
         (&no_privilege, 77, "CAP_PERFMON", "CapabilityBoundingSet=", "root without capabilities"),
         (&rootless, 77, "user namespace", "hostUsers: true", "root of a rootless container"),
     ];

@@ -86,7 +86,7 @@ fn every_event_of_a_long_load_is_matched() {
             let labels = [member[0], ("file", file)];
             metrics.sum("etcd_disk_probe_operation_duration_seconds_count", &labels)
         };
-        assert!(count("snapshot") > 0.0 && count("defrag") > 0.0, "{}: both were seen", etcd.name());
+        assert!(count("snapshot") > 0.0 && count("defrag") > 0.0, "{}: both were recorded", etcd.name());
     }
     assert_nothing_missed(&probe);
 }
@@ -190,15 +190,15 @@ fn ten_kills_under_load_lose_nothing() {
     assert!(figures[0].unverified > 0.0, "ten tails cannot all have been scraped: {figures:#?}");
     assert_nothing_missed(&probe);
     let living = living_etcds();
-    let places = entries::<ProcessKey>(&probe, "TARGET_BY_PROCESS");
+    let slots = entries::<ProcessKey>(&probe, "TARGET_BY_PROCESS");
     assert_eq!(
-        places,
+        slots,
         living.len() + 1,
-        "one place per living etcd, one for the self-test, none for the dead"
+        "one slot per running etcd, one for the self-test, none for exited ones"
     );
     let tasks = living.iter().map(|pid| fs::read_dir(format!("/proc/{pid}/task")).unwrap().count());
-    let (threads, places) = (tasks.sum(), entries::<ThreadKey>(&probe, "THREAD_BY_KEY"));
-    assert!((1..=threads).contains(&places), "{places} places for {threads} living threads");
+    let (threads, slots) = (tasks.sum(), entries::<ThreadKey>(&probe, "THREAD_BY_KEY"));
+    assert!((1..=threads).contains(&slots), "{slots} slots for {threads} running threads");
 }
 
 /// Returns the number of entries in one of the probe's hash maps.

@@ -75,7 +75,7 @@ fn assert_reported(probe: &Probe, member: &str, case: &Failing) {
         .unwrap()
         .unwrap_or_else(|| panic!("{why}: {:?} {}", counts(&probe.metrics().unwrap()), probe.log().unwrap()));
     let counts = counts(&metrics);
-    assert_eq!(counts.len(), REASONS, "{why}: every reason is there: {counts:?}");
+    assert_eq!(counts.len(), REASONS, "{why}: every reason is exported: {counts:?}");
     assert!(
         counts.iter().all(|(of, count)| of == reason || *count == 0.0),
         "{why}: for one reason: {counts:?}"

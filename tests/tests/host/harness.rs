@@ -108,7 +108,7 @@ fn a_wal_rotates_and_may_live_on_another_file_system() {
         std::thread::sleep(Duration::from_secs(1));
         assert_eq!(load.so_far().puts, 0, "nothing is durable on a frozen file system");
         drop(frozen);
-        assert_eq!(load.wait().unwrap().puts, 10, "thawed, it goes on");
+        assert_eq!(load.wait().unwrap().puts, 10, "thawed, it continues");
         assert_eq!(left_below(scratch.path()).len(), 5, "three mounts and two loop devices");
     }
     assert_eq!(left_below(scratch.path()), BTreeSet::new(), "all undone on drop");

@@ -28,7 +28,7 @@ fn auto_takes_the_cheapest_hook_that_works() {
         let starts = matches!(finished.code, Some(0..=2));
         println!("{hook}: {}", if starts { "works here" } else { finished.stderr.trim() });
         if starts {
-            assert_eq!(finished.json().unwrap()["hook"], hook, "no other one is taken in its place");
+            assert_eq!(finished.json().unwrap()["hook"], hook, "no other one is used instead");
         } else {
             assert!(matches!(finished.code, Some(69 | 77)), "{finished:?}");
             assert!(finished.stderr.contains("cannot start the kernel probe: "), "{finished:?}");

@@ -49,7 +49,7 @@ fn a_hostile_etcd_costs_neither_memory_nor_events() {
     let stated = format!("below {} MiB resident", RESIDENT_MAX_BYTES >> 20);
     assert!(
         include_str!("../../../docs/etcd-metrics.md").contains(&stated),
-        "docs/etcd-metrics.md says {stated}"
+        "docs/etcd-metrics.md states {stated}"
     );
     let seconds = std::env::var(DURATION).map_or(30, |text| text.parse().expect("a number of seconds"));
     let end = Instant::now() + Duration::from_secs(seconds);

@@ -145,7 +145,7 @@ fn no_answer_names_a_key_though_the_log_does() {
     let flags = ["--cert", tls.client.certificate.to_str().unwrap(), "--key", key.to_str().unwrap()];
     let probe = call(&scratch).arguments(&flags).run().unwrap();
     let client = RawClient::plain(probe.endpoint().address());
-    let report = within(Duration::from_secs(10), "it does not say what is wrong", || {
+    let report = within(Duration::from_secs(10), "it does not report the error", || {
         let report: serde_json::Value =
             serde_json::from_str(&client.request("GET", "/api/v1/report", "")?.body)?;
         let mut members = report["members"].as_array().into_iter().flatten();
@@ -208,7 +208,7 @@ fn client_certificates_are_requested_and_verified() {
         (
             config("VerifyClientCertIfGiven", clients),
             [true, true, true, false, false],
-            "what is shown is judged",
+            "a presented certificate is verified",
         ),
         (config("RequireAndVerifyClientCert", clients), [false, true, true, false, false], "one is needed"),
         (config("RequireAndVerifyClientCert", sans), [false, true, false, false, false], "with this name"),
@@ -389,7 +389,7 @@ fn a_web_configuration_that_cannot_be_used_stops_the_start() {
     let mixed = Pair { certificate: tls.server.certificate.clone(), key: other.key };
     let cases = [
         (Some("nonsense: 1\n".to_owned()), 64, "unknown key `nonsense`", "an unknown key"),
-        (Some(tls_of(&tls.server, "  min_version: TLS10\n")), 64, "min_version", "what rustls cannot"),
+        (Some(tls_of(&tls.server, "  min_version: TLS10\n")), 64, "min_version", "unsupported by rustls"),
         (Some(tls_of(&mixed, "")), 64, "belongs to another certificate", "a key of another certificate"),
         (
             Some("tls_server_config: {cert_file: a, key_file: b}".to_owned()),

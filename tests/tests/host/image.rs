@@ -150,7 +150,7 @@ fn every_linked_crate_is_in_the_sbom() {
     let is_library = |name: &&String| libraries.contains(name.split(' ').next().unwrap());
     let crates: BTreeSet<_> = linked.iter().filter(|name| !is_library(name)).cloned().collect();
     assert_eq!(crates, cargo);
-    assert_eq!(linked.len(), cargo.len() + libraries.len(), "and what comes with compilers");
+    assert_eq!(linked.len(), cargo.len() + libraries.len(), "and the libraries of the compiler");
 
     // The crates that the binary itself reveals: a panic message contains its source path.
     let scratch = Scratch::on_disk("bill").unwrap();

@@ -56,7 +56,7 @@ fn ready_keep_alive_blind_and_stopping_are_notified() {
 
     let (_, first) = messages.recv_timeout(Duration::from_secs(30)).unwrap();
     assert!(has(&first, "READY=1") && first.contains("STATUS=attached by "), "{first}");
-    assert!(probe.is_ready(), "the first who asks gets an answer");
+    assert!(probe.is_ready(), "the first request is served");
 
     std::fs::write(&blind_now, "").unwrap();
     let since = Instant::now();
@@ -65,7 +65,7 @@ fn ready_keep_alive_blind_and_stopping_are_notified() {
     while alive_after < 3 {
         let (at, message) = messages.recv_timeout(BLIND_LIMIT).unwrap();
         assert!(has(&message, "WATCHDOG=1") && !has(&message, "READY=1"), "{message}");
-        assert!(at - last < WATCHDOG, "{:?} between two signs of life", at - last);
+        assert!(at - last < WATCHDOG, "{:?} between two keep-alive messages", at - last);
         last = at;
         alive_after += usize::from(blind.is_some());
         if message.contains("STATUS=blind: ") {
@@ -73,7 +73,7 @@ fn ready_keep_alive_blind_and_stopping_are_notified() {
         }
         assert!(
             blind.is_some() || since.elapsed() < BLIND_LIMIT,
-            "it does not say that it is blind: {message}"
+            "it does not report that it is blind: {message}"
         );
     }
     println!("reported as blind after {:?}", blind.unwrap());
@@ -95,14 +95,14 @@ fn a_listener_that_does_not_read_blocks_nothing() {
     // A message every 20 ms: the kernel's buffer of the socket is soon full.
     let probe = call(&probe::binary().unwrap(), &scratch, Duration::from_millis(40)).run().unwrap();
     thread::sleep(Duration::from_secs(3));
-    assert!(probe.is_ready(), "it goes on");
+    assert!(probe.is_ready(), "it continues");
     let since = Instant::now();
     assert_eq!(probe.stop().unwrap().code(), Some(0));
     assert!(since.elapsed() < Duration::from_secs(3), "it ended after {:?}", since.elapsed());
     // The daemon sent messages until the buffer was full.
     deaf.set_nonblocking(true).unwrap();
     let kept = std::iter::repeat_with(|| deaf.recv(&mut [0; 4096])).take_while(Result::is_ok).count();
-    println!("{kept} messages were kept for him");
+    println!("{kept} messages were buffered");
     assert!((2..100).contains(&kept), "{kept} messages");
 }
 

@@ -128,7 +128,7 @@ fn an_etcd_that_wakes_up_is_matched_from_its_first_sync() {
         });
         let before = before.unwrap().expect("it comes to rest");
         let probe = run_probe(&scratch);
-        assert_eq!(etcd.observations().unwrap(), before, "{name}: the probe has not seen it sync yet");
+        assert_eq!(etcd.observations().unwrap(), before, "{name}: the probe has not recorded a sync yet");
         put_some(&etcd.endpoint());
         let figures = crosscheck::settle(&probe, name).unwrap();
         let own = etcd.observations().unwrap();
@@ -283,7 +283,7 @@ fn a_sync_that_hangs_shows_while_it_hangs() {
             let now = moment(&probe.metrics()?, name);
             Ok((now.in_flight_s < 1.0 && !now.stalled).then_some(()))
         });
-        assert!(thawed.unwrap().is_some(), "{name}: what has returned hangs no longer");
+        assert!(thawed.unwrap().is_some(), "{name}: a returned sync is not reported as hanging");
         println!("{name}: {rising} of {} readings rose, to {:.1} s", moments.len(), last.in_flight_s);
         load.stop().unwrap();
         assert_exact(&probe, &etcd.endpoint(), name);

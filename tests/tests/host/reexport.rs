@@ -261,7 +261,7 @@ fn concurrent_requests_share_one_scrape() {
         call.arguments(&arguments).arguments(&["--scrape-interval", "1m", "--window", "1m"]).run().unwrap();
     let labels = [("member", name.as_str()), ("code", "200")];
     let found = Cancel::default().wait_for(FOUND_WITHIN, || Ok(probe.metrics()?.value(REQUESTS, &labels)));
-    assert!(found.unwrap().is_some(), "what the flag adds is there: {}", probe.log().unwrap());
+    assert!(found.unwrap().is_some(), "the family of the flag is exported: {}", probe.log().unwrap());
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(1_100));
         let before = between.requests();
@@ -307,13 +307,13 @@ fn a_hanging_etcd_costs_a_second_and_loses_its_series() {
         assert!(age(&metrics) > last_age_s, "the age grows: {last_age_s} s, then {} s", age(&metrics));
         last_age_s = age(&metrics);
         let alive = metrics.value("etcd_server_has_leader", &[("member", setting.members[1].name())]);
-        assert!(alive.is_some(), "the others are not kept waiting");
+        assert!(alive.is_some(), "the others are not delayed");
     }
     process::send(etcd.pid(), Signal::CONT).unwrap();
     println!("answers after {times:?}; served until {served_until:?} after it hung; age {last_age_s:.1} s");
     // A busy machine may delay one of them, but not for as long as etcd may take.
     times.sort_unstable();
-    let [.., second, slowest] = times[..] else { panic!("it is asked often: {times:?}") };
+    let [.., second, slowest] = times[..] else { panic!("there are many requests: {times:?}") };
     assert!(second < Duration::from_millis(1_600), "a second and a little: {times:?}");
     assert!(slowest < Duration::from_secs(3), "{times:?}");
     // No copy was older than five seconds, by the probe's own clock.
@@ -401,7 +401,7 @@ fn a_real_prometheus_answers_from_the_probe_alone() {
 /// Compares all of Prometheus' series of the members with etcd's own, read before and after the scrape.
 fn assert_prometheus_has_what_etcd_says(setting: &Setting, server: &Prometheus, puts: u64) {
     let soon = Duration::from_secs(10);
-    assert!(puts > 0, "there is load");
+    assert!(puts > 0, "the load shows");
     for etcd in &setting.members {
         let before = own_page(etcd);
         // The copy of a scrape that begins in two seconds was made after this reading.

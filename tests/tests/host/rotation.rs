@@ -64,13 +64,13 @@ fn watch(endpoint: &Endpoint, before: u32, stop: &Cancel) -> anyhow::Result<u32>
         let metrics = Metrics::parse(&endpoint.get("/metrics")?.text()?)?;
         ensure!(
             metrics.value("etcd_disk_probe_etcd_up", &named) == Some(1.0),
-            "look {looks}: etcd is not up"
+            "reading {looks}: etcd is not up"
         );
-        ensure!(lost(&metrics) == before, "look {looks}: {} scrapes failed", lost(&metrics) - before);
+        ensure!(lost(&metrics) == before, "reading {looks}: {} scrapes failed", lost(&metrics) - before);
         let figures = crosscheck::of(&metrics, NAME);
         ensure!(
             figures.as_ref().is_some_and(|all| all.iter().all(crosscheck::Crosscheck::is_exact)),
-            "look {looks}: {figures:?}"
+            "reading {looks}: {figures:?}"
         );
         looks += 1;
         thread::sleep(Duration::from_millis(50));

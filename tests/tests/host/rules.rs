@@ -105,11 +105,11 @@ fn kind_of(case: &Case, alert: &str, kind: &str) -> &'static str {
     let expected: Vec<_> = case.alert_rule_test.iter().filter(|test| test.alertname == alert).collect();
     if kind.starts_with("fires") {
         let fires = expected.iter().any(|test| !test.exp_alerts.is_empty());
-        assert!(fires, "{}: no moment at which it fires", case.name);
+        assert!(fires, "{}: it never fires", case.name);
         "fires"
     } else if kind.starts_with("stays quiet") {
         let is_quiet = !expected.is_empty() && expected.iter().all(|test| test.exp_alerts.is_empty());
-        assert!(is_quiet, "{}: it has to be quiet at every moment", case.name);
+        assert!(is_quiet, "{}: it must stay quiet at every time", case.name);
         "stays quiet"
     } else if kind.starts_with("survives a gap") {
         // `_x8` between two values.
@@ -122,10 +122,10 @@ fn kind_of(case: &Case, alert: &str, kind: &str) -> &'static str {
         let selector = format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\"}}");
         let of_alert = case.promql_expr_test.iter().filter(|test| test.expr.contains(&selector));
         let fires = of_alert.filter(|test| !test.exp_samples.is_empty()).count();
-        assert!(fires >= 2, "{}: it has to fire at two moments at least", case.name);
+        assert!(fires >= 2, "{}: it must fire at least at two times", case.name);
         "survives a gap"
     } else {
-        panic!("{}: what kind of case is this?", case.name)
+        panic!("{}: unknown kind of case", case.name)
     }
 }
 
@@ -134,7 +134,7 @@ fn every_alert_is_complete_and_has_a_unique_name() {
     let (mut names, alerts) = (BTreeSet::new(), alerts());
     for rule in &alerts {
         let name = rule.name();
-        assert!(names.insert(name.to_lowercase()), "{name} is there twice");
+        assert!(names.insert(name.to_lowercase()), "{name} occurs twice");
         assert!(name.starts_with("Etcd"), "{name}: all begin alike");
         assert!(!TAKEN.iter().any(|taken| taken.eq_ignore_ascii_case(name)), "{name} is etcd's own");
         let severity = rule.labels.get("severity").map(String::as_str);
@@ -224,7 +224,7 @@ fn every_record_says_by_which_labels_it_aggregates() {
             "cluster_cause" => vec!["cluster", "job", "cause"],
             "member" => vec!["cluster", "job", "member"],
             "member_verdict" => vec!["cluster", "job", "member", "verdict"],
-            other => panic!("{name}: what level is {other}?"),
+            other => panic!("{name}: unknown level {other}"),
         };
         let without_bounds: Vec<_> = labels.iter().filter(|label| *label != "le").collect();
         assert_eq!(without_bounds, expected, "{name}");

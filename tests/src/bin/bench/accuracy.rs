@@ -52,7 +52,7 @@ pub fn run(options: &Options, hook: Hook) -> anyhow::Result<Vec<Table>> {
         sync_beside_another(scratch.path(), run)?;
         let own = std::process::id();
         let process = kernel.processes().into_iter().find(|process| process.pid == own);
-        let process = process.context("the probe has not seen the syncs")?;
+        let process = process.context("the probe has not recorded the syncs")?;
         let total = kernel.latencies(process.target, WAL_FSYNC);
         let measured = before.replace(total.clone()).map_or(total.clone(), |before| total.since(&before));
         // The series for etcd's metric is not recorded separately; it contains the syncs of segments.
@@ -186,6 +186,6 @@ mod tests {
         for (q, expected, why) in cases {
             assert_eq!(interpolated(&latencies, q, &[1000.0, 2000.0, 4000.0]), expected, "{why}");
         }
-        assert_eq!(interpolated(&[], 0.5, &[1000.0]), None, "of none there is none");
+        assert_eq!(interpolated(&[], 0.5, &[1000.0]), None, "no quantile without latencies");
     }
 }

@@ -64,7 +64,7 @@ const COLUMNS: [&str; 13] = [
 pub fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     let binary = probe::binary()?;
     let mut whole = Table::new("the binary", ["file", "bytes"]);
-    let bytes = fs::metadata(&binary).context("cannot look at the probe")?.len();
+    let bytes = fs::metadata(&binary).context("cannot poll the probe")?.len();
     whole.row(["etcd-disk-probe".into(), bytes.into()]);
     let mut table = Table::new("the daemon (start: median and quartiles of its starts)", COLUMNS);
     for (members, loaded) in SETTINGS {

@@ -63,7 +63,7 @@ impl Disk {
 
     /// Returns the kernel's internal device number (`MKDEV` in `include/linux/kdev_t.h`).
     pub fn device(&self) -> anyhow::Result<u32> {
-        let device = fs::metadata(self.path()).context("cannot look at a disk")?.st_dev();
+        let device = fs::metadata(self.path()).context("cannot stat a disk")?.st_dev();
         Ok(major(device) << 20 | minor(device))
     }
 }

@@ -21,7 +21,7 @@ pub const WORD: &str = "worker";
 
 /// Executes orders, one per line, until the input ends.
 pub fn serve(arguments: &[String]) -> anyhow::Result<()> {
-    let [name, directory, cpu] = arguments else { bail!("a worker takes a name, a directory and a CPU") };
+    let [name, directory, cpu] = arguments else { bail!("a worker needs a name, a directory and a CPU") };
     fs::write("/proc/self/comm", name).context("cannot change the name of this process")?;
     if let Ok(cpu) = cpu.parse() {
         pin(cpu)?;
@@ -85,13 +85,13 @@ impl Worker {
     /// Returns nanoseconds per call.
     pub fn time(&mut self, call: Call, times: u32) -> anyhow::Result<f64> {
         self.order(&format!("time {} {times}", call.as_str()))?;
-        self.answer()?.parse().context("cannot take the answer for a number")
+        self.answer()?.parse().context("cannot parse the answer as a number")
     }
 
     /// Returns nanoseconds of CPU per write while this many threads write.
     pub fn cost_with_threads(&mut self, threads: u32, times: u32) -> anyhow::Result<f64> {
         self.order(&format!("threads {threads} {times}"))?;
-        self.answer()?.parse().context("cannot take the answer for a number")
+        self.answer()?.parse().context("cannot parse the answer as a number")
     }
 
     /// Starts operations at this rate; [`Worker::made`] waits for the end.
@@ -105,7 +105,7 @@ impl Worker {
     }
 
     fn order(&mut self, line: &str) -> anyhow::Result<()> {
-        writeln!(self.orders, "{line}").context("cannot give an order to a worker")
+        writeln!(self.orders, "{line}").context("cannot send an order to a worker")
     }
 
     fn answer(&mut self) -> anyhow::Result<String> {

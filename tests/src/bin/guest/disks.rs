@@ -70,7 +70,7 @@ impl Drop for Delayed {
     fn drop(&mut self) {
         let undone = write(&self.cache, "write through").and_then(|()| reload(&self.table));
         if let Err(error) = undone {
-            eprintln!("cannot give the slow disk its {DELAY:?} back: {error:#}");
+            eprintln!("cannot reset the slow disk to {DELAY:?}: {error:#}");
         }
     }
 }

@@ -78,7 +78,7 @@ impl Machine {
     }
 
     /// Returns the cases on the kernel's command line.
-    #[expect(clippy::unused_self, reason = "`/proc` is there only in a machine that is ready")]
+    #[expect(clippy::unused_self, reason = "`/proc` exists only in a machine that is set up")]
     pub fn cases(&self) -> anyhow::Result<Vec<Case>> {
         let line = fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
         let names = line.split_whitespace().find_map(|word| word.strip_prefix("probe.cases="));

@@ -24,14 +24,14 @@ pub fn privileges(case: Case, machine: &Machine) -> anyhow::Result<String> {
     if case.hook == Hook::Tracepoint {
         let unmounted = find()?;
         let names: Vec<_> = unmounted.iter().map(|missed| missed.capability).collect();
-        ensure!(names == ["CAP_SYS_ADMIN"], "without tracefs it takes {names:?}");
+        ensure!(names == ["CAP_SYS_ADMIN"], "without tracefs it requires {names:?}");
     }
     let tracefs = (case.hook == Hook::Tracepoint).then(Tracefs::mount).transpose()?;
     if case.hook == Hook::Tracepoint && number(PARANOID)? > 2 {
         // Debian's default. It does not restrict a process with CAP_SYS_ADMIN.
         let paranoid = find()?;
         let names: Vec<_> = paranoid.iter().map(|missed| missed.capability).collect();
-        ensure!(names == ["CAP_SYS_ADMIN"], "with {PARANOID} above 2 it takes {names:?}");
+        ensure!(names == ["CAP_SYS_ADMIN"], "with {PARANOID} above 2 it requires {names:?}");
         println!("guest: {}", paranoid[0].sentence);
         fs::write(PARANOID, "2").with_context(|| format!("cannot write {PARANOID}"))?;
     }
@@ -67,6 +67,6 @@ pub fn locked_down(case: Case, machine: &Machine) -> anyhow::Result<String> {
     }
     let doctor = call().arguments(&["--output", "json"]).start("doctor")?.wait(Duration::from_secs(30))?;
     ensure!(doctor.code != Some(0), "doctor calls this machine fit: {doctor:?}");
-    ensure!(doctor.stdout.contains("lockdown=integrity"), "doctor does not say the way out: {doctor:?}");
+    ensure!(doctor.stdout.contains("lockdown=integrity"), "doctor does not name the fix: {doctor:?}");
     Ok(stderr.split_once("ERROR ").map_or(stderr.clone(), |(_, sentence)| sentence.to_owned()))
 }

@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(labels, ["5.10", "6.1-aarch64"]);
         assert_eq!(kernels[1].directory, Path::new("/cache/linux-arm64-6.1.176-1"));
         let later = parse("7.2 amd64 linux-amd64-7.3.1-1\n", Path::new("/cache")).unwrap();
-        assert_eq!(later[0].name, "7.3", "what was taken, not what was wanted");
+        assert_eq!(later[0].name, "7.3", "the downloaded version, not the requested one");
         assert!(parse("5.10 amd64\n", Path::new("/cache")).is_err(), "a line cut short");
     }
 

@@ -130,7 +130,7 @@ async fn take(request: Request<Incoming>, kept: Kept) -> Result<Response<Full<By
             kept.lock().unwrap_or_else(PoisonError::into_inner).extend(notices);
         }
         Err(error) => {
-            eprintln!("cannot read what Alertmanager sent to {path}: {error:#}");
+            eprintln!("cannot read the message of Alertmanager to {path}: {error:#}");
             *response.status_mut() = hyper::StatusCode::BAD_REQUEST;
         }
     }

@@ -40,7 +40,7 @@ pub(super) fn problems(dashboard: &Value, panels: &[Panel]) -> Vec<String> {
     }
     for (index, panel) in panels.iter().enumerate() {
         let Some(area) = area(panel) else {
-            report(panel, format!("it has no place in the grid: {}", panel.json["gridPos"]));
+            report(panel, format!("it has no position in the grid: {}", panel.json["gridPos"]));
             continue;
         };
         for other in &panels[..index] {
@@ -61,7 +61,7 @@ fn general(dashboard: &Value) -> Vec<String> {
     };
     ask(dashboard["id"].is_null(), "an id is of one Grafana");
     ask(!word(&dashboard["uid"]).is_empty(), "it has no uid to be linked by");
-    ask(dashboard["__inputs"].is_null(), "it asks for inputs, which provisioning does not give");
+    ask(dashboard["__inputs"].is_null(), "it requires inputs, which provisioning does not provide");
     ask(dashboard["schemaVersion"].as_u64().is_some_and(|version| version >= 38), "Grafana 10 has schema 38");
     let variables = list(&dashboard["templating"]["list"]);
     let has_source = |variable: &Value| {
@@ -101,7 +101,7 @@ fn of_panel(panel: &Panel) -> Vec<String> {
     ask(!word(unit).is_empty(), "it has no unit".to_owned());
     ask(panel.json["datasource"]["uid"] == SOURCE, format!("it is not of {SOURCE}"));
     let targets = list(&panel.json["targets"]);
-    ask(!targets.is_empty(), "it asks nothing".to_owned());
+    ask(!targets.is_empty(), "it has no query".to_owned());
     let mut refs = BTreeSet::new();
     for target in targets {
         let name = word(&target["refId"]);
@@ -218,12 +218,12 @@ mod tests {
             (
                 "/panels/2/gridPos/w",
                 json!(13),
-                "Two: it has no place in the grid: {\"h\":4,\"w\":13,\"x\":12,\"y\":1}",
+                "Two: it has no position in the grid: {\"h\":4,\"w\":13,\"x\":12,\"y\":1}",
             ),
             ("/panels/2/description", json!("p99"), "Two: its description is no sentence"),
             ("/panels/2/fieldConfig/defaults/unit", json!(""), "Two: it has no unit"),
             ("/panels/2/datasource/uid", json!("prometheus"), "Two: it is not of ${datasource}"),
-            ("/panels/2/targets", json!([]), "Two: it asks nothing"),
+            ("/panels/2/targets", json!([]), "Two: it has no query"),
             ("/panels/2/targets/0/expr", json!(""), "Two: query A is empty"),
             ("/panels/2/targets/0/legendFormat", json!(""), "Two: query A has no legend"),
             (

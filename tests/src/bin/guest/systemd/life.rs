@@ -30,8 +30,8 @@ const PLACES: [&str; 9] =
 
 /// The documented commands install it, and systemctl returns when it is ready: the first request is served.
 pub fn is_installed(_: &mut Trial) -> anyhow::Result<String> {
-    let commands =
-        documented::commands(&documentation()?, "Install").context("nothing says how to install it")?;
+    let commands = documented::commands(&documentation()?, "Install")
+        .context("the documentation has no commands to install it")?;
     let begun = Instant::now();
     shell(&commands)?;
     let returned = begun.elapsed();
@@ -57,7 +57,7 @@ pub fn is_restarted_when_it_hangs(_: &mut Trial) -> anyhow::Result<String> {
     let (hung, before) = (pid()?, number(UNIT, "NRestarts")?);
     process::send(hung, Signal::STOP)?;
     let since = Instant::now();
-    wait_for("systemd takes it for hung", watchdog + START_LIMIT, || {
+    wait_for("systemd detects the hang", watchdog + START_LIMIT, || {
         Ok((property(UNIT, "Result")? == "watchdog").then_some(()))
     })?;
     let noticed = since.elapsed();
@@ -102,7 +102,7 @@ pub fn is_not_restarted_in_vain(_: &mut Trial) -> anyhow::Result<String> {
     }
     set_defaults(TRACEPOINT)?;
     systemctl(&["reset-failed", UNIT])?;
-    let taken = TcpListener::bind(LISTENS).context("cannot take the probe's address")?;
+    let taken = TcpListener::bind(LISTENS).context("cannot bind the probe's address")?;
     ensure!(systemctl(&["start", UNIT]).is_err(), "it has started at an address that is taken");
     let state = [property(UNIT, "ExecMainStatus")?, property(UNIT, "SubState")?];
     ensure!(state == ["71", "auto-restart"], "an address that is taken: {state:?}");
@@ -130,8 +130,8 @@ pub fn leaves_nothing(trial: &mut Trial) -> anyhow::Result<String> {
         let is_clean = now.is_within(&trial.before);
         is_clean.then_some(Some(())).with_context(|| format!("{now:?}, before {:?}", trial.before))
     })?;
-    let commands =
-        documented::commands(&documentation()?, "Remove").context("nothing says how to remove it")?;
+    let commands = documented::commands(&documentation()?, "Remove")
+        .context("the documentation has no commands to remove it")?;
     shell(&commands)?;
     let state = property(UNIT, "LoadState")?;
     ensure!(state == "not-found", "its unit is {state}");

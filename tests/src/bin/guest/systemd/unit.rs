@@ -97,7 +97,7 @@ impl Drop for DropIn {
         let undone =
             fs::remove_dir_all(&self.0).map_err(Into::into).and_then(|()| systemctl(&["daemon-reload"]));
         if let Err(error) = undone {
-            println!("guest: cannot take a setting back: {error:#}");
+            println!("guest: cannot remove a setting: {error:#}");
         }
     }
 }
