@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::{ArgAction, Command, CommandFactory};
-use probe_user::{command::{config::Args, exit_code}};
+use probe_user::command::{config::Args, exit_code};
 
 const PAGE: &str = include_str!("../../docs/flags.md");
 

@@ -1,5 +1,7 @@
-//! The kernel's histograms hold what was measured: no slot, sum or maximum differs from the single latencies, which lie
-//! within the brackets that user space puts round the same calls.
+//! The kernel's histograms contain exactly what was measured: slots, sums and maxima equal the single
+//! latencies, which lie within the brackets that user space measures around the same calls.
+//!
+//! This test has its own process, because that process is the one that the kernel programs measure.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -10,8 +12,8 @@ use probe_ebpf::{
     series::{OPERATIONS, Op, Role, WAL_FSYNC, series},
     state::Record,
 };
-use probe_tests::needs::{self, Need};
-use probe_tests::scratch::{Scratch, Tmpfs};
+use probe_tests::machine::requirements::{self, Need};
+use probe_tests::machine::scratch::{Scratch, Tmpfs};
 use probe_user::analysis::latency::{Latencies, seconds};
 use probe_user::kernel::{Hook, Kernel, KernelConfig, monotonic_ns};
 
@@ -23,7 +25,7 @@ fn attach(name: &str) -> Kernel {
     Kernel::attach(Hook::Tracepoint, &config).unwrap()
 }
 
-/// Runs on a thread of that name, as one of etcd's, whose files are in a directory of their own.
+/// Runs on a thread of that name, as an etcd whose files are in a separate directory.
 fn as_etcd<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let builder = thread::Builder::new().name(name.to_owned());
@@ -31,11 +33,11 @@ fn as_etcd<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Writes to a segment and syncs it; returns the bracket round each sync.
+/// Writes to a segment and syncs it; returns the time bracket around each sync.
 fn sync_often(directory: &Path, segment: &str, times: usize) -> Vec<(u64, u64)> {
     let mut file = File::create(directory.join(segment)).unwrap();
     let mut sync = |n: usize| {
-        // Larger writes now and then, so that latencies differ.
+        // Occasional larger writes vary the latencies.
         file.write_all(&vec![0; 64 << (n % 9)]).unwrap();
         let before_ns = monotonic_ns();
         file.sync_data().unwrap();
@@ -58,7 +60,7 @@ fn fold(records: &[Record]) -> Latencies {
 
 #[test]
 fn every_latency_is_where_it_belongs() {
-    needs::require(&[Need::Root, Need::Bpf]);
+    requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("histogram").unwrap();
     let directory = scratch.path().join("wal");
     fs::create_dir(&directory).unwrap();
@@ -79,7 +81,7 @@ fn every_latency_is_where_it_belongs() {
         );
     }
     let measured = kernel.latencies(process.target, fdatasync);
-    assert_eq!(measured, fold(&syncs), "slots, sum and maximum are those of the single latencies");
+    assert_eq!(measured, fold(&syncs), "slots, sum and maximum equal the single latencies");
     assert_eq!(
         kernel.latencies(process.target, WAL_FSYNC),
         measured,
@@ -94,15 +96,15 @@ fn every_latency_is_where_it_belongs() {
     let mut sorted: Vec<u64> = syncs.iter().map(|record| record.latency_ns).collect();
     sorted.sort_unstable();
     for (q, rank) in [(0.5, 499), (0.99, 989), (0.999, 998)] {
-        let (told_s, exact_s) = (measured.quantile(q).unwrap(), seconds(sorted[rank]));
-        println!("p{q}: {told_s} s for {exact_s} s");
-        assert!((told_s - exact_s).abs() <= exact_s / 64.0, "p{q}: {told_s} for {exact_s}");
+        let (reported_s, exact_s) = (measured.quantile(q).unwrap(), seconds(sorted[rank]));
+        println!("p{q}: {reported_s} s for {exact_s} s");
+        assert!((reported_s - exact_s).abs() <= exact_s / 64.0, "p{q}: {reported_s} for {exact_s}");
     }
 }
 
 #[test]
 fn no_addition_is_lost_between_cpus() {
-    needs::require(&[Need::Root, Need::Bpf]);
+    requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("parallel").unwrap();
     let memory = Tmpfs::mount(&scratch.path().join("wal"), 256).unwrap();
     let mut kernel = attach("many-of-etcd");

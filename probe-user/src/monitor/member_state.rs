@@ -17,7 +17,7 @@ use super::{
 use crate::system::mount_info::Mount;
 use crate::{
     analysis::{
-        crosscheck::{Start, KernelReading, Ledger, Observations},
+        crosscheck::{KernelReading, Ledger, Observations, Start},
         disk_metric::{BUCKET_BOUNDS_NS, DiskMetric, PerMetric},
         latency::{Latencies, TimeSpent, seconds},
         reexport::ReexportedMetrics,

@@ -1,4 +1,5 @@
-//! Encodes the metrics of one busy member as often as it is told to, and does nothing else: its instructions are counted.
+//! Encodes the metrics of one busy member a given number of times and does nothing else: its instructions are
+//! counted.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -6,14 +7,20 @@ use std::hint::black_box;
 use anyhow::Context;
 use probe_ebpf::histogram::SLOTS;
 use probe_ebpf::series::OPERATIONS;
-use probe_user::analysis::causes::Cause;
+use probe_user::analysis::assessment::CrosscheckTotals;
+use probe_user::analysis::causes::PerCause;
+use probe_user::analysis::disk_metric::PerMetric;
 use probe_user::analysis::latency::{Exported, Latencies, TimeSpent};
+use probe_user::analysis::snapshot::{Figure, MemberSnapshot, Operation, ProgramRuns, Snapshot};
 use probe_user::analysis::verdict::Verdict;
-use probe_user::kernel::Runs;
-use probe_user::output::metrics::{Figure, Format, MemberSnapshot, Operation, Snapshot, encode};
+use probe_user::output::metrics::{Format, encode};
 
 fn main() -> anyhow::Result<()> {
-    let times: u32 = std::env::args().nth(1).context("tell how often")?.parse().context("tell a number")?;
+    let times: u32 = std::env::args()
+        .nth(1)
+        .context("cannot start without a number of encodings")?
+        .parse()
+        .context("cannot parse the number of encodings")?;
     let mut bytes = 0;
     for _ in 0..times {
         bytes += black_box(encode(black_box(snapshot()), Format::Prometheus)?).len();
@@ -31,13 +38,15 @@ fn latencies() -> Exported {
 fn snapshot() -> Snapshot {
     let figure = || Figure {
         latencies: latencies(),
-        kernel_events: 123_456,
-        etcd_events: 123_456,
-        difference: 0,
-        uncertainty: Some(0),
-        unverified: 0,
-        violations: [0; 2],
-        overhead_s: 1.5,
+        crosscheck: CrosscheckTotals {
+            kernel_events: 123_456,
+            etcd_events: 123_456,
+            difference: 0,
+            origin_uncertainty: Some(0),
+            unverified: 0,
+            violations: [0; 2],
+            overhead_s: 1.5,
+        },
     };
     let operations = OPERATIONS.map(|(role, op)| Operation {
         role,
@@ -49,7 +58,7 @@ fn snapshot() -> Snapshot {
             run_queue_ns: 3_000,
             ..TimeSpent::default()
         }),
-        waits: [1_000; Cause::ALL.len()],
+        waits: PerCause::from_fn(|_| 1_000),
         errors: BTreeMap::new(),
     });
     Snapshot {
@@ -57,17 +66,17 @@ fn snapshot() -> Snapshot {
         self_test_passed: true,
         web_config_reloaded: None,
         misses: probe_ebpf::miss::Miss::ALL.map(|miss| (miss.as_str(), 0)).to_vec(),
-        runs: vec![Runs::default(); 16],
+        runs: vec![ProgramRuns::default(); 16],
         members: vec![MemberSnapshot {
             name: "member".to_owned(),
-            figures: [figure(), figure()],
+            figures: PerMetric::from_fn(|_| figure()),
             rotation: latencies(),
             operations: operations.to_vec(),
             in_flight_s: vec![("wal", 0.0), ("backend", 0.0)],
             verdict: Verdict::Healthy,
             etcd_up: true,
             scrape_age_s: Some(0.5),
-            passed_on: None,
+            reexported: None,
             scrape_errors: BTreeMap::new(),
             certificate_ends_s: [Some(1_924_905_600); 3],
             data_dir: "/var/lib/etcd".to_owned(),

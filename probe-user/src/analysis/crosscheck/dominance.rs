@@ -7,7 +7,7 @@
 
 use crate::analysis::disk_metric::BUCKETS;
 
-use super::{Start, Observations, Round, signed};
+use super::{Observations, Round, Start, signed};
 
 /// What two sums of floats may differ by, relative to the sums: etcd adds a rounded term per event.
 const TOLERANCE: f64 = 1e-9;

@@ -1,6 +1,6 @@
 //! Adds up the incarnations of one member, so that counters outlive a restart of etcd and never fall.
 
-use super::{Start, Invariant, Outcome, Reconciliation, Round};
+use super::{Invariant, Outcome, Reconciliation, Round, Start};
 
 /// What the incarnations that ended have left.
 #[derive(Debug, Clone, Default)]

@@ -4,7 +4,7 @@
 //! `E − F(after) ..= E − S(before) + sequences(before)` at every round. An event in flight from the reading
 //! before to the one after makes that a single value, and so does a quiet second.
 
-use super::{Start, KernelReading, Round, signed};
+use super::{KernelReading, Round, Start, signed};
 
 /// How long nothing may happen until whatever finished has surely been observed: etcd's goroutine runs
 /// between the return of its syscall and the observation, and a starved one waits for a CPU there.

@@ -49,7 +49,7 @@ fn observed_s(origin: i64, round: &Round, mean_s: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::crosscheck::{Start, KernelReading, Observations, Reconciliation};
+    use crate::analysis::crosscheck::{KernelReading, Observations, Reconciliation, Start};
 
     /// A round with `(count, sum)` before, of etcd, and after.
     fn round(before: (u64, f64), etcd: (u64, f64), after: (u64, f64)) -> Round {

@@ -1,5 +1,5 @@
-//! The first and only program of a virtual machine: gets it ready, runs the cases that the command line of the kernel names,
-//! tells how each went, and switches the machine off.
+//! The first and only program of a virtual machine: prepares it, runs the cases that the kernel's command
+//! line names, reports each result, and switches the machine off.
 
 mod bench;
 mod blind;
@@ -19,22 +19,22 @@ use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
 
 use anyhow::Context;
-use probe_tests::blinding::Blinding;
+use probe_tests::faults::probe_faults::ProbeFault;
 use probe_tests::faults::worker::{WORD, Work};
-use probe_tests::vm::case::{Case, DONE, Kind, Report};
-use probe_tests::vm::systemd::WORD as OF_SYSTEMD;
+use probe_tests::machine::vm::case::{Case, DONE, Kind, Report};
+use probe_tests::machine::vm::systemd::WORD as OF_SYSTEMD;
 
 use crate::machine::Machine;
 
 fn main() -> anyhow::Result<()> {
-    // What is in etcd's way is a process of its own, of the only program there is.
+    // Culprits are separate processes of this same program.
     let arguments: Vec<_> = env::args().skip(1).collect();
     if let Some((word, task)) = arguments.split_first()
         && word == WORD
     {
         return Work::parse(task).context("cannot be in the way")?.run();
     }
-    // What systemd starts, once it is there.
+    // The program that systemd starts, once it runs.
     if arguments == [OF_SYSTEMD] {
         systemd::run();
         return Ok(());
@@ -58,7 +58,7 @@ fn run() -> anyhow::Result<()> {
     for case in machine.cases()? {
         let started = Instant::now();
         println!("guest: running {case}");
-        // The libraries of the tests panic where a metric is missing; the other cases go on.
+        // The harness panics if a metric is missing; the other cases continue.
         let result = panic::catch_unwind(AssertUnwindSafe(|| run_case(case, &machine)));
         let result = match result {
             Ok(result) => result.map_err(|error| format!("{error:#}")),
@@ -77,8 +77,8 @@ fn run_case(case: Case, machine: &Machine) -> anyhow::Result<String> {
         Kind::Chosen => exact::chosen(case, machine),
         Kind::Overwrites => slow::overwrites(case, machine),
         Kind::SlowWal => slow::wal(case, machine),
-        Kind::Detached => blind::is_found_out(Blinding::Detached, case, machine),
-        Kind::Silenced => blind::is_found_out(Blinding::Silenced, case, machine),
+        Kind::Detached => blind::detect(ProbeFault::Detached, case, machine),
+        Kind::Silenced => blind::detect(ProbeFault::FtraceDisabled, case, machine),
         Kind::Privileges => refusals::privileges(case, machine),
         Kind::DeviceSlow => verdict::device_slow(case, machine),
         Kind::FlushSlow => verdict::flush_slow(case, machine),

@@ -272,6 +272,7 @@ fn gaps_tell_how_far_the_origin_jumped() {
 #[test]
 fn absurd_counters_violate_but_do_not_overflow() {
     let absurd = ((0, u64::MAX, u64::MAX), u64::MAX, (u64::MAX / 1_000_000, 0, 0));
-    let (origin, _) = origin_after(Start::Observed, u32::MAX, &[absurd, ((0, 0, 0), 0, (0, u64::MAX, u64::MAX))]);
+    let (origin, _) =
+        origin_after(Start::Observed, u32::MAX, &[absurd, ((0, 0, 0), 0, (0, u64::MAX, u64::MAX))]);
     assert!(origin.violations() > 0);
 }

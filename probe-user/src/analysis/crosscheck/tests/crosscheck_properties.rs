@@ -7,7 +7,7 @@ use std::cell::Cell;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use super::super::{Start, Breach, Invariant, Ledger, Reconciliation, Round};
+use super::super::{Breach, Invariant, Ledger, Reconciliation, Round, Start};
 use super::simulated_history::{Fault, History, histories};
 
 const CASES: u32 = 256;

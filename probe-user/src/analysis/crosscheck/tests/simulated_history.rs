@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use crate::analysis::disk_metric::BUCKETS;
 
-use super::super::{Start, KernelReading, Observations, Round};
+use super::super::{KernelReading, Observations, Round, Start};
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;
