@@ -50,7 +50,7 @@ fn try_exit(program: u32, op: Op, returned: i64) -> Result<(), Miss> {
     }
     let started_ns = thread.started_ns;
     if started_ns == 0 {
-        // The entry starts no clock for writes to sockets, but for every sync, on whichever file.
+        // The entry records no write to a socket, but it records every sync, on any file.
         return if op.returns_bytes() { Ok(()) } else { Err(Miss::ExitWithoutEnter) };
     }
     let now_ns = now_ns();
