@@ -12,7 +12,8 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Reads the arguments by their index through the hook's accessor; the call and the indexes are constants.
+    /// Reads the arguments by their index through the hook's accessor; the call and the indexes are
+    /// constants.
     #[inline(always)]
     pub fn of(op: Op, argument: impl Fn(usize) -> u64) -> Self {
         let descriptor = argument(0);

@@ -4,7 +4,7 @@
 //! hooks down:
 //!
 //! - `hooks` are the programs that the kernel calls.
-//! - `syscall` processes the entry and the exit of a system call: `enter` starts the clock, `classify`
+//! - `syscall` processes the entry and the exit of a system call: `enter` starts the clock, `classify_call`
 //!   determines which series the call belongs to and what it completes, `exit` measures.
 //! - `lookup` finds the process and the thread, the file of a descriptor (`vfs`, through `file_cache`), and
 //!   the scheduler's statistics of a thread.
@@ -32,7 +32,7 @@ mod hooks {
 
 /// System calls, from the entry to the return.
 mod syscall {
-    pub mod classify;
+    pub mod classify_call;
     pub mod enter;
     pub mod exit;
 }

@@ -104,7 +104,8 @@ exporter_sys_enter_write, exporter_sys_exit_write, exporter_fentry_write, export
 at! { 1, empty_sys_enter_pwrite64, empty_sys_exit_pwrite64, empty_fentry_pwrite64, empty_fexit_pwrite64,
 exporter_sys_enter_pwrite64, exporter_sys_exit_pwrite64, exporter_fentry_pwrite64, exporter_fexit_pwrite64 }
 at! { 2, empty_sys_enter_fdatasync, empty_sys_exit_fdatasync, empty_fentry_fdatasync, empty_fexit_fdatasync,
-exporter_sys_enter_fdatasync, exporter_sys_exit_fdatasync, exporter_fentry_fdatasync, exporter_fexit_fdatasync }
+exporter_sys_enter_fdatasync, exporter_sys_exit_fdatasync,
+exporter_fentry_fdatasync, exporter_fexit_fdatasync }
 
 /// Only programs under the GPL may use the helpers that read the time.
 #[unsafe(link_section = "license")]

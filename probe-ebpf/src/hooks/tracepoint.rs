@@ -1,5 +1,4 @@
-//! Hooks on `syscalls:` tracepoints: they exist on every kernel, and their arguments are those of the system
-//! call.
+//! Hooks on `syscalls:` tracepoints: they exist on every kernel, and pass the system call's own arguments.
 //!
 //! The context is `struct syscall_tp_t` of `kernel/trace/trace_syscalls.c` (5.10 to 7.2): the common fields,
 //! the number of the system call, then from byte 16 its arguments, or its return value.

@@ -11,7 +11,7 @@ use probe_ebpf::{
     state::{COMPLETES_COMMIT, COMPLETES_META, COMPLETES_WAL_FSYNC, PRIMARY, Thread},
 };
 
-use super::classify::{PageWrite, classify};
+use super::classify_call::{PageWrite, classify};
 use crate::{
     arguments::Arguments,
     clock::now_ns,
