@@ -1,35 +1,35 @@
-//! Tells the role of a file from its own name, which no rename of its directory changes.
+//! Determines the role of a file by its own name, which no rename of its directory changes.
 //!
-//! Names as etcd 3.4 to 3.6 make them: `server/storage/wal/util.go` (`walName`), `wal/file_pipeline.go`,
+//! Names as etcd 3.4 to 3.6 create them: `server/storage/wal/util.go` (`walName`), `wal/file_pipeline.go`,
 //! `api/snap/snapshotter.go`, `api/snap/db.go`, `storage/backend/backend.go` (`defrag`).
 
 use crate::series::Role;
 
-/// Words of a name that decide its role: 40 bytes, of which etcd's longest name takes 38.
+/// Words of a name that determine its role: 40 bytes; etcd's longest name takes 38.
 pub const NAME_WORDS: usize = 5;
 
-/// The first bytes of a name in the order of memory. Whole words, because the BPF instruction set compares a word as
-/// fast as a byte, and the verifier has to follow every comparison both ways.
-pub type Name = [u64; NAME_WORDS];
+/// The first bytes of a name in memory order. Whole words, because the BPF instruction set compares a word as
+/// fast as a byte, and the verifier has to follow both branches of each comparison.
+pub type NameWords = [u64; NAME_WORDS];
 
-/// What a name says: its role, and whether it has to be looked for in a directory called `snap`.
+/// A name of which the role is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Named {
+pub struct ParsedName {
     pub role: Role,
-    /// Only a full segment is truncated in a rotation; `N.tmp` may be, in its pre-allocation.
+    /// A rotation truncates a full segment only; etcd may truncate `N.tmp` when it pre-allocates the file.
     pub is_segment: bool,
 }
 
-impl Named {
-    /// Returns it as a number.
+impl ParsedName {
+    /// Returns the name as a number.
     #[inline(always)]
-    pub const fn packed(self) -> u32 {
+    pub const fn pack(self) -> u32 {
         (self.role as u32) << 1 | self.is_segment as u32
     }
 
-    /// Returns what was packed.
+    /// Returns the name that was packed as this number.
     #[inline(always)]
-    pub const fn unpacked(packed: u32) -> Self {
+    pub const fn unpack(packed: u32) -> Self {
         let role = match packed >> 1 {
             0 => Role::Wal,
             1 => Role::WalDir,
@@ -41,27 +41,27 @@ impl Named {
     }
 }
 
-/// Returns whether a name of this length can belong to a file that we time; most descriptors are sockets.
+/// Returns whether a name of this length can be that of a traced file; most descriptors are sockets.
 #[inline(always)]
-pub const fn may_matter(length: u32) -> bool {
+pub const fn is_plausible_length(length: u32) -> bool {
     // The longest is `%016x-%016x.snap`, 38 bytes.
     length >= 2 && length <= 38
 }
 
-/// Returns the role of a file by its name, or none if etcd gives no file that we time such a name.
+/// Parses the name of a file; `None` if etcd gives no traced file such a name.
 ///
-/// Directories have no role by name: see `Target::wal_dir_inode`.
+/// The name of a directory implies no role: see `Target::wal_dir_inode`.
 #[inline(always)]
-pub fn role(name: &Name, length: u32) -> Option<Named> {
+pub fn parse_words(name: &NameWords, length: u32) -> Option<ParsedName> {
     let [first, _, third, _, fifth] = *name;
-    let other = |role| Some(Named { role, is_segment: false });
+    let other = |role| Some(ParsedName { role, is_segment: false });
     match length {
-        37 if is_segment(name) => Some(Named { role: Role::Wal, is_segment: true }),
+        37 if is_segment(name) => Some(ParsedName { role: Role::Wal, is_segment: true }),
         // `file_pipeline.go` pre-allocates under two names in turn; only the first character differs.
         5 if first & bytes(5) & !1 == word(*b"0.tmp\0\0\0") => other(Role::Wal),
         2 if first & bytes(2) == word(*b"db\0\0\0\0\0\0") => other(Role::Backend),
         8.. if first & bytes(7) == word(*b"db.tmp.\0") => other(Role::Defrag),
-        // `ioutil.TempFile(dir, "tmp")`: a database on its way from the leader.
+        // `ioutil.TempFile(dir, "tmp")`: a database that is being received from the leader.
         4.. if first & bytes(3) == word(*b"tmp\0\0\0\0\0") => other(Role::Snapshot),
         38 if (fifth >> 8) & bytes(5) == word(*b".snap\0\0\0") => other(Role::Snapshot),
         24 if third == word(*b".snap.db") => other(Role::Snapshot),
@@ -69,21 +69,21 @@ pub fn role(name: &Name, length: u32) -> Option<Named> {
     }
 }
 
-/// Returns the role of a file by its name as user space has it.
-pub fn role_of(text: &[u8]) -> Option<Named> {
+/// Parses the name of a file in user space.
+pub fn parse(text: &[u8]) -> Option<ParsedName> {
     let mut bytes = [[0; 8]; NAME_WORDS];
     for (to, from) in bytes.as_flattened_mut().iter_mut().zip(text) {
         *to = *from;
     }
-    let length = u32::try_from(text.len()).ok().filter(|length| may_matter(*length))?;
-    role(&bytes.map(word), length)
+    let length = u32::try_from(text.len()).ok().filter(|length| is_plausible_length(*length))?;
+    parse_words(&bytes.map(word), length)
 }
 
 /// Returns whether a name of 37 bytes is `%016x-%016x.wal`.
 #[inline(always)]
-fn is_segment(name: &Name) -> bool {
+fn is_segment(name: &NameWords) -> bool {
     let [first, second, third, fourth, fifth] = *name;
-    // The second number begins at byte 17, so its words lie across ours.
+    // The second number begins at byte 17, so each of its words spans two words of the name.
     let across = [(third >> 8) | (fourth << 56), (fourth >> 8) | (fifth << 56)];
     let wrong = not_hex(first) | not_hex(second) | not_hex(across[0]) | not_hex(across[1]);
     let punctuation = ((third & bytes(1)) ^ 0x2d) | (((fifth >> 8) & bytes(4)) ^ word(*b".wal\0\0\0\0"));
@@ -118,30 +118,30 @@ const fn word(bytes: [u8; 8]) -> u64 {
 mod tests {
     use super::*;
 
-    fn role_in_memory(text: &str) -> Option<Named> {
-        // What lies behind a name in the kernel's memory is not to matter.
+    fn parse_in_memory(text: &str) -> Option<ParsedName> {
+        // The bytes after a name in the kernel's memory must not matter.
         let mut name = [0xa5; 8 * NAME_WORDS];
         let kept = text.len().min(name.len());
         name[..kept].copy_from_slice(&text.as_bytes()[..kept]);
-        let name: Name = core::array::from_fn(|at| word(name[8 * at..][..8].try_into().unwrap()));
+        let name: NameWords = core::array::from_fn(|at| word(name[8 * at..][..8].try_into().unwrap()));
         let length = u32::try_from(text.len()).unwrap();
-        if may_matter(length) { role(&name, length) } else { None }
+        if is_plausible_length(length) { parse_words(&name, length) } else { None }
     }
 
     #[test]
-    fn what_is_packed_is_unpacked() {
+    fn unpack_reverses_pack() {
         for role in [Role::Wal, Role::WalDir, Role::Backend, Role::Snapshot, Role::Defrag] {
             for is_segment in [false, true] {
-                let named = Named { role, is_segment };
-                assert_eq!(Named::unpacked(named.packed()), named);
+                let name = ParsedName { role, is_segment };
+                assert_eq!(ParsedName::unpack(name.pack()), name);
             }
         }
     }
 
     #[test]
     fn names_of_etcd_have_their_roles() {
-        let wal = |is_segment| Some(Named { role: Role::Wal, is_segment });
-        let other = |role| Some(Named { role, is_segment: false });
+        let wal = |is_segment| Some(ParsedName { role: Role::Wal, is_segment });
+        let other = |role| Some(ParsedName { role, is_segment: false });
         let cases = [
             ("0000000000000000-0000000000000000.wal", wal(true), "the first segment"),
             ("00000000000000ff-00000000000a0b1c.wal", wal(true), "a later segment"),
@@ -149,10 +149,14 @@ mod tests {
             ("1.tmp", wal(false), "pre-allocated"),
             ("2.tmp", None, "the pipeline has two names only"),
             ("0000000000000000-000000000000000G.wal", None, "not hexadecimal"),
-            ("0000000000000000-0000000000000000.wal.broken", None, "what a repair keeps aside is not synced"),
+            (
+                "0000000000000000-0000000000000000.wal.broken",
+                None,
+                "a copy that a repair keeps is not synced",
+            ),
             ("0000000000000000_0000000000000000.wal", None, "no dash"),
             ("db", other(Role::Backend), "bbolt"),
-            ("dx", None, "two letters of something else"),
+            ("dx", None, "another name of two letters"),
             ("db.tmp.123456789", other(Role::Defrag), "a defragmentation"),
             ("db.tmp.", None, "no random part"),
             ("tmp123456789", other(Role::Snapshot), "a database being received"),
@@ -169,19 +173,19 @@ mod tests {
             ("[eventpoll]", None, "an anonymous inode"),
         ];
         for (name, expected, why) in cases {
-            assert_eq!(role_in_memory(name), expected, "{name}: {why}");
-            assert_eq!(role_of(name.as_bytes()), expected, "{name}: {why}, as user space has it");
+            assert_eq!(parse_in_memory(name), expected, "{name}: {why}");
+            assert_eq!(parse(name.as_bytes()), expected, "{name}: {why}, in user space");
         }
     }
 
     #[test]
-    fn hexadecimal_digits_are_told_in_every_place() {
+    fn hexadecimal_digits_are_recognised_at_every_byte() {
         for byte in 0..=u8::MAX {
             let is_hex = byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-            for place in 0..8 {
+            for index in 0..8 {
                 let mut all = *b"01289aef";
-                all[place] = byte;
-                assert_eq!(not_hex(word(all)) == 0, is_hex, "byte {byte:#x} in place {place}");
+                all[index] = byte;
+                assert_eq!(not_hex(word(all)) == 0, is_hex, "{byte:#x} at byte {index}");
             }
         }
     }

@@ -1,55 +1,57 @@
-//! Adds a latency to its histogram.
+//! Adds events to the histograms of a target, and counts failed operations.
 
 use probe_ebpf::{
     histogram::{SLOTS, slot},
     miss::Miss,
     series::SERIES,
-    state::{Ended, ErrorKey, Record, Split, Thread},
+    state::{EndedEvent, ErrorKey, Record, Split, Thread},
 };
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 
 use crate::{
-    maps::{ERRORS, HISTOGRAMS, RECORDING, RECORDS, SLOW_NS, THREAD_STATE, atomic_add, count},
-    operation::now_ns,
+    clock::now_ns,
+    maps::{ERRORS, HISTOGRAMS, RECORDING, RECORDS, SLOW_THRESHOLD_NS, THREAD_STATE, atomic_add, count},
 };
 
-/// Returns whether a latency is to be told of by itself.
+/// Returns whether an operation of this latency is emitted individually.
 #[inline(always)]
 pub fn is_slow(latency_ns: u64) -> bool {
-    latency_ns > SLOW_NS.load()
+    latency_ns > SLOW_THRESHOLD_NS.load()
 }
 
-/// Counts what a thread has just ended in one series of its target.
+/// Adds the event that a thread has just ended to a series of its target.
 #[inline(always)]
 pub fn add(series: u32, thread: &Thread) {
     add_ended(series.into(), thread.index.into());
 }
 
-/// Does this, by the thread's position; returns nothing: 0. A global function, which the verifier looks at once for all that may
-/// end at once (Linux 5.6); those take numbers only before Linux 5.12.
+/// Does the same by the index of the thread. Always returns 0.
+///
+/// A BPF global function, so the verifier checks it once rather than at every call (Linux 5.6); before Linux
+/// 5.12 such functions take numbers only.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn add_ended(series: u64, thread: u64) -> u64 {
     if let Some(thread) = THREAD_STATE.get_ptr_mut(thread as u32) {
-        // SAFETY: elements live as long as their map, and only this thread uses its own.
-        count_ended(series as u32, unsafe { &*thread });
+        // SAFETY: the element exists as long as its map, and only this thread uses its own.
+        add_event(series as u32, unsafe { &*thread });
     }
     0
 }
 
 #[inline(always)]
-fn count_ended(series: u32, thread: &Thread) {
-    let Ended { latency_ns, slot, bytes, split: Split { on_cpu_ns, run_queue_ns } } = thread.ended;
+fn add_event(series: u32, thread: &Thread) {
+    let EndedEvent { latency_ns, slot, bytes, split: Split { on_cpu_ns, run_queue_ns } } = thread.ended;
     let Some(histogram) = HISTOGRAMS.get_ptr_mut(thread.target * SERIES + series) else { return };
     let slot = if slot < SLOTS as u64 { slot as usize } else { SLOTS - 1 };
-    // SAFETY: the element lives as long as its map, its fields are aligned `u64`s, and the slot is one of them.
+    // SAFETY: the element exists as long as its map, its fields are aligned `u64`s, and the slot is in range.
     unsafe {
-        // The slot before the sum: the daemon reads in the other order, so its sum never holds an event that its
-        // slots lack.
+        // The slot before the sum: the daemon reads in the opposite order, so its sum never includes an event
+        // that its slots lack.
         atomic_add((&raw mut (*histogram).slots).cast::<u64>().add(slot), 1);
         atomic_add(&raw mut (*histogram).sum_ns, latency_ns);
-        // And the whole before its parts, likewise.
+        // The sum before its parts, for the same reason.
         if on_cpu_ns > 0 {
             atomic_add(&raw mut (*histogram).on_cpu_ns, on_cpu_ns);
         }
@@ -60,7 +62,8 @@ fn count_ended(series: u32, thread: &Thread) {
             let slow = &raw mut (*histogram).slow;
             atomic_add(&raw mut (*slow).events, 1);
             atomic_add(&raw mut (*slow).sum_ns, latency_ns);
-            // What is known to be nothing must not be added: LLVM makes an atomic `or` of that, which Linux has since 5.12.
+            // A value that is known to be zero must not be added: LLVM turns that into an atomic `or`, which
+            // Linux has only since 5.12.
             if on_cpu_ns > 0 {
                 atomic_add(&raw mut (*slow).on_cpu_ns, on_cpu_ns);
             }
@@ -80,28 +83,30 @@ fn count_ended(series: u32, thread: &Thread) {
     }
 }
 
-/// Returns the slot of a latency: a global function, for the verifier would follow each way through it to the end of the program.
+/// Returns the slot of a latency.
+///
+/// A BPF global function; inlined, the verifier would follow each path through it to the end of the program.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn slot_of(latency_ns: u64) -> u64 {
     slot(latency_ns) as u64
 }
 
-/// Counts `by` events of a reconciled series as begun; wraps, so that a failed one can be taken back.
+/// Counts `by` events of a reconciled series as begun; wraps, so that a failed event can be subtracted.
 #[inline(always)]
-pub fn enter(series: u32, target: u32, by: u64) {
+pub fn count_entered(series: u32, target: u32, by: u64) {
     if let Some(histogram) = HISTOGRAMS.get_ptr_mut(target * SERIES + series) {
-        // SAFETY: the element lives as long as its map, and its fields are aligned `u64`s.
+        // SAFETY: the element exists as long as its map, and its fields are aligned `u64`s.
         unsafe { atomic_add(&raw mut (*histogram).entered, by) };
     }
 }
 
-/// Counts an operation that failed.
+/// Counts a failed operation.
 #[inline(always)]
-pub fn error(target: u32, series: u32, errno: u32) {
+pub fn count_error(target: u32, series: u32, errno: u32) {
     let key = ErrorKey { target, series, errno };
     if let Some(counter) = ERRORS.get_ptr_mut(key) {
-        // SAFETY: elements are removed by the daemon only, once their target is gone; `u64` elements are aligned.
+        // SAFETY: only the daemon removes elements, after their target has ended; `u64` elements are aligned.
         unsafe { atomic_add(counter, 1) };
     } else if ERRORS.insert(key, 1, BPF_NOEXIST.into()).is_err() {
         count(Miss::ErrorsFull);

@@ -1,27 +1,28 @@
-//! Ways to count wrong, which the tests of the cross-check have to find.
+//! Wrong counts on purpose, which the tests of the cross-check must detect.
 
 use probe_ebpf::{
     miss::Miss,
-    state::{ENDS_COMMIT, ENDS_WAL_FSYNC, Thread},
+    state::{COMPLETES_COMMIT, COMPLETES_WAL_FSYNC, Thread},
 };
 
 use crate::maps::{FAULT, FAULT_EVENTS, atomic_add};
 
-/// [`FAULT`]: forget every thousandth reconciled event.
+/// [`FAULT`]: drop every thousandth reconciled event.
 const DROP: u32 = 1;
 /// [`FAULT`]: count every thousandth reconciled event twice.
 const DOUBLE: u32 = 2;
-/// `Thread::ends`: count what ends twice.
-pub const ENDS_TWICE: u32 = 1 << 31;
+/// `Thread::completes`: count the completed event twice.
+pub const COMPLETES_TWICE: u32 = 1 << 31;
 
-/// Returns how often a faulty probe counts this event.
+/// Returns how often a probe with an injected fault counts this event.
 #[inline(always)]
 pub fn times(thread: &mut Thread) -> Result<u64, Miss> {
-    if thread.ends & (ENDS_WAL_FSYNC | ENDS_COMMIT) == 0 {
+    if thread.completes & (COMPLETES_WAL_FSYNC | COMPLETES_COMMIT) == 0 {
         return Ok(1);
     }
     let events = FAULT_EVENTS.get_ptr_mut(0).ok_or(Miss::RingFull)?;
-    // SAFETY: the element lives as long as its map; roughly every thousandth will do.
+    // SAFETY: the element exists as long as its map; a race is harmless, because about every thousandth
+    // suffices.
     let events = unsafe {
         atomic_add(events, 1);
         *events
@@ -32,7 +33,7 @@ pub fn times(thread: &mut Thread) -> Result<u64, Miss> {
     match FAULT.load() {
         DROP => Ok(0),
         DOUBLE => {
-            thread.ends |= ENDS_TWICE;
+            thread.completes |= COMPLETES_TWICE;
             Ok(2)
         }
         _ => Ok(1),

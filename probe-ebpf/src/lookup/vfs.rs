@@ -1,25 +1,23 @@
-//! Tells what a file descriptor is to etcd, from the kernel's own structures.
+//! Walks from a file descriptor to the names and inodes of its file, in the kernel's own structures.
 //!
-//! `task_struct.files → files_struct.fdt → fdtable.fd[fd] → file.f_path.dentry` holds for the length of the call, so
-//! no open, rename or rotation can come between; and it needs no knowledge of what was opened before the probe began.
+//! `task_struct.files → files_struct.fdt → fdtable.fd[fd] → file.f_path.dentry` stays valid for the duration
+//! of the call, so no open, rename or rotation can interfere; and files that were opened before the probe
+//! attached are found, too.
 
 use probe_ebpf::{
-    layout::ABSENT,
+    file_name::{self, NameWords},
     miss::Miss,
-    name::{self, Name},
+    offsets::ABSENT,
 };
 
-use crate::{
-    maps::TYPED,
-    offset,
-    target::{load, read, task, typed_task},
-};
+use super::kernel_memory::{load, read, task, typed_task};
+use crate::{maps::TYPED_TASK, offset};
 
-/// A file by the kernel's `dentry`, and what that says.
+/// A file by the kernel's `dentry`, with the fields read.
 #[derive(Clone, Copy)]
 pub struct Dentry {
     address: *const u8,
-    /// The hash of the name, and its length in the upper half.
+    /// The hash of the name, with its length in the upper half.
     hash_len: u64,
     name: *const u8,
     inode: Inode,
@@ -29,34 +27,34 @@ pub struct Dentry {
 #[derive(Clone, Copy)]
 pub struct Inode(*const u8);
 
-/// What tells one file from another.
+/// Identifies a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     pub inode: u64,
     pub dev: u32,
 }
 
-/// Returns the file of a descriptor of the running thread, or none if there is none.
+/// Returns the file of a descriptor of the running thread, or `None` if the descriptor is not open.
 #[inline(always)]
 pub fn open_file(descriptor: u64) -> Result<Option<Dentry>, Miss> {
     let Some(file) = file(descriptor)? else { return Ok(None) };
     Dentry::at(read(file, offset!(file_dentry))?).map(Some)
 }
 
-/// Returns where the next byte of a descriptor goes, as of now.
+/// Returns the current file offset (`f_pos`) of a descriptor.
 #[inline(always)]
-pub fn position(descriptor: u32) -> Option<u64> {
+pub fn file_offset(descriptor: u32) -> Option<u64> {
     if offset!(file_pos) == ABSENT as usize {
         return None;
     }
     file(descriptor.into()).ok()?.and_then(|file| read(file, offset!(file_pos)).ok())
 }
 
-/// Returns the `struct file` of a descriptor of the running thread, or none if there is none.
+/// Returns the `struct file` of a descriptor of the running thread, or `None` if the descriptor is not open.
 #[inline(always)]
 fn file(descriptor: u64) -> Result<Option<*const u8>, Miss> {
     let (length, array) = descriptors()?;
-    // A descriptor is an `unsigned int`; the upper half of the register means nothing.
+    // A descriptor is an `unsigned int`; the upper half of the register is undefined.
     let descriptor = descriptor & 0xffff_ffff;
     if descriptor >= u64::from(length) {
         return Ok(None);
@@ -65,10 +63,10 @@ fn file(descriptor: u64) -> Result<Option<*const u8>, Miss> {
     Ok(if file.is_null() { None } else { Some(file) })
 }
 
-/// Returns how many descriptors the running thread's table has room for, and where their files are.
+/// Returns the length of the running thread's table of descriptors, and the address of its array of files.
 #[inline(always)]
 fn descriptors() -> Result<(u32, *const u8), Miss> {
-    if TYPED.load() != 0 {
+    if TYPED_TASK.load() != 0 {
         let files: *const u8 = load(typed_task(), offset!(task_files));
         let table: *const u8 = load(files, offset!(files_fdt));
         return Ok((load(table, offset!(fdt_max_fds)), load(table, offset!(fdt_fd))));
@@ -78,34 +76,36 @@ fn descriptors() -> Result<(u32, *const u8), Miss> {
     Ok((read(table, offset!(fdt_max_fds))?, read(table, offset!(fdt_fd))?))
 }
 
-/// [`role_of_name`]: etcd gives no file that we time such a name.
+/// [`parse_file_name`]: etcd gives no traced file such a name.
 const NO_ROLE: u64 = u64::MAX;
-/// [`role_of_name`]: it could not be read.
+/// [`parse_file_name`]: the name could not be read.
 const NO_NAME: u64 = u64::MAX - 1;
 
-/// Returns the role of a name in the kernel's memory, packed, or [`NO_ROLE`], or [`NO_NAME`].
+/// Returns the parsed name at an address in the kernel's memory, packed, or [`NO_ROLE`], or [`NO_NAME`].
 ///
-/// To the verifier this is a global function, which it looks at once (Linux 5.6): else it would follow every name to the end.
+/// A BPF global function (Linux 5.6), so the verifier checks it once; inlined, the verifier would follow
+/// every name to the end of the program.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn role_of_name(name: u64, length: u64) -> u64 {
+extern "C" fn parse_file_name(name: u64, length: u64) -> u64 {
     let length = length as u32;
-    if !name::may_matter(length) {
+    if !file_name::is_plausible_length(length) {
         return NO_ROLE;
     }
-    // The kernel allocates names in steps of 32 bytes or more and ends them with zero; what lies behind is not looked at.
-    match read::<Name>(name as *const u8, 0) {
-        Ok(name) => name::role(&name, length).map_or(NO_ROLE, |named| named.packed().into()),
+    // The kernel allocates names in steps of 32 bytes or more and ends them with zero; the bytes after that
+    // are ignored.
+    match read::<NameWords>(name as *const u8, 0) {
+        Ok(name) => file_name::parse_words(&name, length).map_or(NO_ROLE, |name| name.pack().into()),
         Err(_) => NO_NAME,
     }
 }
 
 impl Dentry {
-    /// Reads what a `dentry` says.
+    /// Reads the fields of a `dentry`.
     #[inline(always)]
     fn at(address: *const u8) -> Result<Self, Miss> {
         let (hash_len, name, inode) = (offset!(dentry_hash_len), offset!(dentry_name), offset!(dentry_inode));
-        // From 5.10 to 7.2 they follow each other, and one call of the helper is cheaper than three.
+        // From 5.10 to 7.2 the three fields are adjacent, and one call of the helper is cheaper than three.
         if name == hash_len + 8 && inode == hash_len + 16 {
             let [hash_len, name, inode] = read::<[u64; 3]>(address, hash_len)?;
             return Ok(Self { address, hash_len, name: name as *const u8, inode: Inode(inode as *const u8) });
@@ -133,17 +133,17 @@ impl Dentry {
         (self.hash_len >> 32) as u32
     }
 
-    /// Returns the role that the file's name gives it, packed, if any.
+    /// Returns the parsed name of the file, packed, if it implies a role.
     #[inline(always)]
-    pub fn named(self) -> Result<Option<u32>, Miss> {
-        match role_of_name(self.name as u64, self.name_length().into()) {
+    pub fn parse_name(self) -> Result<Option<u32>, Miss> {
+        match parse_file_name(self.name as u64, self.name_length().into()) {
             NO_ROLE => Ok(None),
             NO_NAME => Err(Miss::UnreadableFile),
             packed => Ok(Some(packed as u32)),
         }
     }
 
-    /// Returns whether this is a directory called `snap`, where etcd keeps its database and snapshots.
+    /// Returns whether this is a directory with the name `snap`, where etcd keeps its database and snapshots.
     #[inline(always)]
     pub fn is_snap(self) -> Result<bool, Miss> {
         Ok(self.name_length() == 4 && read::<u32>(self.name, 0)? == u32::from_le_bytes(*b"snap"))
