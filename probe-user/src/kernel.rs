@@ -32,7 +32,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use probe_ebpf::{
-    histogram::{SLOTS, Slow},
+    histogram::{SLOTS, SlowSums},
     miss::Miss,
     state::{ErrorKey, ProcessKey, Record, Target, Thread, ThreadKey},
 };
@@ -291,7 +291,7 @@ impl Kernel {
             sum_ns: word(SUM_NS),
             on_cpu_ns,
             run_queue_ns,
-            slow: Slow {
+            slow: SlowSums {
                 events: slow_events,
                 sum_ns: slow_sum_ns,
                 on_cpu_ns: slow_on_cpu_ns,

@@ -1,6 +1,6 @@
 //! Histograms at rest: what the kernel counted up to one instant, and questions to it.
 
-use probe_ebpf::histogram::{SLOTS, Slow, edge_seconds, slot};
+use probe_ebpf::histogram::{SLOTS, SlowSums, edge_seconds, slot};
 
 /// Bounds in nanoseconds that the exported histograms have: etcd's fourteen (1 ms to 8.192 s), the doublings below and
 /// above them, and the limits of etcd's guidance (10 and 25 ms) and 100 ms. All are edges of the kernel's slots.
@@ -202,7 +202,7 @@ pub struct TimeSpent {
     pub on_cpu_ns: u64,
     pub run_queue_ns: u64,
     /// Of the events that took longer than the threshold.
-    pub slow: Slow,
+    pub slow: SlowSums,
 }
 
 impl TimeSpent {
@@ -230,7 +230,7 @@ impl TimeSpent {
             sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
             on_cpu_ns: self.on_cpu_ns.saturating_sub(earlier.on_cpu_ns),
             run_queue_ns: self.run_queue_ns.saturating_sub(earlier.run_queue_ns),
-            slow: Slow {
+            slow: SlowSums {
                 events: now.events.saturating_sub(then.events),
                 sum_ns: now.sum_ns.saturating_sub(then.sum_ns),
                 on_cpu_ns: now.on_cpu_ns.saturating_sub(then.on_cpu_ns),

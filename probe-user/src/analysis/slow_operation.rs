@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use probe_ebpf::{
-    request::OwnerKey,
+    io::OwnerKey,
     series::{OPERATIONS, Op, Role},
-    state::SlowRecord,
+    state::SlowEvent,
 };
 
 use crate::analysis::causes::{Cause, PerCause};
@@ -29,7 +29,7 @@ pub struct Sample {
 pub struct SlowOperation {
     /// When it ended.
     pub at: SystemTime,
-    pub record: SlowRecord,
+    pub record: SlowEvent,
     /// The blocked time by what was waited for. Adds up to all of it.
     pub waits: Waits,
     /// The same by samples, where `waits` are exact.
@@ -58,7 +58,7 @@ impl SlowOperation {
     /// Puts together what is known of an operation. `exact` are its waits, if they were recorded at every switch.
     pub fn new(
         at: SystemTime,
-        record: SlowRecord,
+        record: SlowEvent,
         samples: &[Sample],
         exact: Option<&[(Cause, String, u64)]>,
     ) -> Self {
@@ -134,7 +134,7 @@ pub struct LoggedOperation {
 }
 
 /// Returns how long the thread waited for anything but a processor.
-pub fn blocked_ns(record: &SlowRecord) -> u64 {
+pub fn blocked_ns(record: &SlowEvent) -> u64 {
     let split = record.split;
     record.latency_ns.saturating_sub(split.on_cpu_ns).saturating_sub(split.run_queue_ns)
 }
@@ -161,8 +161,8 @@ mod tests {
 
     use super::*;
 
-    fn record(latency_ns: u64, on_cpu_ns: u64, run_queue_ns: u64) -> SlowRecord {
-        SlowRecord { latency_ns, split: Split { on_cpu_ns, run_queue_ns }, series: 1, ..SlowRecord::NONE }
+    fn record(latency_ns: u64, on_cpu_ns: u64, run_queue_ns: u64) -> SlowEvent {
+        SlowEvent { latency_ns, split: Split { on_cpu_ns, run_queue_ns }, series: 1, ..SlowEvent::NONE }
     }
 
     fn sample(cause: Cause, busy: bool, stands_for_ns: u64) -> Sample {

@@ -222,7 +222,7 @@ impl TryFrom<Args> for Config {
                 "--tls-server-name {name}: not a DNS name or an address without scheme and port"
             ));
         }
-        if options.process_name.len() > probe_ebpf::layout::NAMES {
+        if options.process_name.len() > probe_ebpf::process_names::PROCESS_NAMES_MAX {
             wrong.push(format!(
                 "--process-name: {} names given, but at most four are possible",
                 options.process_name.len()

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use probe_ebpf::name;
+use probe_ebpf::file_name;
 
 use crate::support::logging;
 
@@ -191,7 +191,7 @@ fn segment_links(id: ProcessId) -> io::Result<Vec<(PathBuf, PathBuf)>> {
     for entry in fs::read_dir(id.proc_path("fd"))? {
         let link = entry?.path();
         let Ok(target) = fs::read_link(&link) else { continue };
-        let named = target.file_name().and_then(|file| name::role_of(file.as_encoded_bytes()));
+        let named = target.file_name().and_then(|file| file_name::parse(file.as_encoded_bytes()));
         if named.is_some_and(|named| named.is_segment) {
             found.push((link, target));
         }

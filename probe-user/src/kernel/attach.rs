@@ -22,7 +22,7 @@ enum Side {
     Exit,
 }
 
-/// Which of the two programs on a hook: where the kernel skips one, the other sees the call (`probe_ebpf::state::SPARE`).
+/// Which of the two programs on a hook: where the kernel skips one, the other sees the call (`probe_ebpf::state::SECONDARY`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     First,

@@ -7,7 +7,7 @@ use aya::{
     maps::{HashMap, MapData, Stack},
     programs::{Program, RawTracePoint},
 };
-use probe_ebpf::request::{LAYERS, LayerTotals, OWNERS, Owner, OwnerKey, REQUESTS, Request};
+use probe_ebpf::io::{BIOS, Bio, LAYERS, LayerTotals, OWNERS, Owner, OwnerKey};
 
 use super::{KernelError, hash, in_map, load_programs, mapped, mmap_array::Mapped, monotonic_ns, take};
 
@@ -22,7 +22,7 @@ const FORGOTTEN_AFTER_NS: u64 = 600_000_000_000;
 pub struct Block {
     layer_by_device: HashMap<MapData, u32, u32>,
     layers: Mapped<LayerTotals>,
-    requests: Arc<Mapped<Request>>,
+    requests: Arc<Mapped<Bio>>,
     owners: Arc<Mapped<Owner>>,
     owner_by_key: HashMap<MapData, OwnerKey, u32>,
     free_owners: Stack<MapData, u32>,
@@ -86,7 +86,7 @@ impl Block {
         Ok(Self {
             layer_by_device: hash(ebpf, "LAYER_BY_DEVICE")?,
             layers: mapped(ebpf, "LAYER_TOTALS", LAYERS)?,
-            requests: Arc::new(mapped(ebpf, "REQUESTS", REQUESTS)?),
+            requests: Arc::new(mapped(ebpf, "BIOS", BIOS)?),
             owners: Arc::new(mapped(ebpf, "OWNER_STATE", OWNERS)?),
             owner_by_key: hash(ebpf, "OWNER_BY_KEY")?,
             free_owners,
@@ -142,7 +142,7 @@ impl Block {
     }
 
     /// Returns the memory that a sampler reads.
-    pub(super) fn shared(&self) -> (Arc<Mapped<Request>>, Arc<Mapped<Owner>>) {
+    pub(super) fn shared(&self) -> (Arc<Mapped<Bio>>, Arc<Mapped<Owner>>) {
         (self.requests.clone(), self.owners.clone())
     }
 

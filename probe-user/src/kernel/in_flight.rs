@@ -4,7 +4,7 @@ use std::{fs, io};
 
 use probe_ebpf::{
     series::{OPERATIONS, Op},
-    state::{Thread, UNKNOWN},
+    state::{NO_SERIES, Thread},
 };
 
 use super::{Kernel, mmap_array::Mapped, monotonic_ns};
@@ -51,7 +51,7 @@ pub(super) fn in_operation(
 ) -> impl Iterator<Item = Thread> {
     let began = positions.filter(|index| threads.word(*index, STARTED_NS) != 0);
     let read = began.map(|index| threads.read(index));
-    read.filter(|thread| thread.started_ns != 0 && thread.series != UNKNOWN)
+    read.filter(|thread| thread.started_ns != 0 && thread.series != NO_SERIES)
 }
 
 /// Returns whether a thread still is in the system call of its operation, as far as can be told.
@@ -71,16 +71,18 @@ fn may_be_in(text: &str, op: Op) -> bool {
     number.is_none_or(|number| number == number_of(op))
 }
 
-fn number_of(op: Op) -> i64 {
-    match op {
-        Op::Fdatasync => libc::SYS_fdatasync,
-        Op::Fsync => libc::SYS_fsync,
-        Op::Write => libc::SYS_write,
-        Op::Pwrite64 => libc::SYS_pwrite64,
-        Op::Ftruncate => libc::SYS_ftruncate,
-        Op::Fallocate => libc::SYS_fallocate,
-    }
+/// Defines `number_of`, the number of a system call on this architecture.
+macro_rules! number_of {
+    (calls { $($number:literal $op:ident $name:literal $syscall:ident,)+ } $($series:tt)*) => {
+        fn number_of(op: Op) -> i64 {
+            match op {
+                $(Op::$op => libc::$syscall,)+
+            }
+        }
+    };
 }
+
+probe_ebpf::operations!(number_of);
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
-use probe_ebpf::{layout::Names, series::SERIES};
+use probe_ebpf::{process_names::ProcessNames, series::SERIES};
 use procfs::KernelVersion;
 
 use super::{Hook, KernelError, block_io, exact_causes, struct_offsets::Layout};
@@ -66,7 +66,7 @@ pub fn load(
     config: &KernelConfig,
 ) -> Result<(Ebpf, Result<(), KernelError>), KernelError> {
     let offsets = layout.offsets(hook)?;
-    let mut names = Names::NONE;
+    let mut names = ProcessNames::NONE;
     for name in &config.process_names {
         if !names.add(name) {
             return Err(KernelError::TooManyNames(name.clone()));
@@ -84,14 +84,14 @@ pub fn load(
     loader
         .verifier_log_level(VerifierLogLevel::empty())
         .override_global("OFFSETS", &offsets, true)
-        .override_global("NAMES", &names, true)
+        .override_global("PROCESS_NAMES", &names, true)
         .override_global("RECORDING", &recording, true)
         .override_global("FAULT", &fault, true)
-        .override_global("SPARES", &spares, true)
-        .override_global("SLOW_NS", &slow_ns, true)
-        .override_global("BLOCK", &block, true)
-        .override_global("EXACT", &exact, true)
-        .override_global("TYPED", &typed, true)
+        .override_global("HAS_SECONDARY", &spares, true)
+        .override_global("SLOW_THRESHOLD_NS", &slow_ns, true)
+        .override_global("TRACE_BLOCK_IO", &block, true)
+        .override_global("EXACT_CAUSES", &exact, true)
+        .override_global("TYPED_TASK", &typed, true)
         .override_global("AYA_LOG_LEVEL", &log_level, true)
         .map_max_entries("TARGET_STATE", places)
         .map_max_entries("TARGET_BY_PROCESS", places)
@@ -101,7 +101,7 @@ pub fn load(
         loader.map_max_entries("RECORDS", SMALLEST_RING);
     }
     if !config.exact_causes {
-        loader.map_max_entries("THREAD_WAITS", 1).map_max_entries("STACKS", 1);
+        loader.map_max_entries("THREAD_WAITS", 1).map_max_entries("STACK_TRACES", 1);
     }
     if !config.log {
         loader.map_max_entries("AYA_LOGS", SMALLEST_RING);

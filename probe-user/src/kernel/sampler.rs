@@ -16,8 +16,8 @@ use std::{
 };
 
 use probe_ebpf::{
-    request::{LOST_AFTER_NS, Owner, OwnerKey},
-    state::{NO_STACK, SlowRecord, Thread},
+    io::{LOST_AFTER_NS, Owner, OwnerKey},
+    state::{NO_STACK, SlowEvent, Thread},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -219,7 +219,7 @@ impl Sampler {
     }
 
     /// Returns the waits that were recorded at every switch, named.
-    fn exact(&self, record: &SlowRecord) -> Vec<(Cause, String, u64)> {
+    fn exact(&self, record: &SlowEvent) -> Vec<(Cause, String, u64)> {
         let used = record.waits.iter().take(record.used as usize);
         used.map(|wait| {
             let ns = u64::from(wait.blocked_us) * 1000;
@@ -321,7 +321,7 @@ impl Sampler {
     }
 
     /// Returns who else was active on the devices of an operation since the last snapshot before it, the three busiest.
-    fn active_during(&self, record: &SlowRecord) -> Vec<Activity> {
+    fn active_during(&self, record: &SlowEvent) -> Vec<Activity> {
         let layers = lock(&self.findings).layers.get(&record.target).cloned().unwrap_or_default();
         let before = self.snapshots.iter().rev().find(|snapshot| snapshot.at_ns <= record.started_ns);
         let Some(before) = before.or(self.snapshots.front()) else { return Vec::new() };
@@ -346,7 +346,7 @@ fn is_alike(a: &Sample, b: &Sample) -> bool {
 fn activity(now: &Owner, before: Option<&Owner>) -> Activity {
     let requests = |owner: &Owner| owner.requests.iter().sum::<u64>();
     let then = before.copied().unwrap_or_default();
-    let flush = probe_ebpf::request::Class::Flush as usize;
+    let flush = probe_ebpf::io::Class::Flush as usize;
     Activity {
         key: now.key,
         comm: now.comm,
@@ -358,7 +358,7 @@ fn activity(now: &Owner, before: Option<&Owner>) -> Activity {
 }
 
 /// Returns when an operation ended, by the clock on the wall.
-fn ended_at(record: &SlowRecord) -> SystemTime {
+fn ended_at(record: &SlowEvent) -> SystemTime {
     let ended_ns = record.started_ns.saturating_add(record.latency_ns);
     let ago = Duration::from_nanos(monotonic_ns().saturating_sub(ended_ns));
     SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)

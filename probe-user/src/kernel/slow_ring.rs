@@ -12,9 +12,9 @@ use aya::{
     util::kernel_symbols,
 };
 use probe_ebpf::{
-    request::{Owner, Request},
+    io::{Bio, Owner},
     series::OPERATIONS,
-    state::{SlowRecord, Thread},
+    state::{SlowEvent, Thread},
 };
 
 use super::{
@@ -42,15 +42,15 @@ struct Stacks {
 #[derive(Clone)]
 pub struct Shared {
     threads: Arc<Mapped<Thread>>,
-    requests: Arc<Mapped<Request>>,
+    requests: Arc<Mapped<Bio>>,
     owners: Arc<Mapped<Owner>>,
 }
 
 impl SlowRing {
     pub(super) fn take(ebpf: &mut Ebpf, exact_causes: bool) -> Result<Self, KernelError> {
-        let ring = RingBuf::try_from(take(ebpf, "SLOW")?).map_err(in_map("SLOW"))?;
+        let ring = RingBuf::try_from(take(ebpf, "SLOW_EVENTS")?).map_err(in_map("SLOW_EVENTS"))?;
         let stacks = if exact_causes {
-            let map = StackTraceMap::try_from(take(ebpf, "STACKS")?).map_err(in_map("STACKS"))?;
+            let map = StackTraceMap::try_from(take(ebpf, "STACK_TRACES")?).map_err(in_map("STACK_TRACES"))?;
             Some(Stacks { map, symbols: kernel_symbols().unwrap_or_default() })
         } else {
             None
@@ -65,10 +65,10 @@ impl SlowRing {
     }
 
     /// Returns the next record, if there is one.
-    pub fn pop(&mut self) -> Option<SlowRecord> {
+    pub fn pop(&mut self) -> Option<SlowEvent> {
         let bytes = self.ring.next()?;
         // SAFETY: the programs write whole records, and any bit pattern is one.
-        Some(unsafe { bytes.as_ptr().cast::<SlowRecord>().read_unaligned() })
+        Some(unsafe { bytes.as_ptr().cast::<SlowEvent>().read_unaligned() })
     }
 
     /// Returns the functions of a stack, innermost first; none without exact causes.
@@ -96,9 +96,9 @@ impl Shared {
     }
 
     /// Returns the requests in flight on all watched devices.
-    pub fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<Bio> {
         let used = (0..self.requests.length()).filter(|index| self.requests.word(*index, 0) != 0);
-        used.map(|index| self.requests.read(index)).filter(|request| request.bio != 0).collect()
+        used.map(|index| self.requests.read(index)).filter(|request| request.address != 0).collect()
     }
 
     /// Returns the process of a thread, by its position.

@@ -5,7 +5,7 @@ mod optional_fields;
 use std::env::consts::ARCH;
 
 use btf_rs::Type;
-use probe_ebpf::{layout::Offsets, series::Op};
+use probe_ebpf::{offsets::Offsets, series::Op};
 
 use super::{
     KernelError,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use probe_ebpf::request::{Class, LayerTotals, Owner};
+use probe_ebpf::io::{Class, LayerTotals, Owner};
 
 use super::{MemberState, Monitor, environment::DevicePlacement, wait_totals::Lost};
 use crate::{

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use probe_ebpf::request::{LAYERS, LayerTotals, Owner};
+use probe_ebpf::io::{LAYERS, LayerTotals, Owner};
 use tracing::warn;
 
 use crate::system::mount_info::Mount;

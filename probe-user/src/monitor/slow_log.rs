@@ -39,7 +39,7 @@ mod tests {
     fn the_last_thousand_are_kept() {
         let mut log = SlowLog::default();
         for _ in 0..KEPT + 5 {
-            let record = probe_ebpf::state::SlowRecord::NONE;
+            let record = probe_ebpf::state::SlowEvent::NONE;
             log.push("m".to_owned(), SlowOperation::new(SystemTime::now(), record, &[], None));
         }
         let kept: Vec<u64> = log.since(0).map(|logged| logged.sequence).collect();

@@ -3,7 +3,7 @@
 //! Times are seconds, and all that is counted was counted in the window unless it says otherwise.
 
 use crate::analysis::disk_metric::PerMetric;
-pub use probe_ebpf::request::Class;
+pub use probe_ebpf::io::Class;
 use schemars::JsonSchema;
 use serde::Serialize;
 

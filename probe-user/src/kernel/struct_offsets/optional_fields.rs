@@ -2,7 +2,7 @@
 //! evidence.
 
 use btf_rs::Type;
-use probe_ebpf::layout::{ABSENT, Offsets};
+use probe_ebpf::offsets::{ABSENT, Offsets};
 
 use super::{Types, offset};
 
