@@ -8,6 +8,7 @@ mod layers;
 mod syntax;
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
@@ -76,7 +77,8 @@ fn check_tree(tree: &str) -> Option<String> {
 fn describe(cycle: &Cycle<'_>) -> String {
     let mut text = format!("{} modules import each other: {}", cycle.modules.len(), cycle.modules.join(", "));
     for edge in &cycle.edges {
-        text += &format!("\n        {}:{} imports {}", edge.from, edge.line, edge.to);
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n        {}:{} imports {}", edge.from, edge.line, edge.to);
     }
     text
 }

@@ -170,6 +170,9 @@ fn groups<'a>(graph: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<Vec<&'a 
 mod tests {
     use super::*;
 
+    /// Paths and texts of files.
+    type Files = &'static [(&'static str, &'static str)];
+
     fn crates(files: &[(&str, &str)]) -> [Crate; 2] {
         let texts = files.iter().map(|&(path, text)| (format!("p/src/{path}"), text.to_owned())).collect();
         [Crate::read("probe_p", "p/src/lib.rs", &texts), Crate::read("", "p/src/main.rs", &texts)]
@@ -186,7 +189,7 @@ mod tests {
 
     #[test]
     fn cycles_between_modules() {
-        let cases: [(&[(&str, &str)], &[&str], &str); 8] = [
+        let cases: [(Files, &[&str], &str); 8] = [
             (
                 &[("lib.rs", "mod a; mod b;"), ("a.rs", "use crate::b::X;"), ("b.rs", "")],
                 &[],
