@@ -1,6 +1,8 @@
 //! What makes a real etcd slow, for real: others on its disk, its journal and its CPU. Limits are set through
-//! [`crate::cgroup`], slow disks made by [`crate::scratch`] and, in a virtual machine, by device mapper.
+//! [`crate::machine::cgroup`], slow disks made by [`crate::machine::scratch`] and, in a virtual machine, by device mapper.
 
+pub mod neighbours;
+pub mod probe_faults;
 pub mod worker;
 
 use std::fs::{self, File};
@@ -12,9 +14,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use crate::cgroup::{self, Cgroup};
-use crate::process;
-use crate::stop::Stop;
+use crate::machine::cancel::Cancel;
+use crate::machine::cgroup::{self, Cgroup};
+use crate::machine::process;
 
 /// How long one may take to end before it is killed.
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -92,7 +94,7 @@ pub fn pin(pid: u32, processor: usize) -> anyhow::Result<()> {
     let directory = format!("/proc/{pid}/task");
     // Threads that appear meanwhile have a parent that was pinned, or are in the next list.
     let mut pinned = 0;
-    let settled = Stop::default().wait_for(END_LIMIT, || {
+    let settled = Cancel::default().wait_for(END_LIMIT, || {
         let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))?;
         let threads: Vec<i32> =
             entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();

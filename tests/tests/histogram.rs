@@ -10,8 +10,8 @@ use probe_ebpf::{
     series::{OPERATIONS, Op, Role, WAL_FSYNC, series},
     state::Record,
 };
-use probe_tests::needs::{self, Need};
-use probe_tests::scratch::{Scratch, Tmpfs};
+use probe_tests::machine::requirements::{self, Need};
+use probe_tests::machine::scratch::{Scratch, Tmpfs};
 use probe_user::kernel::{Hook, Kernel, KernelConfig, monotonic_ns};
 use probe_user::latency::{Latencies, seconds};
 
@@ -58,7 +58,7 @@ fn fold(records: &[Record]) -> Latencies {
 
 #[test]
 fn every_latency_is_where_it_belongs() {
-    needs::require(&[Need::Root, Need::Bpf]);
+    requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("histogram").unwrap();
     let directory = scratch.path().join("wal");
     fs::create_dir(&directory).unwrap();
@@ -102,7 +102,7 @@ fn every_latency_is_where_it_belongs() {
 
 #[test]
 fn no_addition_is_lost_between_cpus() {
-    needs::require(&[Need::Root, Need::Bpf]);
+    requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("parallel").unwrap();
     let memory = Tmpfs::mount(&scratch.path().join("wal"), 256).unwrap();
     let mut kernel = attach("many-of-etcd");

@@ -10,10 +10,10 @@ use std::thread;
 
 use anyhow::{Context, bail};
 use libtest_mimic::{Arguments, Failed, Trial};
-use probe_tests::needs::{self, Need};
+use probe_tests::machine::requirements::{self, Need};
+use probe_tests::machine::vm::case::{self, Case, Kind, Report};
+use probe_tests::machine::vm::{self, Architecture, Kernel, Outcome, Programs, documented, kernels};
 use probe_tests::probe;
-use probe_tests::vm::case::{self, Case, Kind, Report};
-use probe_tests::vm::{self, Architecture, Kernel, Outcome, Programs, documented, kernels};
 
 /// Machines at a time: each is emulated by one thread.
 const MACHINES: usize = 2;
@@ -55,7 +55,7 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Vec<Plan>> {
         }
     }
     if !arguments.list && !plans.is_empty() {
-        let missing = needs::missing(&[
+        let missing = requirements::missing(&[
             Need::Tool("qemu-system-x86_64", "qemu-system-x86"),
             Need::Tool("qemu-system-aarch64", "qemu-system-arm"),
             Need::Tool("mkfs.ext4", "e2fsprogs"),

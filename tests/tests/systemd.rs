@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use libtest_mimic::{Arguments, Failed, Trial};
-use probe_tests::needs::{self, Need};
-use probe_tests::vm::case::Report;
-use probe_tests::vm::systemd::{self, Programs, STEPS};
-use probe_tests::vm::{Architecture, kernels};
-use probe_tests::{etcd, probe};
+use probe_tests::etcd;
+use probe_tests::machine::requirements::{self, Need};
+use probe_tests::machine::vm::case::Report;
+use probe_tests::machine::vm::systemd::{self, Programs, STEPS};
+use probe_tests::machine::vm::{Architecture, kernels};
+use probe_tests::probe;
 
 /// The kernel that most of those who run etcd from a unit have, or soon will: that of Debian 13.
 const KERNEL: &str = "6.12";
@@ -42,7 +43,7 @@ fn run() -> Outcome {
 }
 
 fn prepare() -> anyhow::Result<(kernels::Kernel, Programs)> {
-    let missing = needs::missing(&[
+    let missing = requirements::missing(&[
         Need::Root,
         Need::Tool("qemu-system-x86_64", "qemu-system-x86"),
         Need::Tool("mkfs.ext4", "e2fsprogs"),

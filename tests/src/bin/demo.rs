@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use probe_tests::certs::Mutual;
+use probe_tests::etcd::certs::Mutual;
+use probe_tests::etcd::load::{Amount, Done, Load};
 use probe_tests::etcd::{Etcd, Member};
-use probe_tests::load::{Amount, Done, Load};
-use probe_tests::needs::{self, Need};
+use probe_tests::machine::cancel::Cancel;
+use probe_tests::machine::requirements::{self, Need};
+use probe_tests::machine::scratch::Scratch;
 use probe_tests::probe::{Finished, Invocation};
-use probe_tests::scratch::Scratch;
-use probe_tests::stop::Stop;
 
 /// A segment of etcd's WAL holds this much; one byte more and it is rotated.
 const SEGMENT_BYTES: u64 = 64 << 20;
@@ -60,10 +60,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if let Some(reason) = needs::missing(&[Need::Root, Need::Bpf]).into_iter().next() {
+    if let Some(reason) = requirements::missing(&[Need::Root, Need::Bpf]).into_iter().next() {
         bail!("{reason}");
     }
-    let stop = Stop::on_signals()?;
+    let stop = Cancel::on_signals()?;
     let mut scratch = Scratch::new(&args.dir, "etcd-disk-probe-demo")?;
     if args.keep {
         scratch.keep();
@@ -86,11 +86,11 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn start_etcd(args: &Args, directory: &Path, stop: &Stop) -> anyhow::Result<Etcd> {
+fn start_etcd(args: &Args, directory: &Path, stop: &Cancel) -> anyhow::Result<Etcd> {
     step("making an authority, a server's and a client's certificate");
     let tls = Mutual::create(directory)?;
     step(&format!("starting {}, which serves only clients with a certificate", args.etcd.display()));
-    let member = Member::new(&args.etcd, "demo", directory).tls(&tls).stop_with(stop);
+    let member = Member::new(&args.etcd, "demo", directory).tls(&tls).cancel_with(stop);
     // Room for the largest load, and no housekeeping in the middle of it.
     let etcd = member.set("quota-backend-bytes", (8_u64 << 30).to_string()).start()?;
     step(&format!("etcd is healthy at {}, pid {}", etcd.endpoint().url(), etcd.pid()));
@@ -105,7 +105,7 @@ struct Plan {
 }
 
 /// Finds out how long the load will take here. Its values are as large as it takes to rotate the WAL.
-fn plan(args: &Args, etcd: &Etcd, stop: &Stop) -> anyhow::Result<Plan> {
+fn plan(args: &Args, etcd: &Etcd, stop: &Cancel) -> anyhow::Result<Plan> {
     let value_bytes = usize::try_from(value_bytes(args.puts)).context("cannot put values of that size")?;
     let load = Load { value_bytes, ..Load::default() };
     step(&format!("trying out how fast this machine is, with {TRIAL_PUTS} puts"));
@@ -128,7 +128,13 @@ fn duration(puts: u64, rate: f64) -> Duration {
     Duration::from_secs_f64(load_seconds.ceil()) + IDLE
 }
 
-fn measure(args: &Args, directory: &Path, etcd: &Etcd, plan: &Plan, stop: &Stop) -> anyhow::Result<Finished> {
+fn measure(
+    args: &Args,
+    directory: &Path,
+    etcd: &Etcd,
+    plan: &Plan,
+    stop: &Cancel,
+) -> anyhow::Result<Finished> {
     let &Plan { load, puts, duration } = plan;
     let seconds = duration.as_secs();
     step(&format!("`{} check --duration {seconds}s`", args.probe.display()));
@@ -158,8 +164,8 @@ fn measure(args: &Args, directory: &Path, etcd: &Etcd, plan: &Plan, stop: &Stop)
         .with_context(|| format!("the probe has not ended after {seconds} s and {GRACE:?}; {}", probe.tail()))
 }
 
-fn interrupted(stop: &Stop) -> anyhow::Result<()> {
-    if stop.is_set() {
+fn interrupted(stop: &Cancel) -> anyhow::Result<()> {
+    if stop.is_cancelled() {
         bail!("interrupted");
     }
     Ok(())

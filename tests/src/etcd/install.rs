@@ -59,7 +59,7 @@ fn numbers(version: &str) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scratch::Scratch;
+    use crate::machine::scratch::Scratch;
 
     #[test]
     fn versions_match_by_whole_numbers() {

@@ -10,7 +10,7 @@ use std::thread;
 use anyhow::{Context, ensure};
 use probe_ebpf::histogram::{SLOTS, edge_seconds};
 use probe_ebpf::series::{Op, Role, WAL_FSYNC, series};
-use probe_tests::scratch::Scratch;
+use probe_tests::machine::scratch::Scratch;
 use probe_user::kernel::{Hook, Kernel, KernelConfig};
 use probe_user::latency::BOUNDS_NS;
 

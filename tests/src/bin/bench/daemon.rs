@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use probe_tests::etcd::{self, Etcd, Member};
+use probe_tests::machine::process;
+use probe_tests::machine::scratch::Scratch;
 use probe_tests::probe::{self, Invocation, Probe};
-use probe_tests::process;
-use probe_tests::scratch::Scratch;
 
 use crate::Options;
 use crate::figures::Spread;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use probe_tests::etcd::{self as installed, Etcd, Member};
-use probe_tests::scratch::Scratch;
+use probe_tests::machine::scratch::Scratch;
 use probe_user::kernel::{Toggle, start};
 
 use crate::Options;

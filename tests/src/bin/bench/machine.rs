@@ -7,8 +7,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use probe_tests::machine::vm::{self, BENCH, Programs, SHAPES, kernels};
 use probe_tests::probe;
-use probe_tests::vm::{self, BENCH, Programs, SHAPES, kernels};
 use serde_json::Value;
 
 use crate::{JSON, Options};

@@ -26,8 +26,8 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
-use probe_tests::needs::{self, Need};
-use probe_tests::stop::Stop;
+use probe_tests::machine::cancel::Cancel;
+use probe_tests::machine::requirements::{self, Need};
 use probe_user::kernel::{HookChoice, start};
 use serde_json::{Map, Value, json};
 
@@ -82,7 +82,7 @@ pub struct Options {
     directory: PathBuf,
     /// Set by Ctrl-C: what was mounted and started is undone then.
     #[arg(skip)]
-    stop: Stop,
+    stop: Cancel,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -109,7 +109,7 @@ impl Options {
 
     /// Ends with an error what somebody has interrupted.
     fn go_on(&self) -> anyhow::Result<()> {
-        ensure!(!self.stop.is_set(), "interrupted");
+        ensure!(!self.stop.is_cancelled(), "interrupted");
         Ok(())
     }
 
@@ -137,7 +137,7 @@ fn main() -> anyhow::Result<()> {
     {
         return worker::serve(rest);
     }
-    let options = Options { stop: Stop::on_signals()?, ..Options::parse() };
+    let options = Options { stop: Cancel::on_signals()?, ..Options::parse() };
     if let Some(path) = options.json.as_deref().filter(|path| *path != Path::new("-")) {
         // Told now, and not after twenty minutes of measuring; what is there is kept until then.
         let file = fs::OpenOptions::new().append(true).create(true).open(path);
@@ -160,7 +160,7 @@ fn main() -> anyhow::Result<()> {
 
 /// Measures on this machine.
 fn here(mut options: Options) -> anyhow::Result<Value> {
-    needs::require(&[Need::Root, Need::Bpf]);
+    requirements::require(&[Need::Root, Need::Bpf]);
     let _tracefs = system::tracefs()?;
     // The last one: the first has most of the interrupts.
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);

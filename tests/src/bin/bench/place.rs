@@ -5,7 +5,7 @@ use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use probe_tests::scratch::{Format, LoopFs, Scratch, Tmpfs};
+use probe_tests::machine::scratch::{Format, LoopFs, Scratch, Tmpfs};
 use rustix::fs::{major, minor};
 
 /// A directory in memory. Removed on drop.

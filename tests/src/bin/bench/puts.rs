@@ -8,9 +8,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use probe_tests::grpc::Puts;
-use probe_tests::http::Endpoint;
-use probe_tests::stop::Stop;
+use probe_tests::etcd::grpc::Puts;
+use probe_tests::machine::cancel::Cancel;
+use probe_tests::machine::http::Endpoint;
 use tokio::sync::mpsc;
 
 /// How many puts there are at a time.
@@ -37,7 +37,7 @@ pub struct Put {
 
 /// Puts in progress, on threads of their own. Ended on drop.
 pub struct Generator {
-    stop: Stop,
+    stop: Cancel,
     done: Arc<Mutex<Vec<Put>>>,
     clock: Option<JoinHandle<()>>,
     putting: Option<JoinHandle<anyhow::Result<()>>>,
@@ -45,7 +45,7 @@ pub struct Generator {
 
 impl Generator {
     pub fn start(endpoint: &Endpoint, pace: Pace) -> Self {
-        let (stop, done) = (Stop::default(), Arc::new(Mutex::new(Vec::new())));
+        let (stop, done) = (Cancel::default(), Arc::new(Mutex::new(Vec::new())));
         let (connections, clock, tickets) = match pace {
             Pace::Full { connections } => (connections, None, None),
             Pace::PerSecond { puts, connections } => {
@@ -87,7 +87,7 @@ impl Generator {
     }
 
     fn finish(&mut self) -> anyhow::Result<()> {
-        self.stop.set();
+        self.stop.cancel();
         if self.clock.take().is_some_and(|clock| clock.join().is_err()) {
             bail!("the clock of the load panicked");
         }
@@ -107,12 +107,12 @@ impl Drop for Generator {
 }
 
 /// Hands out the times at which puts are due, each when it has come.
-fn tick(per_second: u32, stop: &Stop, tickets: &mpsc::UnboundedSender<Instant>) {
+fn tick(per_second: u32, stop: &Cancel, tickets: &mpsc::UnboundedSender<Instant>) {
     let started = Instant::now();
     for n in 0_u32.. {
         let due = due(started, n, per_second);
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        if stop.is_set() || tickets.send(due).is_err() {
+        if stop.is_cancelled() || tickets.send(due).is_err() {
             break;
         }
     }
@@ -126,7 +126,7 @@ fn due(started: Instant, n: u32, per_second: u32) -> Instant {
 #[derive(Clone)]
 struct Connection {
     endpoint: Endpoint,
-    stop: Stop,
+    stop: Cancel,
     done: Arc<Mutex<Vec<Put>>>,
     /// None: it puts without a pause.
     tickets: Option<Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Instant>>>>,
@@ -145,7 +145,7 @@ impl Connection {
                     None => break,
                 },
             };
-            if self.stop.is_set() {
+            if self.stop.is_cancelled() {
                 break;
             }
             puts.put(format!("key-{}", n % KEYS).as_bytes(), &value).await?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use probe_tests::scratch::Tracefs;
+use probe_tests::machine::scratch::Tracefs;
 use rustix::system::uname;
 use serde_json::{Value, json};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aya::Ebpf;
-use probe_tests::command;
+use probe_tests::machine::command;
 use probe_user::kernel::{Hook, Kernel, KernelConfig, start};
 
 use self::peers::PEERS;

@@ -4,8 +4,8 @@ use std::env;
 use std::process::Command;
 
 use anyhow::{Context, bail};
-use probe_tests::vm::case::FileSystem;
-use probe_tests::vm::{BENCH, BENCH_WORDS, SHAPES};
+use probe_tests::machine::vm::case::FileSystem;
+use probe_tests::machine::vm::{BENCH, BENCH_WORDS, SHAPES};
 
 use crate::machine::Machine;
 

@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use probe_tests::blinding::{self, Blinding};
 use probe_tests::etcd::Member;
-use probe_tests::scratch::Scratch;
-use probe_tests::vm::case::Case;
-use probe_tests::vm::{ETCD, FAULTY_PROBE};
+use probe_tests::faults::probe_faults::{self, ProbeFault};
+use probe_tests::machine::scratch::Scratch;
+use probe_tests::machine::vm::case::Case;
+use probe_tests::machine::vm::{ETCD, FAULTY_PROBE};
 
 use crate::machine::Machine;
 
-pub fn is_found_out(blinding: Blinding, case: Case, machine: &Machine) -> anyhow::Result<String> {
+pub fn detect(fault: ProbeFault, case: Case, machine: &Machine) -> anyhow::Result<String> {
     let scratch = Scratch::new(&machine.disk(case.file_system), "blind")?;
     let member = Member::new(Path::new(ETCD), "blinded", scratch.path());
     let hook = ["--hook", case.hook.as_str()];
-    blinding::is_found_out(blinding, Path::new(FAULTY_PROBE), member, scratch.path(), &hook)
+    probe_faults::detect(fault, Path::new(FAULTY_PROBE), member, scratch.path(), &hook)
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use probe_tests::command;
-use probe_tests::vm::DMSETUP;
+use probe_tests::machine::command;
+use probe_tests::machine::vm::DMSETUP;
 use rustix::fs::{major, minor};
 
 use crate::machine::{DELAY, Machine};

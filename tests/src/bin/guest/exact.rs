@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use probe_ebpf::series::Op;
-use probe_tests::crosscheck::{self, METRICS};
 use probe_tests::etcd::Member;
-use probe_tests::load::{Amount, Load};
-use probe_tests::neighbours::{self, Neighbours};
+use probe_tests::etcd::load::{Amount, Load};
+use probe_tests::faults::neighbours::{self, Neighbours};
+use probe_tests::machine::cancel::Cancel;
+use probe_tests::machine::scratch::Scratch;
+use probe_tests::machine::vm::case::{Case, Hook};
+use probe_tests::machine::vm::{ETCD, PROBE};
+use probe_tests::probe::crosscheck::{self, METRICS};
 use probe_tests::probe::{Invocation, Probe};
-use probe_tests::scratch::Scratch;
-use probe_tests::stop::Stop;
-use probe_tests::vm::case::{Case, Hook};
-use probe_tests::vm::{ETCD, PROBE};
 use probe_user::kernel::Hook as KernelHook;
 
 use crate::machine::{BUSY_DISK, Machine};
@@ -91,7 +91,7 @@ fn reconcile(probe: &Probe, directory: &Path) -> anyhow::Result<String> {
     SMALL.start(etcd.endpoint()).wait()?;
     LARGE.start(etcd.endpoint()).wait()?;
     let mut last = None;
-    let equal = Stop::default().wait_for(REST_LIMIT, || {
+    let equal = Cancel::default().wait_for(REST_LIMIT, || {
         let own = etcd.observations()?;
         let figures = crosscheck::settle(probe, etcd.name())?;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of events")]

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use probe_tests::command;
-use probe_tests::stop::Stop;
-use probe_tests::vm::case::{BUSY, Case, DISKS, FileSystem, NARROW};
-use probe_tests::vm::{Architecture, DMSETUP, Kernel, MODULES};
+use probe_tests::machine::cancel::Cancel;
+use probe_tests::machine::command;
+use probe_tests::machine::vm::case::{BUSY, Case, DISKS, FileSystem, NARROW};
+use probe_tests::machine::vm::{Architecture, DMSETUP, Kernel, MODULES};
 use rustix::ioctl;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::system::{RebootCommand, finit_module, reboot, uname};
@@ -167,7 +167,7 @@ pub fn load_modules() -> anyhow::Result<()> {
 /// Returns the disks in the order in which the machine was given them.
 fn wait_for_disks() -> anyhow::Result<Vec<String>> {
     let names: Vec<_> = ('a'..).take(DISKS.len()).map(|letter| format!("/dev/vd{letter}")).collect();
-    let there = Stop::default()
+    let there = Cancel::default()
         .wait_for(DISKS_LIMIT, || Ok(names.iter().all(|name| Path::new(name).exists()).then_some(())))?;
     if there.is_none() {
         bail!("cannot find the disks {names:?}");

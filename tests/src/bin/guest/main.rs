@@ -19,10 +19,10 @@ use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
 
 use anyhow::Context;
-use probe_tests::blinding::Blinding;
+use probe_tests::faults::probe_faults::ProbeFault;
 use probe_tests::faults::worker::{WORD, Work};
-use probe_tests::vm::case::{Case, DONE, Kind, Report};
-use probe_tests::vm::systemd::WORD as OF_SYSTEMD;
+use probe_tests::machine::vm::case::{Case, DONE, Kind, Report};
+use probe_tests::machine::vm::systemd::WORD as OF_SYSTEMD;
 
 use crate::machine::Machine;
 
@@ -77,8 +77,8 @@ fn run_case(case: Case, machine: &Machine) -> anyhow::Result<String> {
         Kind::Chosen => exact::chosen(case, machine),
         Kind::Overwrites => slow::overwrites(case, machine),
         Kind::SlowWal => slow::wal(case, machine),
-        Kind::Detached => blind::is_found_out(Blinding::Detached, case, machine),
-        Kind::Silenced => blind::is_found_out(Blinding::Silenced, case, machine),
+        Kind::Detached => blind::detect(ProbeFault::Detached, case, machine),
+        Kind::Silenced => blind::detect(ProbeFault::FtraceDisabled, case, machine),
         Kind::Privileges => refusals::privileges(case, machine),
         Kind::DeviceSlow => verdict::device_slow(case, machine),
         Kind::FlushSlow => verdict::flush_slow(case, machine),

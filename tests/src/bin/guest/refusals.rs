@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use probe_tests::least::{self, Missed};
+use probe_tests::machine::scratch::{Scratch, Tracefs};
+use probe_tests::machine::vm::PROBE;
+use probe_tests::machine::vm::case::{Case, Hook};
 use probe_tests::probe::Invocation;
-use probe_tests::scratch::{Scratch, Tracefs};
-use probe_tests::vm::PROBE;
-use probe_tests::vm::case::{Case, Hook};
+use probe_tests::probe::least_privilege::{self, MissingCapability};
 
 use crate::machine::Machine;
 
@@ -19,7 +19,7 @@ const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 /// Returns the capabilities that starting takes, as docs/kernels.md has them.
 pub fn privileges(case: Case, machine: &Machine) -> anyhow::Result<String> {
     let scratch = Scratch::new(&machine.disk(case.file_system), "privileges")?;
-    let find = || least::to_start(Path::new(PROBE), scratch.path(), case.hook.as_str());
+    let find = || least_privilege::needed_to_start(Path::new(PROBE), scratch.path(), case.hook.as_str());
     if case.hook == Hook::Tracepoint {
         let unmounted = find()?;
         let names: Vec<_> = unmounted.iter().map(|missed| missed.capability).collect();
@@ -36,7 +36,7 @@ pub fn privileges(case: Case, machine: &Machine) -> anyhow::Result<String> {
     }
     let needed = find()?;
     drop(tracefs);
-    for Missed { capability, sentence } in &needed {
+    for MissingCapability { capability, sentence } in &needed {
         println!("guest: without {capability}: {sentence}");
     }
     let names: Vec<_> = needed.iter().map(|missed| missed.capability).collect();

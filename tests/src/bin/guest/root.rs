@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use probe_tests::stop::Stop;
-use probe_tests::vm::systemd::ROOT;
+use probe_tests::machine::cancel::Cancel;
+use probe_tests::machine::vm::systemd::ROOT;
 use rustix::mount::mount_move;
 use rustix::process::{chdir, chroot};
 
@@ -31,7 +31,7 @@ pub fn disk() -> Option<String> {
 pub fn enter(disk: &str) -> anyhow::Result<()> {
     mount_at("devtmpfs", "devtmpfs", Path::new("/dev"))?;
     load_modules()?;
-    let found = Stop::default().wait_for(DISK_LIMIT, || Ok(Path::new(disk).exists().then_some(())))?;
+    let found = Cancel::default().wait_for(DISK_LIMIT, || Ok(Path::new(disk).exists().then_some(())))?;
     if found.is_none() {
         bail!("cannot find the disk {disk}");
     }

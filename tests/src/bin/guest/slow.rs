@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use probe_ebpf::series::{Op, Role, series};
 use probe_tests::etcd::Member;
-use probe_tests::load::{Amount, Load};
-use probe_tests::scratch::Scratch;
-use probe_tests::vm::ETCD;
-use probe_tests::vm::case::{Case, Hook};
+use probe_tests::etcd::load::{Amount, Load};
+use probe_tests::machine::scratch::Scratch;
+use probe_tests::machine::vm::ETCD;
+use probe_tests::machine::vm::case::{Case, Hook};
 use probe_user::kernel::{Hook as KernelHook, Kernel, KernelConfig};
 use probe_user::latency::Latencies;
 

@@ -11,9 +11,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
-use probe_tests::programs::Loaded;
-use probe_tests::vm::case::{DONE, Report};
-use probe_tests::vm::systemd::{CHECKOUT, DOCUMENTATION, STEPS};
+use probe_tests::machine::vm::case::{DONE, Report};
+use probe_tests::machine::vm::systemd::{CHECKOUT, DOCUMENTATION, STEPS};
+use probe_tests::probe::loaded_programs::Loaded;
 
 use crate::{machine, message};
 

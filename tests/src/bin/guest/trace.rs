@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use probe_tests::scratch::Tracefs;
+use probe_tests::machine::scratch::Tracefs;
 
 const EVENTS: [&str; 2] = ["events/syscalls/sys_enter_fdatasync", "events/syscalls/sys_exit_fdatasync"];
 

@@ -7,15 +7,15 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::ensure;
-use probe_tests::cgroup::{Cgroup, Hierarchy};
+use probe_tests::etcd::load::{Amount, Load};
 use probe_tests::etcd::{Etcd, Member};
 use probe_tests::faults::worker::Work;
 use probe_tests::faults::{self, Culprit};
-use probe_tests::finding::{self, Effect, Finding};
-use probe_tests::load::{Amount, Load};
-use probe_tests::scratch::Scratch;
-use probe_tests::vm::case::{Case, FileSystem};
-use probe_tests::vm::{ETCD, PROBE};
+use probe_tests::machine::cgroup::{Cgroup, Hierarchy};
+use probe_tests::machine::scratch::Scratch;
+use probe_tests::machine::vm::case::{Case, FileSystem};
+use probe_tests::machine::vm::{ETCD, PROBE};
+use probe_tests::probe::check_report::{self, CheckReport, Effect};
 
 use crate::disks::{self, Delays};
 use crate::machine::{Machine, NARROW_DISK};
@@ -55,9 +55,9 @@ fn delayed(case: Case, machine: &Machine, delays: Delays, verdict: &str) -> anyh
     let data = Scratch::new(disks::slow_disk(machine)?, "verdict")?;
     let etcd = place.start(data.path(), &[])?;
     let delayed = disks::delay(delays)?;
-    let finding = place.examine(case, &etcd, || Ok(()))?;
+    let report = place.examine(case, &etcd, || Ok(()))?;
     drop(delayed);
-    finding.member(NAME)?.expect(verdict, Effect::Slow)
+    report.member(NAME)?.expect(verdict, Effect::Slow)
 }
 
 /// So many writes in a second and no more, for etcd's group alone.
@@ -67,9 +67,9 @@ pub fn io_throttled(case: Case, machine: &Machine) -> anyhow::Result<String> {
     let data = Scratch::new(&machine.disk(FileSystem::Ext4), "verdict")?;
     let etcd = place.start(data.path(), &[&group])?;
     let device = disks::numbers(disks::EXT4_DEVICE)?;
-    let finding = place.examine(case, &etcd, || group.set("io.max", &format!("{device} wiops=20")))?;
+    let report = place.examine(case, &etcd, || group.set("io.max", &format!("{device} wiops=20")))?;
     group.set("io.max", &format!("{device} wiops=max"))?;
-    finding.member(NAME)?.expect("io_throttled", Effect::Slow)
+    report.member(NAME)?.expect("io_throttled", Effect::Slow)
 }
 
 /// A fifth of a processor: 20 ms, and nothing for the 80 ms after.
@@ -78,9 +78,9 @@ pub fn cpu_starved(case: Case, machine: &Machine) -> anyhow::Result<String> {
     let group = Cgroup::create(Hierarchy::Unified, "judged")?;
     let data = Scratch::new(&machine.disk(FileSystem::Ext4), "verdict")?;
     let etcd = place.start(data.path(), &[&group])?;
-    let finding = place.examine(case, &etcd, || group.set("cpu.max", "20000 100000"))?;
+    let report = place.examine(case, &etcd, || group.set("cpu.max", "20000 100000"))?;
     group.set("cpu.max", "max 100000")?;
-    finding.member(NAME)?.expect("cpu_starved", Effect::Slow)
+    report.member(NAME)?.expect("cpu_starved", Effect::Slow)
 }
 
 /// A disk that takes four requests at a time and 200 in a second, and others who write to it without a pause.
@@ -98,7 +98,7 @@ pub fn queue_saturated(case: Case) -> anyhow::Result<String> {
     let queue = disks::Queue::shorten(NARROW_DEVICE)?;
     let work = Work::Write { file, threads: 8 };
     let mut crowd = None;
-    let finding = place.examine(case, &etcd, || {
+    let report = place.examine(case, &etcd, || {
         crowd = Some(Culprit::start(work.command(Path::new("/proc/self/exe")), &[&group])?);
         Ok(())
     })?;
@@ -107,7 +107,7 @@ pub fn queue_saturated(case: Case) -> anyhow::Result<String> {
     }
     drop(crowd);
     drop(queue);
-    let member = finding.member(NAME)?;
+    let member = report.member(NAME)?;
     let verdict = if member.verdict() == "noisy_neighbour" { "noisy_neighbour" } else { "queue_saturated" };
     let told = member.expect(verdict, Effect::Slow)?;
     let neighbours = member.neighbours();
@@ -126,7 +126,7 @@ struct Place {
 impl Place {
     /// Makes it, and has groups get these controllers.
     fn make(controllers: &[&str]) -> anyhow::Result<Self> {
-        Cgroup::hand_on(controllers)?;
+        Cgroup::delegate(controllers)?;
         // In memory.
         Ok(Self { scratch: Scratch::new(Path::new("/tmp"), "verdict")?, window: WINDOW })
     }
@@ -142,14 +142,14 @@ impl Place {
         case: Case,
         etcd: &Etcd,
         fault: impl FnOnce() -> anyhow::Result<()>,
-    ) -> anyhow::Result<Finding> {
+    ) -> anyhow::Result<CheckReport> {
         let load = LOAD.start(etcd.endpoint());
         thread::sleep(SETTLE);
         fault()?;
         thread::sleep(SETTLE);
         let arguments = ["--hook", case.hook.as_str()];
-        let finding = finding::check(Path::new(PROBE), self.scratch.path(), self.window, &arguments);
+        let report = check_report::check(Path::new(PROBE), self.scratch.path(), self.window, &arguments);
         load.stop()?;
-        finding
+        report
     }
 }

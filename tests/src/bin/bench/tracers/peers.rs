@@ -6,7 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use probe_tests::{command, process};
+use probe_tests::machine::command;
+use probe_tests::machine::process;
 use rustix::process::Signal;
 
 use super::Tracer;

@@ -224,7 +224,7 @@ fn with_partner<T>(run: impl FnOnce(&mut dyn FnMut()) -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use probe_tests::scratch::Scratch;
+    use probe_tests::machine::scratch::Scratch;
 
     #[test]
     fn calls_are_known_by_their_names_and_take_time() {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use probe_tests::process;
-use probe_tests::programs::Loaded;
-use probe_tests::vm::documented;
-use probe_tests::vm::systemd::UNIT;
+use probe_tests::machine::process;
+use probe_tests::machine::vm::documented;
+use probe_tests::machine::vm::systemd::UNIT;
+use probe_tests::probe::loaded_programs::Loaded;
 use rustix::thread::CapabilitySet;
 
 use super::unit::{pid, systemctl};

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use probe_tests::process;
-use probe_tests::programs::{self, Loaded};
-use probe_tests::vm::documented;
-use probe_tests::vm::systemd::{CHECKOUT, UNIT};
+use probe_tests::machine::process;
+use probe_tests::machine::vm::documented;
+use probe_tests::machine::vm::systemd::{CHECKOUT, UNIT};
+use probe_tests::probe::loaded_programs::{self, Loaded};
 use rustix::process::Signal;
 
 use super::unit::{
@@ -114,7 +114,7 @@ pub fn is_not_restarted_in_vain(_: &mut Trial) -> anyhow::Result<String> {
 /// It ends in time and takes everything with it; the documented commands remove the rest.
 pub fn leaves_nothing(trial: &mut Trial) -> anyhow::Result<String> {
     let pid = pid()?;
-    let held = programs::of(pid);
+    let held = loaded_programs::of(pid);
     let with = Loaded::now()?;
     ensure!(!held.is_empty() && held.is_subset(&with.programs), "{held:?} of {with:?}");
     let since = Instant::now();

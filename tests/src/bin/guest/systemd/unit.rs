@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use probe_tests::command;
-use probe_tests::http::Endpoint;
-use probe_tests::metrics::Metrics;
-use probe_tests::stop::Stop;
-use probe_tests::vm::systemd::{CHECKOUT, UNIT};
+use probe_tests::machine::cancel::Cancel;
+use probe_tests::machine::command;
+use probe_tests::machine::http::Endpoint;
+use probe_tests::machine::vm::systemd::{CHECKOUT, UNIT};
+use probe_tests::probe::metrics::Metrics;
 
 /// Where the probe listens if nobody says otherwise.
 pub const LISTENS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 12381);
@@ -60,7 +60,7 @@ pub fn wait_for<T>(
     mut holds: impl FnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
     let mut last = None;
-    let found = Stop::default().wait_for(limit, || {
+    let found = Cancel::default().wait_for(limit, || {
         // A daemon that is about to start refuses connections.
         let outcome = holds();
         Ok(match outcome {

@@ -4,11 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use probe_tests::crosscheck::{self, Crosscheck};
 use probe_tests::etcd::Observations;
-use probe_tests::http::Endpoint;
-use probe_tests::load::{Amount, Load};
-use probe_tests::vm::systemd::{ETCD_UNIT, UNIT};
+use probe_tests::etcd::load::{Amount, Load};
+use probe_tests::machine::http::Endpoint;
+use probe_tests::machine::vm::systemd::{ETCD_UNIT, UNIT};
+use probe_tests::probe::crosscheck::{self, Crosscheck};
 
 use super::Trial;
 use super::unit::{DropIn, TRACEPOINT, metrics, number, property, set_defaults, systemctl, wait_for};

@@ -1,0 +1,18 @@
+//! The host: what a test requires of it, and the processes, cgroups, file systems, containers, connections and virtual
+//! machines that it uses there.
+
+pub mod requirements;
+
+pub mod cancel;
+pub mod command;
+pub mod process;
+pub mod cgroup;
+pub mod scratch;
+
+pub mod http;
+pub mod raw_http;
+
+pub mod podman;
+pub mod python;
+
+pub mod vm;

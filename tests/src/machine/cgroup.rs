@@ -1,0 +1,162 @@
+//! Groups of processes that share a limit: made, filled and removed on drop, in hierarchies of either version.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::machine::cancel::Cancel;
+
+/// How long a group may be held by processes that are ending.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where a group is made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Hierarchy {
+    /// The one of this controller alone, or with others (version 1).
+    Controller(&'static str),
+    /// The one that all controllers share (version 2).
+    Unified,
+}
+
+impl Hierarchy {
+    /// Returns where it is mounted.
+    pub fn root(self) -> anyhow::Result<PathBuf> {
+        let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+        let root = mounts.lines().find_map(|line| self.mounted_at(line));
+        root.map(PathBuf::from).with_context(|| match self {
+            Self::Controller(controller) => {
+                format!("cannot find a cgroup hierarchy of the controller {controller}")
+            }
+            Self::Unified => "cannot find the unified cgroup hierarchy".to_owned(),
+        })
+    }
+
+    /// Reads a line `source point type options …`.
+    fn mounted_at(self, line: &str) -> Option<&str> {
+        let mut fields = line.split(' ').skip(1);
+        let (point, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
+        let is_it = match self {
+            Self::Controller(controller) => {
+                kind == "cgroup" && options.split(',').any(|option| option == controller)
+            }
+            Self::Unified => kind == "cgroup2",
+        };
+        is_it.then_some(point)
+    }
+}
+
+/// A group of one's own, removed on drop; whoever is in it has to have ended by then, or is told to wait for.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes a group of this name with this process's number, below the root.
+    pub fn create(hierarchy: Hierarchy, name: &str) -> anyhow::Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self::named(hierarchy, &format!("{name}-{}-{n}", std::process::id()))
+    }
+
+    /// Makes a group of exactly this name, below the root: the same in several hierarchies, say.
+    pub fn named(hierarchy: Hierarchy, name: &str) -> anyhow::Result<Self> {
+        let path = hierarchy.root()?.join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    /// Has the groups of the unified hierarchy get these controllers.
+    pub fn delegate(controllers: &[&str]) -> anyhow::Result<()> {
+        let control = Hierarchy::Unified.root()?.join("cgroup.subtree_control");
+        for controller in controllers {
+            fs::write(&control, format!("+{controller}"))
+                .with_context(|| format!("cannot hand on the controller {controller}"))?;
+        }
+        Ok(())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the last part of its path, which no other group has.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Writes one of its files, such as `cpu.max`.
+    pub fn set(&self, file: &str, value: &str) -> anyhow::Result<()> {
+        let path = self.path.join(file);
+        fs::write(&path, value).with_context(|| format!("cannot write {value} to {}", path.display()))
+    }
+
+    /// Lets it write to a device so many times a second (version 1); 0 lifts the limit.
+    pub fn limit_writes(&self, device: &str, per_second: u32) -> anyhow::Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        let numbers = fs::metadata(device).with_context(|| format!("cannot look at {device}"))?.rdev();
+        let (major, minor) = (rustix::fs::major(numbers), rustix::fs::minor(numbers));
+        self.set("blkio.throttle.write_iops_device", &format!("{major}:{minor} {per_second}"))
+    }
+
+    /// Moves a process and all of its threads here.
+    pub fn add(&self, pid: u32) -> anyhow::Result<()> {
+        self.set("cgroup.procs", &pid.to_string())
+    }
+}
+
+/// Has a command start in the group at `path`: pages and requests belong to the group in which they began.
+pub fn enter(path: &Path, command: &mut Command) -> anyhow::Result<()> {
+    let path = path.join("cgroup.procs");
+    let processes = OpenOptions::new().write(true).open(&path);
+    let mut processes = processes.with_context(|| format!("cannot open {}", path.display()))?;
+    // SAFETY: between fork and exec it only writes to a file that is open already. 0 is whoever writes it.
+    unsafe { command.pre_exec(move || processes.write_all(b"0")) };
+    Ok(())
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let removed = Cancel::default().wait_for(REMOVAL_LIMIT, || match fs::remove_dir(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(None),
+            other => Ok(Some(other?)),
+        });
+        match removed {
+            Ok(Some(())) => {}
+            Ok(None) => eprintln!("cannot remove {}: there are processes in it", self.path.display()),
+            Err(error) => eprintln!("cannot remove {}: {error}", self.path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hierarchies_are_told_from_each_other() {
+        let both = "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,relatime,cpu,cpuacct 0 0";
+        let unified = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime,nsdelegate 0 0";
+        let cases = [
+            (
+                Hierarchy::Controller("cpu"),
+                both,
+                Some("/sys/fs/cgroup/cpu,cpuacct"),
+                "one of two controllers",
+            ),
+            (Hierarchy::Controller("cpuset"), both, None, "a name that begins like another"),
+            (Hierarchy::Controller("cpu"), unified, None, "version 2 names no controllers"),
+            (Hierarchy::Unified, unified, Some("/sys/fs/cgroup/unified"), "version 2"),
+            (Hierarchy::Unified, both, None, "version 1"),
+        ];
+        for (hierarchy, line, expected, why) in cases {
+            assert_eq!(hierarchy.mounted_at(line), expected, "{why}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! A disk of known speed for a kernel that has no device mapper: a FUSE file system of one file, and a loop device on that.
+//!
+//! One thread serves it, one request after the other, so that requests wait for each other as they do in a slow disk.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use fuser::{
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry,
+    ReplyWrite, Request, WriteFlags,
+};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno as SystemError;
+use rustix::mount::{self, UnmountFlags};
+
+use super::{Format, Frozen, Loop, Mount, UNMOUNT_LIMIT};
+use crate::machine::cancel::Cancel;
+use crate::machine::command;
+
+/// The one file.
+const IMAGE: &str = "disk.img";
+const IMAGE_INODE: INodeNo = INodeNo(2);
+
+/// How long the kernel may remember what never changes.
+const REMEMBERED: Duration = Duration::from_hours(1);
+
+/// An ext4 on a disk that takes as long as it is told for each write and for each flush. Deleted, unmounted and detached on drop.
+#[derive(Debug)]
+pub struct SlowFs {
+    // Fields are dropped in this order.
+    mount: Mount,
+    device: Loop,
+    served: Server,
+}
+
+/// What a slow disk has done so far.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Served {
+    pub writes: u64,
+    pub flushes: u64,
+}
+
+impl SlowFs {
+    /// Makes a disk of `mib` MiB in memory and mounts it at `at`. It is fast until it is told not to be.
+    pub fn create(at: &Path, mib: u32) -> anyhow::Result<Self> {
+        let served = Server::start(&at.with_extension("fuse"), u64::from(mib) << 20)?;
+        // Past the page cache: what reaches the disk are the requests of the file system, and no others.
+        let device = Loop::attach(&served.point.join(IMAGE), &["--direct-io=on"])?;
+        // Nothing is left for a kernel thread to initialise in the background, when the disk is slow.
+        let whole = ["-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"];
+        command::run("mkfs.ext4", &[&whole[..], &[&device.device]].concat())?;
+        let mount = Mount::new(&["-t", Format::Ext4.name()], &device.device, at)?;
+        Ok(Self { mount, device, served })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.mount.point
+    }
+
+    /// Returns the device's path, such as `/dev/loop0`.
+    pub fn device(&self) -> &str {
+        &self.device.device
+    }
+
+    /// Sets how long each write takes from here on.
+    pub fn write_delay(&self, delay: Duration) {
+        self.served.pace.write_ns.store(nanoseconds(delay), Ordering::Relaxed);
+    }
+
+    /// Sets how long each flush of the disk's cache takes from here on.
+    pub fn flush_delay(&self, delay: Duration) {
+        self.served.pace.flush_ns.store(nanoseconds(delay), Ordering::Relaxed);
+    }
+
+    pub fn served(&self) -> Served {
+        let pace = &self.served.pace;
+        Served { writes: pace.writes.load(Ordering::Relaxed), flushes: pace.flushes.load(Ordering::Relaxed) }
+    }
+
+    /// Freezes the file system: every write and sync of it hangs until the guard is dropped.
+    pub fn freeze(&self) -> anyhow::Result<Frozen<'_>> {
+        Frozen::new(self.path())
+    }
+}
+
+impl Drop for SlowFs {
+    fn drop(&mut self) {
+        // Unmounting writes.
+        self.write_delay(Duration::ZERO);
+        self.flush_delay(Duration::ZERO);
+    }
+}
+
+fn nanoseconds(delay: Duration) -> u64 {
+    u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How slow it is, and what it has done.
+#[derive(Debug, Default)]
+struct Pace {
+    write_ns: AtomicU64,
+    flush_ns: AtomicU64,
+    writes: AtomicU64,
+    flushes: AtomicU64,
+}
+
+/// The thread that serves the file system. It is unmounted on drop.
+///
+/// It is a thread of this process, and touches nothing but memory and its device: whoever waits for it here is another thread. If the
+/// process dies, so does the device, and the kernel fails whatever is left.
+#[derive(Debug)]
+struct Server {
+    session: Option<BackgroundSession>,
+    point: PathBuf,
+    pace: Arc<Pace>,
+}
+
+impl Server {
+    fn start(point: &Path, size: u64) -> anyhow::Result<Self> {
+        fs::create_dir_all(point).with_context(|| format!("cannot create {}", point.display()))?;
+        let memory = memfd_create("disk", MemfdFlags::CLOEXEC).context("cannot get memory for a disk")?;
+        let memory = File::from(memory);
+        memory.set_len(size).context("cannot size a disk")?;
+        let pace = Arc::new(Pace::default());
+        let image = Image { memory, size, pace: pace.clone() };
+        let mut options = Config::default();
+        options.mount_options = vec![MountOption::FSName("slow".to_owned())];
+        let session = fuser::spawn_mount(image, point, &options);
+        let session = session.with_context(|| format!("cannot mount a slow disk at {}", point.display()))?;
+        Ok(Self { session: Some(session), point: point.to_owned(), pace })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A loop device lets go of its file some time after it was detached.
+        let unmounted = Cancel::default().wait_for(UNMOUNT_LIMIT, || {
+            match mount::unmount(&self.point, UnmountFlags::empty()) {
+                Err(SystemError::BUSY) => Ok(None),
+                other => Ok(Some(other?)),
+            }
+        });
+        match unmounted {
+            Ok(Some(())) => {
+                let ended = self.session.take().map(BackgroundSession::join);
+                if let Some(Err(error)) = ended {
+                    eprintln!("cannot end the server of {}: {error}", self.point.display());
+                }
+            }
+            // Whoever joined its thread would wait for as long as somebody holds the file.
+            Ok(None) => eprintln!("cannot unmount {}: it is in use", self.point.display()),
+            Err(error) => eprintln!("cannot unmount {}: {error}", self.point.display()),
+        }
+    }
+}
+
+/// The file system: a directory and the image in it.
+struct Image {
+    memory: File,
+    size: u64,
+    pace: Arc<Pace>,
+}
+
+impl Image {
+    fn attributes(&self, inode: INodeNo) -> FileAttr {
+        let is_image = inode == IMAGE_INODE;
+        let size = if is_image { self.size } else { 0 };
+        FileAttr {
+            ino: inode,
+            size,
+            blocks: size / 512,
+            atime: SystemTime::UNIX_EPOCH,
+            mtime: SystemTime::UNIX_EPOCH,
+            ctime: SystemTime::UNIX_EPOCH,
+            crtime: SystemTime::UNIX_EPOCH,
+            kind: if is_image { FileType::RegularFile } else { FileType::Directory },
+            perm: if is_image { 0o600 } else { 0o700 },
+            nlink: if is_image { 1 } else { 2 },
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+}
+
+/// Counts a request and takes the time for it.
+fn serve(count: &AtomicU64, delay_ns: &AtomicU64) {
+    count.fetch_add(1, Ordering::Relaxed);
+    let delay_ns = delay_ns.load(Ordering::Relaxed);
+    if delay_ns > 0 {
+        thread::sleep(Duration::from_nanos(delay_ns));
+    }
+}
+
+impl Filesystem for Image {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Without it the loop device has one request under way at a time, and its queue hides the disk's.
+        config
+            .add_capabilities(InitFlags::FUSE_ASYNC_DIO)
+            .map_err(|_| io::Error::other("the kernel's FUSE has no asynchronous direct I/O"))
+    }
+
+    fn lookup(&self, _request: &Request, _parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if name == IMAGE {
+            reply.entry(&REMEMBERED, &self.attributes(IMAGE_INODE), Generation(0));
+        } else {
+            reply.error(Errno::ENOENT);
+        }
+    }
+
+    fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        reply.attr(&REMEMBERED, &self.attributes(inode));
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let mut bytes = vec![0; size as usize];
+        match self.memory.read_at(&mut bytes, offset) {
+            Ok(length) => reply.data(&bytes[..length]),
+            Err(_) => reply.error(Errno::EIO),
+        }
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        serve(&self.pace.writes, &self.pace.write_ns);
+        match (self.memory.write_all_at(data, offset), u32::try_from(data.len())) {
+            (Ok(()), Ok(length)) => reply.written(length),
+            _ => reply.error(Errno::EIO),
+        }
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _only_data: bool,
+        reply: ReplyEmpty,
+    ) {
+        serve(&self.pace.flushes, &self.pace.flush_ns);
+        reply.ok();
+    }
+}

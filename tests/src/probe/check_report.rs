@@ -1,0 +1,253 @@
+//! What `check` found out about an etcd, and whether that is what was done to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+
+use crate::probe::{Finished, Invocation};
+
+/// How much longer than its window `check` may take: it loads its programs, and waits for etcd.
+const SLACK: Duration = Duration::from_secs(40);
+
+/// How much of the time of slow syncs the parts have to explain.
+const EXPLAINED: f64 = 0.95;
+
+/// With fewer slow operations than this a sample more or less decides; then one may be missing of each.
+const MANY_OPERATIONS: u64 = 20;
+
+/// A sample stands for so long: the sampler looks 200 times a second.
+const SAMPLE_S: f64 = 0.005;
+
+/// What etcd's own guidance calls slow for a sync of the WAL, in seconds.
+const LIMIT_S: f64 = 0.01;
+
+/// How the figures have to be if the fault is to count as made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// Every p99 is below its limit.
+    Healthy,
+    /// The p99 of WAL syncs is above its limit, in the kernel or as etcd has it.
+    Slow,
+    /// Anything: it is not the figures that tell.
+    Any,
+}
+
+/// What `check` printed.
+#[derive(Clone, Debug)]
+pub struct CheckReport {
+    code: Option<i32>,
+    report: Value,
+    log: String,
+}
+
+/// Runs `check` for `duration`, with these arguments; what it prints goes to files in `directory`.
+pub fn check(
+    probe: &Path,
+    directory: &Path,
+    duration: Duration,
+    arguments: &[&str],
+) -> anyhow::Result<CheckReport> {
+    let duration_ms = format!("{}ms", duration.as_millis());
+    let call = Invocation::new(probe, directory);
+    let call = call.arguments(&["--duration", &duration_ms, "--output", "json"]).arguments(arguments);
+    let finished = call.start("check")?.wait(duration + SLACK)?;
+    CheckReport::of(finished)
+}
+
+impl CheckReport {
+    pub fn of(finished: Finished) -> anyhow::Result<Self> {
+        Ok(Self { code: finished.code, report: finished.json()?, log: finished.stderr })
+    }
+
+    fn members(&self) -> anyhow::Result<&Vec<Value>> {
+        self.report["members"].as_array().context("members are a list")
+    }
+
+    /// Returns the exit code that the verdicts stand for: the worst of them, other etcds of this machine included.
+    fn code_of_all(&self) -> anyhow::Result<i32> {
+        let codes =
+            self.members()?.iter().map(|member| match member["verdict"].as_str().unwrap_or_default() {
+                "healthy" => (0, 0),
+                "too_few_samples" | "endpoint_mismatch" | "blind" => (1, 2),
+                // Unhealthy beats unknown.
+                _ => (2, 1),
+            });
+        Ok(codes.max().map_or(2, |(_, code)| code))
+    }
+
+    /// Returns what it says of the member of this name.
+    pub fn member(&self, name: &str) -> anyhow::Result<Member<'_>> {
+        let mut members = self.members()?.iter();
+        let member = members.find(|member| member["member"] == name);
+        let member = member.with_context(|| format!("{name} is not in {:#}; {}", self.report, self.log))?;
+        Ok(Member { check: self, report: member })
+    }
+}
+
+/// What it says of one member.
+#[derive(Clone, Copy, Debug)]
+pub struct Member<'a> {
+    check: &'a CheckReport,
+    report: &'a Value,
+}
+
+impl Member<'_> {
+    pub fn verdict(&self) -> &str {
+        self.report["verdict"].as_str().unwrap_or_default()
+    }
+
+    /// Returns the syncs of the WAL that the kernel counted.
+    pub fn syncs(&self) -> u64 {
+        self.report["figures"][0]["kernel"]["count"].as_u64().unwrap_or(0)
+    }
+
+    /// Returns the paths of the groups that it says are on etcd's disk, the worst first.
+    pub fn neighbours(&self) -> Vec<&str> {
+        let all = self.report["neighbours"].as_array().into_iter().flatten();
+        all.filter_map(|neighbour| neighbour["cgroup"].as_str()).collect()
+    }
+
+    /// Returns the verdicts that account for the slow time, the largest share first.
+    pub fn causes(&self) -> Vec<&str> {
+        let all = self.report["causes"].as_array().into_iter().flatten();
+        all.filter_map(|cause| cause["verdict"].as_str()).collect()
+    }
+
+    /// Returns how far samples are off what the scheduler's hook recorded, with `--causes exact`: the time that is laid at another
+    /// cause, as a part of all blocked time of slow operations; and that time in seconds.
+    pub fn disagreement(&self) -> anyhow::Result<(f64, f64)> {
+        let slow = &self.report["slow"];
+        let by_cause = |field: &str| -> anyhow::Result<BTreeMap<String, f64>> {
+            let waits = slow[field].as_array().with_context(|| format!("{field} is no list: {slow}"))?;
+            let named = waits
+                .iter()
+                .filter_map(|wait| Some((wait["cause"].as_str()?.to_owned(), wait["seconds"].as_f64()?)));
+            Ok(named.collect())
+        };
+        let (exact, sampled) = (by_cause("waits")?, by_cause("waits_sampled")?);
+        let total_s: f64 = exact.values().sum();
+        let causes: BTreeSet<_> = exact.keys().chain(sampled.keys()).collect();
+        let of = |waits: &BTreeMap<String, f64>, cause| waits.get(cause).copied().unwrap_or(0.0);
+        // What is too much at one cause is too little at another.
+        let off_s =
+            causes.into_iter().map(|cause| (of(&exact, cause) - of(&sampled, cause)).abs()).sum::<f64>()
+                / 2.0;
+        println!("exact {exact:.3?}, sampled {sampled:.3?}");
+        Ok((off_s / total_s.max(f64::EPSILON), total_s))
+    }
+
+    fn p99_s(&self, figure: usize, side: &str) -> f64 {
+        self.report["figures"][figure][side]["p99_s"].as_f64().unwrap_or(0.0)
+    }
+
+    fn mean_s(&self, figure: usize, side: &str) -> f64 {
+        self.report["figures"][figure][side]["mean_s"].as_f64().unwrap_or(0.0)
+    }
+
+    /// Returns what both figures took in the kernel, and what they took longer in etcd, in seconds.
+    pub fn kernel_and_beyond_s(&self) -> (f64, f64) {
+        [0, 1].into_iter().fold((0.0, 0.0), |(kernel_s, beyond_s), figure| {
+            let count = self.report["figures"][figure]["kernel"]["count"].as_f64().unwrap_or(0.0);
+            let mean_s = self.mean_s(figure, "kernel");
+            (kernel_s + count * mean_s, beyond_s + count * (self.mean_s(figure, "etcd") - mean_s))
+        })
+    }
+
+    /// Returns verdict, reason and figures in a line, for whoever reads the output of a test.
+    pub fn summary(&self) -> String {
+        let figure = |figure: usize, name: &str| {
+            let kernel = &self.report["figures"][figure]["kernel"];
+            format!(
+                "{name}: {} events, kernel p50 {:.1} p99 {:.1} ms, etcd p99 {:.1} ms, {:.1} ms more on average",
+                kernel["count"],
+                kernel["p50_s"].as_f64().unwrap_or(0.0) * 1e3,
+                self.p99_s(figure, "kernel") * 1e3,
+                self.p99_s(figure, "etcd") * 1e3,
+                (self.mean_s(figure, "etcd") - self.mean_s(figure, "kernel")) * 1e3,
+            )
+        };
+        let causes: Vec<_> = self.report["causes"].as_array().into_iter().flatten().collect();
+        let shares = causes.iter().map(|cause| {
+            let share = cause["share"].as_f64().unwrap_or(0.0) * 100.0;
+            format!("{} {share:.0} %", cause["verdict"].as_str().unwrap_or_default())
+        });
+        let causes: Vec<_> = shares.collect();
+        format!(
+            "{} ({}); {}; {}; in flight {:.2} s; causes: {}; parts: {}",
+            self.verdict(),
+            self.report["reason"].as_str().unwrap_or_default(),
+            figure(0, "WAL syncs"),
+            figure(1, "commits"),
+            self.report["in_flight_s"].as_f64().unwrap_or(0.0),
+            if causes.is_empty() { "none".to_owned() } else { causes.join(", ") },
+            self.parts().map_or_else(|| "none".to_owned(), |parts| parts.to_string()),
+        )
+    }
+
+    /// Returns where the time of slow operations went, if there were any.
+    fn parts(&self) -> Option<Parts> {
+        let slow = &self.report["slow"];
+        let seconds = |value: &Value| value.as_f64().unwrap_or(0.0);
+        let waits = slow["waits"].as_array().into_iter().flatten();
+        let named = waits.filter(|wait| wait["cause"] != "unsampled").map(|wait| seconds(&wait["seconds"]));
+        let parts = Parts {
+            operations: slow["operations"].as_u64()?,
+            total_s: seconds(&slow["total_s"]),
+            known_s: seconds(&slow["on_cpu_s"]) + seconds(&slow["run_queue_s"]) + named.sum::<f64>(),
+        };
+        (parts.operations > 0).then_some(parts)
+    }
+
+    /// Fails unless the fault had its effect, the verdict is this one, the exit code says the same, and the parts of the slow time
+    /// make up the whole; returns what was told.
+    pub fn expect(&self, verdict: &str, effect: Effect) -> anyhow::Result<String> {
+        let told = self.summary();
+        let [kernel, etcd] = ["kernel", "etcd"].map(|side| self.p99_s(0, side));
+        match effect {
+            Effect::Healthy => {
+                ensure!(self.syncs() >= 100, "too few syncs for a p99: {told}");
+                ensure!(kernel < LIMIT_S && etcd < LIMIT_S, "the disk is slow without a fault: {told}");
+            }
+            Effect::Slow => {
+                ensure!(self.syncs() >= 20, "too few syncs to be sure: {told}");
+                ensure!(kernel.max(etcd) > 1.5 * LIMIT_S, "the fault has no effect: {told}");
+            }
+            Effect::Any => {}
+        }
+        ensure!(self.verdict() == verdict, "not {verdict}: {told}");
+        let code = self.check.code_of_all()?;
+        ensure!(self.check.code == Some(code), "exit code {:?}, not {code}: {told}", self.check.code);
+        if effect == Effect::Slow
+            && let Some(parts) = self.parts()
+        {
+            ensure!(parts.are_the_whole(), "the parts are not the whole: {told}");
+        }
+        Ok(told)
+    }
+}
+
+/// Where the time of slow operations went.
+struct Parts {
+    operations: u64,
+    total_s: f64,
+    /// On a CPU, waiting for one, or waiting for something that has a name.
+    known_s: f64,
+}
+
+impl Parts {
+    fn are_the_whole(&self) -> bool {
+        let resolved_s =
+            if self.operations < MANY_OPERATIONS { self.operations as f64 * SAMPLE_S } else { 0.0 };
+        self.known_s >= (EXPLAINED * self.total_s).min(self.total_s - resolved_s)
+    }
+}
+
+impl std::fmt::Display for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { operations, total_s, known_s } = self;
+        write!(f, "{known_s:.3} s of {total_s:.3} s in {operations} slow operations")
+    }
+}

@@ -1,0 +1,120 @@
+//! What the daemon says to a service manager, and that one who does not listen is never waited for.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use probe_tests::machine::requirements::{self, Need};
+use probe_tests::machine::scratch::Scratch;
+use probe_tests::probe::{self, Invocation};
+
+/// So a message that the daemon lives is due every second.
+const WATCHDOG: Duration = Duration::from_secs(2);
+
+/// How long the daemon may take to find out that it is blind: it looks every 5 s, and looks at its status every second.
+const BLIND_LIMIT: Duration = Duration::from_secs(15);
+
+fn call(binary: &Path, scratch: &Scratch, watchdog: Duration) -> Invocation {
+    Invocation::new(binary, scratch.path())
+        .environment("NOTIFY_SOCKET", &scratch.path().join("notify").display().to_string())
+        .environment("WATCHDOG_USEC", &watchdog.as_micros().to_string())
+}
+
+/// Listens as systemd does, and passes on what it hears with the time when it heard it.
+fn listen(scratch: &Scratch) -> Receiver<(Instant, String)> {
+    let socket = UnixDatagram::bind(scratch.path().join("notify")).unwrap();
+    let (heard, messages) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(length) = socket.recv(&mut bytes) {
+            let text = String::from_utf8(bytes[..length].to_vec()).unwrap();
+            if heard.send((Instant::now(), text)).is_err() {
+                return;
+            }
+        }
+    });
+    messages
+}
+
+fn has(message: &str, line: &str) -> bool {
+    message.lines().any(|found| found == line)
+}
+
+#[test]
+fn it_is_told_that_the_daemon_is_ready_and_lives_and_is_blind_and_ends() {
+    requirements::require(&[Need::Root, Need::Bpf]);
+    let scratch = Scratch::on_disk("notify").unwrap();
+    let messages = listen(&scratch);
+    let blind_now = scratch.path().join("blind-now");
+    let faulty = call(Path::new(env!("CARGO_BIN_EXE_faulty-probe")), &scratch, WATCHDOG)
+        .environment("FAULT", "detach")
+        .environment("FAULT_WHEN", &blind_now.display().to_string());
+    let probe = faulty.launch().unwrap();
+
+    let (_, first) = messages.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert!(has(&first, "READY=1") && first.contains("STATUS=attached by "), "{first}");
+    assert!(probe.is_ready(), "the first who asks gets an answer");
+
+    std::fs::write(&blind_now, "").unwrap();
+    let since = Instant::now();
+    let (mut last, mut blind, mut alive_after) = (since, None, 0);
+    // It goes on to live when it is blind.
+    while alive_after < 3 {
+        let (at, message) = messages.recv_timeout(BLIND_LIMIT).unwrap();
+        assert!(has(&message, "WATCHDOG=1") && !has(&message, "READY=1"), "{message}");
+        assert!(at - last < WATCHDOG, "{:?} between two signs of life", at - last);
+        last = at;
+        alive_after += usize::from(blind.is_some());
+        if message.contains("STATUS=blind: ") {
+            blind = Some(at - since);
+        }
+        assert!(
+            blind.is_some() || since.elapsed() < BLIND_LIMIT,
+            "it does not say that it is blind: {message}"
+        );
+    }
+    println!("told as blind after {:?}", blind.unwrap());
+    assert!(!probe.is_ready());
+
+    assert_eq!(probe.stop().unwrap().code(), Some(0));
+    let mut rest = Vec::new();
+    while let Ok((_, message)) = messages.recv_timeout(Duration::from_millis(100)) {
+        rest.push(message);
+    }
+    assert!(rest.last().is_some_and(|message| has(message, "STOPPING=1")), "{rest:?}");
+}
+
+#[test]
+fn one_who_does_not_listen_is_not_waited_for() {
+    requirements::require(&[Need::Root, Need::Bpf]);
+    let scratch = Scratch::on_disk("notify").unwrap();
+    let deaf = UnixDatagram::bind(scratch.path().join("notify")).unwrap();
+    // A message every 20 ms: what the kernel keeps for him is soon full.
+    let probe = call(&probe::binary().unwrap(), &scratch, Duration::from_millis(40)).run().unwrap();
+    thread::sleep(Duration::from_secs(3));
+    assert!(probe.is_ready(), "it goes on");
+    let since = Instant::now();
+    assert_eq!(probe.stop().unwrap().code(), Some(0));
+    assert!(since.elapsed() < Duration::from_secs(3), "it ended after {:?}", since.elapsed());
+    // He was told until he could take no more.
+    deaf.set_nonblocking(true).unwrap();
+    let kept = std::iter::repeat_with(|| deaf.recv(&mut [0; 4096])).take_while(Result::is_ok).count();
+    println!("{kept} messages were kept for him");
+    assert!((2..100).contains(&kept), "{kept} messages");
+}
+
+#[test]
+fn nobody_has_to_be_there() {
+    requirements::require(&[Need::Root, Need::Bpf]);
+    let scratch = Scratch::on_disk("notify").unwrap();
+    let probe = call(&probe::binary().unwrap(), &scratch, WATCHDOG).run().unwrap();
+    thread::sleep(2 * WATCHDOG);
+    let messages = listen(&scratch);
+    // Once somebody is there, he is told.
+    let told = messages.recv_timeout(2 * WATCHDOG);
+    assert!(matches!(&told, Ok((_, message)) if has(message, "WATCHDOG=1")), "{told:?}");
+    let log = probe.log().unwrap();
+    assert_eq!(log.matches("cannot tell the service manager").count(), 1, "told once: {log}");
+}
