@@ -27,7 +27,8 @@ struct Count {
 
 pub fn run(root: &Path, only: Option<&str>, times: u32) -> Result<()> {
     let setup = setup::run(setup::Scope::Everything)?;
-    compile::both(&setup)?;
+    compile::all(&setup.toolchain)?;
+    compile::guest(&setup)?;
 
     let mut outcomes = Vec::new();
     if only.is_none() {

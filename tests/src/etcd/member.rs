@@ -17,6 +17,7 @@ use crate::machine::cancel::Cancel;
 use crate::machine::cgroup::{self, Cgroup};
 use crate::machine::http::{Endpoint, free_address};
 use crate::machine::process;
+#[cfg(feature = "harness")]
 use crate::probe::metrics::Metrics;
 
 /// How long a member may take until it is healthy, which on a bad disk includes an election.
@@ -265,6 +266,7 @@ pub struct Observations {
     pub backend_commit: u64,
 }
 
+#[cfg(feature = "harness")]
 impl Observations {
     /// Asks an etcd.
     pub fn of(etcd: &Endpoint) -> anyhow::Result<Self> {
@@ -307,10 +309,12 @@ impl Etcd {
         }
     }
 
+    #[cfg(feature = "harness")]
     pub fn metrics(&self) -> anyhow::Result<Metrics> {
         Metrics::parse(&self.endpoint().get("/metrics")?.text()?)
     }
 
+    #[cfg(feature = "harness")]
     pub fn observations(&self) -> anyhow::Result<Observations> {
         Observations::of(&self.endpoint())
     }

@@ -12,8 +12,10 @@ use rustix::mount::{self, MountFlags, UnmountFlags};
 use crate::machine::cancel::Cancel;
 use crate::machine::command;
 
+#[cfg(feature = "harness")]
 mod slow_fs;
 
+#[cfg(feature = "harness")]
 pub use slow_fs::{Served, SlowFs};
 
 /// How long an unmount may be refused because a process that has just been killed still holds a file.
