@@ -1,6 +1,7 @@
 //! What makes a real etcd slow, for real: others on its disk, its journal and its CPU. Limits are set through
 //! [`crate::machine::cgroup`], slow disks made by [`crate::machine::scratch`] and, in a virtual machine, by device mapper.
 
+pub mod attempts;
 pub mod neighbours;
 pub mod probe_faults;
 pub mod worker;

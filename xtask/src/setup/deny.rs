@@ -12,7 +12,9 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// Builds cargo-deny once, and returns the program.
 pub fn setup(cache: &Cache) -> Result<PathBuf> {
-    Ok(install::from_source(cache, "cargo-deny", CARGO_DENY)?.join("cargo-deny"))
+    // Its default features include a git of its own; the one on PATH fetches the database.
+    let programs = install::from_source(cache, "cargo-deny", CARGO_DENY, &["--no-default-features"])?;
+    Ok(programs.join("cargo-deny"))
 }
 
 /// Returns whether the database of known vulnerabilities can be fetched: it is in no package registry.

@@ -15,5 +15,5 @@ pub fn setup(cache: &Cache) -> Result<PathBuf> {
     if find("c++").is_none() {
         apt::install(&["g++".to_owned()])?;
     }
-    install::from_source(cache, "cargo-fuzz", CARGO_FUZZ)
+    install::from_source(cache, "cargo-fuzz", CARGO_FUZZ, &[])
 }

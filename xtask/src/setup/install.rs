@@ -9,12 +9,12 @@ use super::cache::Cache;
 use crate::process::{cargo, run};
 
 /// Builds a tool unless it is present, and returns the directory of its program.
-pub fn from_source(cache: &Cache, name: &str, version: &str) -> Result<PathBuf> {
+pub fn from_source(cache: &Cache, name: &str, version: &str, features: &[&str]) -> Result<PathBuf> {
     let directory = format!("{name}-{version}");
     let programs = cache.path(&directory).join("bin");
     if !programs.join(name).is_file() {
         println!("setup: building {name} {version}, a minute or two");
-        cache.fill(&directory, |partial| run(command(name, version).arg("--root").arg(partial)))?;
+        cache.fill(&directory, |partial| run(command(name, version).args(features).arg("--root").arg(partial)))?;
     }
     Ok(programs)
 }
