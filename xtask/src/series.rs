@@ -29,7 +29,7 @@ pub fn run(root: &Path, name: &str, runs: Option<u32>, output: Option<&Path>) ->
     let runs = runs.unwrap_or(expectations.runs);
     let setup = setup::run(setup::Scope::Everything)?;
     compile::for_gate(&setup)?;
-    let binaries = binaries_with(&expectations.case)?;
+    let binaries = binaries_with(expectations.binary.as_deref(), &expectations.case)?;
     let started = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let directory = output.map_or_else(
         || Path::new("target/series").join(name).join(started.replace(':', "")),
@@ -103,9 +103,16 @@ fn once(
 }
 
 /// Builds the tests, and returns the binaries that have a test with this in its name.
-fn binaries_with(case: &str) -> Result<Vec<PathBuf>> {
+fn binaries_with(binary: Option<&str>, case: &str) -> Result<Vec<PathBuf>> {
     let mut build = compile::for_tests("test")?;
-    build.args(["--workspace", "--test", "*", "--no-run", "--message-format", "json-render-diagnostics"]);
+    build.args([
+        "--workspace",
+        "--test",
+        binary.unwrap_or("*"),
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
     let messages = capture(&mut build)?;
     let binaries = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;

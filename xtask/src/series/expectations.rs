@@ -15,6 +15,8 @@ const DIRECTORY: &str = "tests/series";
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Expectations {
+    /// The binary of the tests, `host`, `matrix` or `systemd`; all of them if it is absent.
+    pub binary: Option<String>,
     /// What the names of the tests contain.
     pub case: String,
     /// In words: what the series shows, and why so many runs.
@@ -46,7 +48,7 @@ impl Expectations {
     }
 
     fn parse(text: &str, commit: String) -> Result<Self> {
-        const FIELDS: [&str; 5] = ["case", "expected", "runs", "failures_max", "repeated_max"];
+        const FIELDS: [&str; 6] = ["binary", "case", "expected", "runs", "failures_max", "repeated_max"];
         let value: Value = serde_json::from_str(text).context("cannot parse JSON")?;
         let unknown =
             value.as_object().and_then(|fields| fields.keys().find(|key| !FIELDS.contains(&key.as_str())));
@@ -64,6 +66,7 @@ impl Expectations {
             bail!("`runs` must be 1 or more");
         }
         Ok(Self {
+            binary: value.get("binary").map(|_| words("binary")).transpose()?,
             case: words("case")?,
             expected: words("expected")?,
             runs,

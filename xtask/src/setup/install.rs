@@ -14,7 +14,9 @@ pub fn from_source(cache: &Cache, name: &str, version: &str, features: &[&str]) 
     let programs = cache.path(&directory).join("bin");
     if !programs.join(name).is_file() {
         println!("setup: building {name} {version}, a minute or two");
-        cache.fill(&directory, |partial| run(command(name, version).args(features).arg("--root").arg(partial)))?;
+        cache.fill(&directory, |partial| {
+            run(command(name, version).args(features).arg("--root").arg(partial))
+        })?;
     }
     Ok(programs)
 }
