@@ -1,10 +1,12 @@
-"""Renders the chart for every case that it reads, and says what is wrong with what comes out. One process for all of them.
+"""Renders the chart for every case on its input and validates the result, in one process for all cases.
 
-From standard input, in JSON: {"chart": directory, "cases": {name: {"values": {…}, "version": "oldest", "secrets": {name: {…}}}}}.
-To standard output: {"versions": […], "lint": {name: […]}, "cases": {name: {"error": "…"} or {"objects": […], "problems": […], "notes": "…"}}}.
+Standard input, in JSON: {"chart": directory, "cases": {name: {"values": {…}, "version": "oldest",
+"secrets": {name: {…}}}}}.
+Standard output: {"versions": […], "lint": {name: […]}, "cases": {name: {"error": "…"} or {"objects": […],
+"problems": […], "notes": "…"}}}.
 
-`version` is the Kubernetes that is rendered for and validated against, `oldest` or `newest` of those that there are schemas of;
-`secrets` is what is in the cluster already.
+`version` is the Kubernetes version for rendering and validation: `oldest` or `newest` of the available schemas.
+`secrets` are the secrets that exist in the cluster.
 """
 
 import functools
@@ -26,16 +28,16 @@ import helm  # noqa: E402
 
 VERSIONS = sorted(set(utils.all_versions()), key=utils.Version)
 
-# Read and parsed once for each file, not for each object.
+# Read and parsed once per file, not per object.
 utils.schema_contents = functools.lru_cache(maxsize=None)(utils.schema_contents)
 utils.all_versions = functools.lru_cache(maxsize=None)(utils.all_versions)
 
-# Kubernetes' own schemas hold no custom resources.
+# Kubernetes' own schemas contain no custom resources.
 CUSTOM = yaml.safe_load((HERE / "custom-resources.yaml").read_text())
 
 
 class Cluster(http.server.BaseHTTPRequestHandler):
-    """As much of an API server as the template function `lookup` asks for: secrets, by name."""
+    """The part of an API server that the template function `lookup` queries: secrets by name."""
 
     protocol_version = "HTTP/1.1"
     secrets = {}
@@ -62,7 +64,7 @@ class Cluster(http.server.BaseHTTPRequestHandler):
 
 
 def problems(item, version):
-    """Returns what is wrong with an object; whatever nobody can validate is wrong, too."""
+    """Returns what is wrong with an object; an object without a schema is wrong, too."""
     name = f"{item['kind']} {item['metadata']['name']}"
     try:
         if schema := CUSTOM.get(f"{item['apiVersion']}/{item['kind']}"):
@@ -78,7 +80,7 @@ def problems(item, version):
 
 @functools.lru_cache(maxsize=None)
 def problems_of_text(text, version):
-    """The same objects come from many cases."""
+    """Caches the result: many cases contain the same objects."""
     return problems(json.loads(text), version)
 
 
@@ -103,7 +105,7 @@ def examine(chart, config, case):
 
 
 def lint(directory, values):
-    """Returns Helm's findings that are more than a hint: 1 is one, and we have no icon."""
+    """Returns Helm's lint messages above level 1, a hint (the chart has no icon)."""
     report = helm_python.lint(directory, values, strict=True)
     return [f"{message['path']}: {message['error']}" for message in report["messages"] if message["severity"] != 1]
 

@@ -1,4 +1,5 @@
-//! etcd: real members, alone, in containers and in clusters, load on them, and servers that only pretend to be etcd.
+//! etcd: real members on the host, in containers and in clusters, the load on them, and servers that imitate
+//! etcd.
 
 mod install;
 mod member;

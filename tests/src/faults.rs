@@ -1,5 +1,6 @@
-//! What makes a real etcd slow, for real: others on its disk, its journal and its CPU. Limits are set through
-//! [`crate::machine::cgroup`], slow disks made by [`crate::machine::scratch`] and, in a virtual machine, by device mapper.
+//! Faults that make a real etcd slow: other processes on its disk, its journal and its CPU.
+//! [`crate::machine::cgroup`] sets limits, and [`crate::machine::scratch`] creates slow disks; in a virtual
+//! machine device mapper does.
 
 pub mod attempts;
 pub mod neighbours;
@@ -19,20 +20,20 @@ use crate::machine::cancel::Cancel;
 use crate::machine::cgroup::{self, Cgroup};
 use crate::machine::process;
 
-/// How long one may take to end before it is killed.
+/// The time limit for a culprit to end; after it the process is killed.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// A file that others write to: its blocks are there, so that writing to it takes no journal.
+/// A file that a neighbour writes to. Its blocks are allocated, so writes to it need no journal.
 const MIB: u64 = 16;
 
-/// Somebody who is in etcd's way: a process of its own. Ended on drop, and if the test dies.
+/// A separate process that slows etcd down. Ended on drop, and if the test process dies.
 #[derive(Debug)]
 pub struct Culprit {
     child: Child,
 }
 
 impl Culprit {
-    /// Starts a command in these groups.
+    /// Starts a command in these cgroups.
     pub fn start(mut command: Command, groups: &[&Cgroup]) -> anyhow::Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
         for group in groups {
@@ -50,7 +51,7 @@ impl Culprit {
         self.child.id()
     }
 
-    /// Fails if it has ended by itself, and thus done nothing to etcd.
+    /// Fails if the process has ended early and therefore had no effect on etcd.
     pub fn is_at_it(&mut self) -> anyhow::Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!("cannot be in etcd's way: the process ended with {}", process::describe(status));
@@ -68,7 +69,7 @@ impl Drop for Culprit {
     }
 }
 
-/// Makes the file that a neighbour is going to write to, while its disk is still fast.
+/// Creates the file that a neighbour will write to, while its disk is still fast.
 pub fn prepare_file(directory: &Path) -> anyhow::Result<PathBuf> {
     let path = directory.join("neighbour");
     fs::write(&path, vec![0; usize::try_from(MIB << 20)?])
@@ -77,23 +78,23 @@ pub fn prepare_file(directory: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Returns a fio whose `jobs` write blocks of such a file in any order, and sync each.
+/// Returns a fio command whose `jobs` write blocks of such a file in random order and sync each.
 pub fn fio(file: &Path, jobs: u32) -> Command {
     let mut command = Command::new("fio");
     command.args(["--name=neighbour", "--rw=randwrite", "--bs=4k", "--ioengine=psync", "--overwrite=1"]);
-    // One process, which a signal ends whole.
+    // One process, so that a signal ends all of it.
     command.args(["--thread", "--fdatasync=1", "--time_based", "--runtime=300", "--output=/dev/null"]);
     command.arg(format!("--size={MIB}m")).arg(format!("--numjobs={jobs}"));
     command.arg(format!("--filename={}", file.display()));
     command
 }
 
-/// Pins a process to one processor, its threads that are there and those that they start.
+/// Pins a process to one CPU: its present threads and the threads that they start.
 pub fn pin(pid: u32, processor: usize) -> anyhow::Result<()> {
     let mut set = rustix::thread::CpuSet::new();
     set.set(processor);
     let directory = format!("/proc/{pid}/task");
-    // Threads that appear meanwhile have a parent that was pinned, or are in the next list.
+    // A thread that appears meanwhile has a pinned parent or is in the next list.
     let mut pinned = 0;
     let settled = Cancel::default().wait_for(END_LIMIT, || {
         let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))?;

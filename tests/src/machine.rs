@@ -1,5 +1,5 @@
-//! The host: what a test requires of it, and the processes, cgroups, file systems, containers, connections and virtual
-//! machines that it uses there.
+//! The host: the requirements of a test, and the processes, cgroups, file systems, containers, connections
+//! and virtual machines that it uses.
 
 pub mod requirements;
 

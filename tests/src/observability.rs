@@ -1,4 +1,5 @@
-//! Prometheus, Alertmanager, Grafana and the Helm chart, with the rules, dashboards and examples that `deploy/` contains.
+//! Prometheus, Alertmanager, Grafana and the Helm chart, with the rules, dashboards and examples of
+//! `deploy/`.
 
 pub mod prometheus;
 #[cfg(feature = "harness")]

@@ -1,4 +1,4 @@
-//! The program under test: its invocations, what it reports, what it holds in the kernel, and its image and pods.
+//! The program under test: its invocations, its output, its objects in the kernel, its image and its pods.
 
 mod invocation;
 

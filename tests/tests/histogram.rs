@@ -1,5 +1,7 @@
-//! The kernel's histograms hold what was measured: no slot, sum or maximum differs from the single latencies, which lie
-//! within the brackets that user space puts round the same calls.
+//! The kernel's histograms contain exactly what was measured: slots, sums and maxima equal the single
+//! latencies, which lie within the brackets that user space measures around the same calls.
+//!
+//! This test has its own process, because that process is the one that the kernel programs measure.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -23,7 +25,7 @@ fn attach(name: &str) -> Kernel {
     Kernel::attach(Hook::Tracepoint, &config).unwrap()
 }
 
-/// Runs on a thread of that name, as one of etcd's, whose files are in a directory of their own.
+/// Runs on a thread of that name, as an etcd whose files are in a separate directory.
 fn as_etcd<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let builder = thread::Builder::new().name(name.to_owned());
@@ -31,11 +33,11 @@ fn as_etcd<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Writes to a segment and syncs it; returns the bracket round each sync.
+/// Writes to a segment and syncs it; returns the time bracket around each sync.
 fn sync_often(directory: &Path, segment: &str, times: usize) -> Vec<(u64, u64)> {
     let mut file = File::create(directory.join(segment)).unwrap();
     let mut sync = |n: usize| {
-        // Larger writes now and then, so that latencies differ.
+        // Occasional larger writes vary the latencies.
         file.write_all(&vec![0; 64 << (n % 9)]).unwrap();
         let before_ns = monotonic_ns();
         file.sync_data().unwrap();
@@ -79,7 +81,7 @@ fn every_latency_is_where_it_belongs() {
         );
     }
     let measured = kernel.latencies(process.target, fdatasync);
-    assert_eq!(measured, fold(&syncs), "slots, sum and maximum are those of the single latencies");
+    assert_eq!(measured, fold(&syncs), "slots, sum and maximum equal the single latencies");
     assert_eq!(
         kernel.latencies(process.target, WAL_FSYNC),
         measured,
@@ -94,9 +96,9 @@ fn every_latency_is_where_it_belongs() {
     let mut sorted: Vec<u64> = syncs.iter().map(|record| record.latency_ns).collect();
     sorted.sort_unstable();
     for (q, rank) in [(0.5, 499), (0.99, 989), (0.999, 998)] {
-        let (told_s, exact_s) = (measured.quantile(q).unwrap(), seconds(sorted[rank]));
-        println!("p{q}: {told_s} s for {exact_s} s");
-        assert!((told_s - exact_s).abs() <= exact_s / 64.0, "p{q}: {told_s} for {exact_s}");
+        let (reported_s, exact_s) = (measured.quantile(q).unwrap(), seconds(sorted[rank]));
+        println!("p{q}: {reported_s} s for {exact_s} s");
+        assert!((reported_s - exact_s).abs() <= exact_s / 64.0, "p{q}: {reported_s} for {exact_s}");
     }
 }
 

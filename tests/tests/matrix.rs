@@ -1,6 +1,6 @@
-//! Every kernel, hook and file system: what virtual machines report of the cases that they ran, as tests.
+//! Every kernel, hook and file system: the cases that ran in virtual machines, as tests.
 //!
-//! They are planned from the kernels that setup has fetched, so that a machine that dies fails all of its cases.
+//! They are planned from the kernels that setup has downloaded, so all cases of a machine that dies fail.
 
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use probe_tests::machine::vm::case::{self, Case, Kind, Report};
 use probe_tests::machine::vm::{self, Architecture, Kernel, Outcome, Programs, documented, kernels};
 use probe_tests::probe;
 
-/// Machines at a time: each is emulated by one thread.
+/// The number of concurrent machines; each is emulated by one thread.
 const MACHINES: usize = 2;
 
-/// A kernel and what is asked of it.
+/// A kernel and its cases.
 struct Plan {
     kernel: Kernel,
     cases: Vec<Case>,
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Returns what the command line asks for.
+/// Returns the plans that the command line selects.
 fn plan(arguments: &Arguments) -> anyhow::Result<Vec<Plan>> {
     let mut plans = Vec::new();
     for kernel in kernels::recorded()? {
@@ -79,9 +79,9 @@ fn name(kernel: &Kernel, case: Case) -> String {
     format!("{}::{case}", kernel.label())
 }
 
-/// Boots the kernels, some at a time, and prints what they report as it comes.
+/// Boots the kernels, some at a time, and prints reports as they arrive.
 fn run_all(plans: &[Plan]) -> Vec<Outcome> {
-    // The slowest first, which are the newest, so that no machine runs alone at the end for long.
+    // The slowest first, which are the newest, so that no machine runs alone for long at the end.
     let mut order: Vec<usize> = (0..plans.len()).collect();
     order.sort_by_key(|index| (plans[*index].kernel.architecture == Architecture::Arm64, Reverse(*index)));
     let queue = Mutex::new(order.into_iter());
@@ -90,15 +90,18 @@ fn run_all(plans: &[Plan]) -> Vec<Outcome> {
         for _ in 0..MACHINES {
             scope.spawn(|| {
                 loop {
-                    let next = queue.lock().expect("nobody panics with the lock").next();
+                    let next = queue.lock().expect("no thread panics while it holds the lock").next();
                     let Some(index) = next else { return };
                     let outcome = run(&plans[index]);
-                    *outcomes[index].lock().expect("nobody panics with the lock") = outcome;
+                    *outcomes[index].lock().expect("no thread panics while it holds the lock") = outcome;
                 }
             });
         }
     });
-    outcomes.into_iter().map(|outcome| outcome.into_inner().expect("nobody panics with the lock")).collect()
+    outcomes
+        .into_iter()
+        .map(|outcome| outcome.into_inner().expect("no thread panics while it holds the lock"))
+        .collect()
 }
 
 fn run(Plan { kernel, cases }: &Plan) -> Outcome {
@@ -106,11 +109,11 @@ fn run(Plan { kernel, cases }: &Plan) -> Outcome {
         Ok(programs) => programs,
         Err(error) => return Outcome { broke: Some(format!("{error:#}")), ..Outcome::default() },
     };
-    let tell = |report: &Report| {
+    let on_report = |report: &Report| {
         let (Ok(detail) | Err(detail)) = &report.result;
         println!("{}: {:.1} s: {detail}", name(kernel, report.case), report.seconds);
     };
-    let outcome = vm::run(kernel, &programs, cases, &tell);
+    let outcome = vm::run(kernel, &programs, cases, &on_report);
     println!("{}: {} cases in {:.0} s", kernel.label(), cases.len(), outcome.took.as_secs_f64());
     if outcome.retried {
         println!(
@@ -121,7 +124,7 @@ fn run(Plan { kernel, cases }: &Plan) -> Outcome {
     outcome
 }
 
-/// Returns what a machine of this architecture runs.
+/// Returns the programs for a machine of this architecture.
 fn programs(architecture: Architecture) -> anyhow::Result<Programs> {
     let etcd = kernels::etcd_for(architecture)?;
     let native = PathBuf::from(env!("CARGO_BIN_EXE_guest"));
@@ -155,11 +158,11 @@ fn result_of(outcome: &Outcome, kernel: &Kernel, case: Case) -> Result<(), Faile
             if documented == *found {
                 return Ok(());
             }
-            Err(format!("starting takes {found}, and docs/kernels.md says {documented}").into())
+            Err(format!("starting requires {found}, but docs/kernels.md has {documented}").into())
         }
         (Some(Report { result: Ok(_), .. }), _) => Ok(()),
         (Some(Report { result: Err(detail), .. }), _) => Err(detail.as_str().into()),
         (None, Some(why)) => Err(why.as_str().into()),
-        (None, None) => Err("the machine said nothing of this case".into()),
+        (None, None) => Err("the machine has not reported this case".into()),
     }
 }

@@ -1,5 +1,5 @@
-//! The unit of deploy/systemd, in a virtual machine whose first program is a real systemd: what the machine reports of each step,
-//! as tests.
+//! The unit of deploy/systemd in a virtual machine that boots a real systemd: the report of each step, as
+//! tests.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,23 +13,23 @@ use probe_tests::machine::vm::systemd::{self, Programs, STEPS};
 use probe_tests::machine::vm::{Architecture, kernels};
 use probe_tests::probe;
 
-/// The kernel that most of those who run etcd from a unit have, or soon will: that of Debian 13.
+/// The kernel of Debian 13, which most users of an etcd unit have or will have soon.
 const KERNEL: &str = "6.12";
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let is_asked = |name: &&str| !arguments.is_filtered_out(&Trial::test(*name, || Ok(())));
-    let asked: Vec<&str> = STEPS.into_iter().filter(is_asked).collect();
-    // All of them or none: each begins where the one before has ended.
-    let outcome = if arguments.list || asked.is_empty() { None } else { Some(run()) };
-    let trials = asked.into_iter().map(|name| {
+    let is_selected = |name: &&str| !arguments.is_filtered_out(&Trial::test(*name, || Ok(())));
+    let selected: Vec<&str> = STEPS.into_iter().filter(is_selected).collect();
+    // All of them or none: each starts in the state that the previous one left.
+    let outcome = if arguments.list || selected.is_empty() { None } else { Some(run()) };
+    let trials = selected.into_iter().map(|name| {
         let result = outcome.as_ref().map_or(Ok(()), |outcome| result_of(outcome, name));
         Trial::test(name, move || result)
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
-/// What the machine said, and why it said no more.
+/// The reports of the machine, and why it ended early.
 type Outcome = (Vec<Report<String>>, anyhow::Result<()>);
 
 fn run() -> Outcome {
@@ -70,6 +70,6 @@ fn result_of((reports, ended): &Outcome, name: &str) -> Result<(), Failed> {
         (Some(Report { result: Ok(_), .. }), _) => Ok(()),
         (Some(Report { result: Err(detail), .. }), _) => Err(detail.as_str().into()),
         (None, Err(why)) => Err(format!("{why:#}").into()),
-        (None, Ok(())) => Err("the machine said nothing of this step".into()),
+        (None, Ok(())) => Err("the machine has not reported this step".into()),
     }
 }

@@ -1,4 +1,5 @@
-//! Encodes the metrics of one busy member as often as it is told to, and does nothing else: its instructions are counted.
+//! Encodes the metrics of one busy member a given number of times and does nothing else: its instructions are
+//! counted.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -13,7 +14,11 @@ use probe_user::metrics::{Figure, Format, MemberSnapshot, Operation, Snapshot, e
 use probe_user::verdict::Verdict;
 
 fn main() -> anyhow::Result<()> {
-    let times: u32 = std::env::args().nth(1).context("tell how often")?.parse().context("tell a number")?;
+    let times: u32 = std::env::args()
+        .nth(1)
+        .context("cannot start without a number of encodings")?
+        .parse()
+        .context("cannot parse the number of encodings")?;
     let mut bytes = 0;
     for _ in 0..times {
         bytes += black_box(encode(black_box(snapshot()), Format::Prometheus)?).len();

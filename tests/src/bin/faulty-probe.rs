@@ -1,5 +1,5 @@
-//! The probe with a fault, for the test of the test. `FAULT=drop` and `FAULT=double` count every thousandth event wrong;
-//! `FAULT=detach` takes its hooks away behind its back, once the file `FAULT_WHEN` is there.
+//! The probe with a fault, to test the tests. `FAULT=drop` and `FAULT=double` miscount every thousandth
+//! event; `FAULT=detach` detaches its hooks without its knowledge, once the file `FAULT_WHEN` exists.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ use probe_user::{
     logging,
 };
 
-/// What holds a program attached, as `/proc/self/fd` names it: a link, or before Linux 5.15 a tracepoint's event.
+/// The descriptor that keeps a program attached, as `/proc/self/fd` names it: a link, or before Linux 5.15 a
+/// tracepoint's event.
 const ATTACHMENTS: [&str; 3] = ["anon_inode:bpf_link", "anon_inode:bpf-link", "anon_inode:[perf_event]"];
 
 fn main() -> ExitCode {
@@ -23,17 +24,17 @@ fn main() -> ExitCode {
         Ok("drop") => Some(Fault::Drop),
         Ok("double") => Some(Fault::Double),
         Ok("detach") => {
-            let when: PathBuf = std::env::var_os("FAULT_WHEN").expect("the tests say when").into();
+            let when: PathBuf = std::env::var_os("FAULT_WHEN").expect("the tests set FAULT_WHEN").into();
             thread::spawn(move || detach(&when));
             None
         }
         other => {
-            eprintln!("cannot tell the fault from FAULT={other:?}: drop, double or detach");
+            eprintln!("cannot parse FAULT={other:?}; use drop, double or detach");
             return ExitCode::FAILURE;
         }
     };
     logging::init(probe_user::config::LogFormat::Text, false);
-    let config = Config::try_from(Args::parse()).expect("the tests give good flags");
+    let config = Config::try_from(Args::parse()).expect("the tests pass valid flags");
     match daemon::run_with(&config, fault) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -43,18 +44,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// Puts another file in the place of whatever holds a program attached, as soon as the file is there.
+/// Replaces every descriptor that keeps a program attached by another file, as soon as the file exists.
 fn detach(when: &Path) {
     while !when.exists() {
         thread::sleep(Duration::from_millis(50));
     }
-    let nothing = fs::File::open("/dev/null").expect("there is always /dev/null");
+    let nothing = fs::File::open("/dev/null").expect("/dev/null always exists");
     for entry in fs::read_dir("/proc/self/fd").expect("/proc is mounted").flatten() {
         let held = fs::read_link(entry.path()).unwrap_or_default();
         let number = entry.file_name().to_string_lossy().parse::<i32>();
         let Ok(number) = number else { continue };
         if ATTACHMENTS.iter().any(|name| held.as_os_str() == *name) {
-            // SAFETY: the number is of an open file, and stays the number of one: this is what is to happen.
+            // SAFETY: the descriptor is open and stays open, for another file: that is the intended fault.
             let mut attachment =
                 unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number) };
             rustix::io::dup2(&nothing, &mut attachment).expect("both are open");

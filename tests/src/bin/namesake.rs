@@ -1,6 +1,8 @@
-//! Calls itself `etcd` when it is started under that name, and is none: it only syncs a file that looks like a WAL.
+//! A process that calls itself `etcd` when it is started under that name, but only syncs a file that looks
+//! like a WAL.
 //!
-//! `namesake FILE SYNCS` says `done` after its syncs, and stays, with the file open, until its standard input ends.
+//! `namesake FILE SYNCS` prints `done` after its syncs and stays, with the file open, until its standard
+//! input ends.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

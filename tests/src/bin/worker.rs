@@ -1,4 +1,4 @@
-//! Is in etcd's way, see `probe_tests::faults::worker`.
+//! The process that slows etcd down, see `probe_tests::faults::worker`.
 
 use anyhow::Context;
 use probe_tests::faults::worker::{WORD, Work};

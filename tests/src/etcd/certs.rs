@@ -1,4 +1,5 @@
-//! Certificates made for one run: an authority, and what it signs for servers and clients, expired ones too.
+//! Certificates for one test run: an authority and the server and client certificates that it signs,
+//! including expired ones.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -22,14 +23,15 @@ pub struct Pair {
     pub key: PathBuf,
 }
 
-/// When a certificate is valid.
+/// The validity period of a certificate.
 ///
-/// The ends to come are half a day past a whole number of days, so that this number does not change during a test.
+/// Future end dates lie half a day past a whole number of days, so that the number of whole days left does
+/// not change during a test.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Validity {
     /// From yesterday, for a year.
     Current,
-    /// From yesterday, for ten days: time to renew it.
+    /// From yesterday, for ten days: due for renewal.
     Ending,
     /// Until yesterday.
     Expired,
@@ -46,7 +48,7 @@ impl Validity {
     }
 }
 
-/// A certificate authority whose files live in one directory.
+/// A certificate authority whose files are in one directory.
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -66,12 +68,12 @@ impl Pair {
 }
 
 impl Authority {
-    /// Makes an authority and writes `<name>.pem` to `directory`. Its key is never written.
+    /// Creates an authority and writes `<name>.pem` to `directory`. Its key is never written.
     pub fn create(directory: &Path, name: &str) -> anyhow::Result<Self> {
         Self::lasting(directory, name, Validity::Current)
     }
 
-    /// Makes an authority whose own certificate is valid for so long.
+    /// Creates an authority whose own certificate has this validity.
     pub fn lasting(directory: &Path, name: &str, validity: Validity) -> anyhow::Result<Self> {
         let key = KeyPair::generate().context("cannot make a key")?;
         let mut params = params(name, &[], validity)?;
@@ -83,21 +85,22 @@ impl Authority {
         Ok(Self { issuer: Issuer::new(params, key), directory: directory.to_owned(), certificate: path })
     }
 
-    /// Returns the file that clients and servers are to trust.
+    /// Returns the file that clients and servers should trust.
     pub fn certificate(&self) -> &Path {
         &self.certificate
     }
 
-    /// Signs for a server at 127.0.0.1, localhost and `extra` names or addresses.
+    /// Signs a certificate for a server at 127.0.0.1, localhost and the `extra` names or addresses.
     ///
-    /// For clients too: etcd's JSON gateway calls etcd with the server's own certificate.
+    /// It is valid for clients too: etcd's JSON gateway connects to etcd with the server's own certificate.
     pub fn server(&self, name: &str, extra: &[&str], validity: Validity) -> anyhow::Result<Pair> {
         let names = [&["127.0.0.1", "localhost"], extra].concat();
         let purposes = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(name, &names, &purposes, validity)
     }
 
-    /// Signs for a server that may not show this to another one, as kubeadm signs etcd's.
+    /// Signs a certificate that is valid for servers only, as kubeadm does for etcd: etcd rejects it as a
+    /// client certificate.
     pub fn server_only(&self, name: &str) -> anyhow::Result<Pair> {
         let purposes = [ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(name, &["127.0.0.1", "localhost"], &purposes, Validity::Current)
@@ -107,7 +110,7 @@ impl Authority {
         self.sign(name, &[], &[ExtendedKeyUsagePurpose::ClientAuth], validity)
     }
 
-    /// Signs for a server, and as a client, with these names and addresses and no others.
+    /// Signs a certificate for servers and clients with exactly these names and addresses.
     pub fn named(&self, name: &str, names: &[&str]) -> anyhow::Result<Pair> {
         let purposes = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(name, names, &purposes, Validity::Current)
@@ -137,7 +140,7 @@ impl Authority {
     }
 }
 
-/// What a server and its clients need to prove themselves to each other.
+/// The files for mutual TLS between a server and its clients.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Mutual {
     /// The certificate of the one authority that both sides trust.
@@ -147,7 +150,7 @@ pub struct Mutual {
 }
 
 impl Mutual {
-    /// Makes an authority, a server's and a client's certificate in `directory`.
+    /// Creates an authority, a server certificate and a client certificate in `directory`.
     pub fn create(directory: &Path) -> anyhow::Result<Self> {
         let authority = Authority::create(directory, "ca")?;
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Three members of one etcd cluster on this node, over mutual TLS among them and with their clients.
+//! A three-member etcd cluster on this node, with mutual TLS between members and for clients.
 
 use std::path::Path;
 use std::thread;
@@ -9,7 +9,8 @@ use crate::etcd::certs::Mutual;
 use crate::etcd::{Etcd, Member};
 use crate::machine::http::free_address;
 
-/// Starts `<name>-a`, `<name>-b` and `<name>-c`, all at once: one alone has no quorum and would not get healthy.
+/// Starts `<name>-a`, `<name>-b` and `<name>-c` concurrently: a single member has no quorum and would never
+/// become healthy.
 pub fn start(binary: &Path, name: &str, directory: &Path, tls: &Mutual) -> anyhow::Result<Vec<Etcd>> {
     let mut members = Vec::new();
     for letter in ["a", "b", "c"] {

@@ -1,4 +1,4 @@
-//! An etcd in a container: image, root file system, network and certificates are its own.
+//! An etcd process in a container with its own image, root file system, network and certificates.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,13 +13,13 @@ use crate::machine::command;
 use crate::machine::http::Endpoint;
 use crate::machine::podman::Podman;
 
-/// Everything in the image but the certificates is etcd.
+/// The name of the image. Everything in it except the certificates is etcd.
 const IMAGE: &str = "localhost/etcd-disk-probe-test";
 
-/// How long etcd may take until it is healthy.
+/// The time limit for etcd to become healthy.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
-/// In a network of its own every port is free.
+/// The client address. In a separate network namespace every port is free.
 const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2379);
 
 /// A running container. Removed on drop.
@@ -32,7 +32,8 @@ pub struct Container {
 }
 
 impl Container {
-    /// Builds an image from nothing with an etcd and what it takes to talk to it, and starts it under mutual TLS.
+    /// Builds an image from scratch with an etcd and the certificates to connect to it, and starts it with
+    /// mutual TLS.
     ///
     /// # Errors
     ///
@@ -61,7 +62,7 @@ impl Container {
         let pid = podman.pid(name)?;
         let endpoint = Endpoint::tls(CLIENT, &tls.authority, &tls.client)?;
         let endpoint = endpoint.in_network(format!("/proc/{pid}/ns/net").into());
-        // What is inside is now only there.
+        // From here on these files exist only inside the container.
         fs::remove_dir_all(&image).context("cannot remove the image's files")?;
         fs::remove_file(&archive).context("cannot remove the image's archive")?;
         let container = Self { podman, name: name.to_owned(), pid, endpoint };
@@ -69,7 +70,7 @@ impl Container {
         Ok(container)
     }
 
-    /// Returns its name, which is etcd's as well.
+    /// Returns its name, which is also the name of the etcd member.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -78,7 +79,7 @@ impl Container {
         self.pid
     }
 
-    /// Returns where its clients go, from within its network.
+    /// Returns the client endpoint, reached from within the container's network.
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint.clone()
     }

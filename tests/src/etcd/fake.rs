@@ -1,4 +1,4 @@
-//! A server for the probe to be disappointed by: whatever is asked, it gives the same bad answer.
+//! A fake etcd: it gives the same bad answer to every request.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,33 +12,33 @@ use crate::machine::cancel::{Cancel, POLL};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n";
 
-/// How long a server waits for a client that says nothing, or takes nothing.
+/// How long the server waits for a client that sends or reads nothing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a server does once it was asked.
+/// The answer to every request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Answer {
-    /// Metrics without end, as fast as they are taken.
+    /// Endless metrics, as fast as the client reads.
     Endless,
-    /// Metrics without end, a byte at a time.
+    /// Endless metrics, one byte at a time.
     Dripping,
-    /// It keeps the connection open, and says nothing.
+    /// No answer; the connection stays open.
     Nothing,
-    /// This body with a 200.
+    /// A 200 with this body.
     Page(&'static str),
     /// This status line, such as `404 Not Found`, and no body.
     Status(&'static str),
-    /// These bytes, and then it hangs up.
+    /// These bytes; then the server closes the connection.
     Raw(&'static [u8]),
-    /// A part of an answer, and then a reset.
+    /// Part of an answer, then a reset.
     Reset,
-    /// Headers without end.
+    /// Endless headers.
     EndlessHead,
-    /// A body that inflates to a thousand times its size, without end.
+    /// An endless body that inflates to a thousand times its compressed size.
     Bomb,
 }
 
-/// A server on a free port. Stopped on drop, connections included.
+/// A server on a free port. Stopped on drop, including its connections.
 #[derive(Debug)]
 pub struct FakeEtcd {
     address: SocketAddr,
@@ -57,7 +57,7 @@ impl FakeEtcd {
                 match listener.accept() {
                     Ok((stream, _)) => {
                         let stopped = stopped.clone();
-                        // The client hangs up when it has had enough, which is no error.
+                        // The client closes the connection when its limit is reached, which is no error.
                         thread::spawn(move || _ = serve(&stream, answer, &stopped));
                     }
                     Err(_) => thread::sleep(POLL),
@@ -109,7 +109,7 @@ fn serve(mut stream: &TcpStream, answer: Answer, stop: &Cancel) -> std::io::Resu
             }
         }
         Answer::Nothing => {
-            // Ends when the client hangs up.
+            // Returns when the client closes the connection.
             stream.read_to_end(&mut Vec::new())?;
         }
         Answer::Page(body) => {
@@ -118,7 +118,7 @@ fn serve(mut stream: &TcpStream, answer: Answer, stop: &Cancel) -> std::io::Resu
         Answer::Raw(bytes) => stream.write_all(bytes)?,
         Answer::Reset => {
             stream.write_all(format!("{OK}content-length: 1000\r\n\r\n# HELP").as_bytes())?;
-            // The client is to read this much before the reset takes it away.
+            // The client must read this much before the reset discards it.
             thread::sleep(10 * POLL);
             rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
         }
@@ -152,7 +152,7 @@ mod tests {
         let cases = [
             (Answer::Page("hello"), Some((200, "hello")), "a page"),
             (Answer::Status("404 Not Found"), Some((404, "")), "a status"),
-            (Answer::Raw(b"HTTP/1.1 200 OK\r\n\r\nraw"), Some((200, "raw")), "whatever bytes"),
+            (Answer::Raw(b"HTTP/1.1 200 OK\r\n\r\nraw"), Some((200, "raw")), "raw bytes"),
             (Answer::Endless, None, "more than a client takes"),
             (Answer::EndlessHead, None, "a head without end"),
             (Answer::Reset, None, "a part of an answer"),

@@ -1,4 +1,5 @@
-//! The one gRPC call that load consists of: a put, over HTTP/2, with its three lines of protobuf written by hand.
+//! The only gRPC call that the load makes: a put over HTTP/2, with the three lines of protobuf written by
+//! hand.
 
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full, Limited};
@@ -10,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::machine::http::{Endpoint, REQUEST_LIMIT};
 
-/// How large the answer to a put may be; it is some tens of bytes.
+/// The maximum size of the answer to a put, which takes a few tens of bytes.
 const ANSWER_LIMIT: usize = 64 << 10;
 
 /// An open connection for puts, one at a time.
@@ -21,17 +22,17 @@ pub struct Puts {
 }
 
 impl Puts {
-    /// Connects. Needs a runtime around it, on which the connection is driven.
+    /// Connects. Requires a runtime, which drives the connection.
     pub async fn connect(endpoint: &Endpoint) -> anyhow::Result<Self> {
         let stream = endpoint.stream(b"h2").await?;
         let shaken = handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
         let (sender, connection) = shaken.context("cannot speak HTTP/2")?;
-        // An error of the connection reaches whoever waits for a response on it.
+        // The caller that waits for a response on this connection receives its error.
         tokio::spawn(connection);
         Ok(Self { sender, url: format!("{}/etcdserverpb.KV/Put", endpoint.url()) })
     }
 
-    /// Puts one value and waits until etcd has it on its disk.
+    /// Puts one value and waits until etcd has written it to disk.
     pub async fn put(&mut self, key: &[u8], value: &[u8]) -> anyhow::Result<()> {
         let request =
             Request::post(&self.url).header("content-type", "application/grpc").header("te", "trailers");
@@ -42,7 +43,7 @@ impl Puts {
             let headers = response.headers().clone();
             let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
             let body = body.map_err(|error| anyhow::anyhow!("cannot read the response: {error}"))?;
-            // An error without a body has its status among the headers.
+            // An error without a body has its status in the headers.
             succeeded(body.trailers().unwrap_or(&headers))
         };
         timeout(REQUEST_LIMIT, exchange).await.context("cannot get a response in time")?
@@ -60,7 +61,7 @@ fn succeeded(trailers: &HeaderMap) -> anyhow::Result<()> {
     }
 }
 
-/// Returns a `PutRequest` (field 1: key, field 2: value), uncompressed, behind its length.
+/// Returns an uncompressed `PutRequest` (field 1: key, field 2: value) with its length prefix.
 fn message(key: &[u8], value: &[u8]) -> Bytes {
     let mut request = Vec::with_capacity(key.len() + value.len() + 16);
     for (tag, bytes) in [(0x0a, key), (0x12, value)] {
@@ -75,7 +76,7 @@ fn message(key: &[u8], value: &[u8]) -> Bytes {
     framed.into()
 }
 
-/// Appends a number, seven bits a byte, the lowest first.
+/// Appends a varint: seven bits per byte, the lowest first.
 fn push_varint(bytes: &mut Vec<u8>, mut number: usize) {
     let low = |number: usize| number.to_le_bytes()[0] & 0x7f;
     while number >= 0x80 {
@@ -112,8 +113,8 @@ mod tests {
             for &(name, value) in trailers {
                 map.insert(name, value.parse().unwrap());
             }
-            let told = succeeded(&map).err().map(|error| error.to_string());
-            assert_eq!(told.as_deref(), expected, "{why}");
+            let error = succeeded(&map).err().map(|error| error.to_string());
+            assert_eq!(error.as_deref(), expected, "{why}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An etcd that means harm: it answers with what the real one says at that moment, spoilt in one of many ways.
+//! A hostile etcd: it fetches the answer of a real etcd and malforms it in one of many ways.
 
 mod malformed;
 
@@ -16,22 +16,22 @@ use crate::machine::http::Endpoint;
 
 pub use malformed::Malformed;
 
-/// How long it waits for a client that says nothing, or takes nothing.
+/// How long the server waits for a client that sends or reads nothing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 struct Orders {
-    /// The etcd that it answers for; nobody until there is one.
+    /// The etcd that it answers for, if any yet.
     real: Mutex<Option<Endpoint>>,
     answer: Mutex<Malformed>,
-    /// Compressed once.
+    /// The gzip bomb, compressed once.
     bomb: Vec<u8>,
-    /// How often it was asked.
-    asked: AtomicU64,
+    /// The number of requests so far.
+    requests: AtomicU64,
     stop: Cancel,
 }
 
-/// Such a server on a free port. Stopped on drop.
+/// A hostile server on a free port. Stopped on drop.
 #[derive(Debug)]
 pub struct Hostile {
     address: SocketAddr,
@@ -51,7 +51,7 @@ impl Hostile {
                 match listener.accept() {
                     Ok((stream, _)) => {
                         let shared = shared.clone();
-                        // The client hangs up when it has had enough, which is no error.
+                        // The client closes the connection when its limit is reached, which is no error.
                         thread::spawn(move || _ = serve(&stream, &shared));
                     }
                     Err(_) => thread::sleep(POLL),
@@ -70,12 +70,12 @@ impl Hostile {
         *self.orders.real.lock().unwrap_or_else(PoisonError::into_inner) = Some(etcd);
     }
 
-    /// Returns how often it was asked.
-    pub fn asked(&self) -> u64 {
-        self.orders.asked.load(Ordering::Relaxed)
+    /// Returns the number of requests so far.
+    pub fn requests(&self) -> u64 {
+        self.orders.requests.load(Ordering::Relaxed)
     }
 
-    /// Spoils answers like this from now on.
+    /// Malforms answers in this way from now on.
     pub fn answer_with(&self, answer: Malformed) {
         *self.orders.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
@@ -102,7 +102,7 @@ fn serve(mut stream: &TcpStream, orders: &Orders) -> anyhow::Result<()> {
             length => request.extend_from_slice(&part[..length]),
         }
     }
-    orders.asked.fetch_add(1, Ordering::Relaxed);
+    orders.requests.fetch_add(1, Ordering::Relaxed);
     let real = orders.real.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let answer = *orders.answer.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(real) = real else {

@@ -1,4 +1,4 @@
-//! The etcds of this machine: what `cargo xtask setup` unpacked into the cache.
+//! The etcd versions on this machine, which `cargo xtask setup` unpacked into the cache.
 
 use std::env;
 use std::fs;
@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// One etcd, in `<cache>/etcd-<version>/usr/bin/etcd`.
+/// One etcd version, in `<cache>/etcd-<version>/usr/bin/etcd`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Install {
     pub version: String,
     pub binary: PathBuf,
 }
 
-/// Returns the binary of an etcd by its version or the beginning of one, such as `3.4`; the newest of several.
+/// Returns the binary of an etcd by its version or a prefix of it, such as `3.4`; the newest if several
+/// match.
 pub fn find(version: &str) -> anyhow::Result<PathBuf> {
     let cache = cache()?;
     let newest = installs(&cache).into_iter().rfind(|install| is_version(&install.version, version));
@@ -23,7 +24,7 @@ pub fn find(version: &str) -> anyhow::Result<PathBuf> {
     Ok(install.binary)
 }
 
-/// Returns every etcd in a cache, oldest version first.
+/// Returns every etcd in a cache, the oldest version first.
 pub fn installs(cache: &Path) -> Vec<Install> {
     let entries = fs::read_dir(cache).into_iter().flatten().flatten();
     let mut found: Vec<_> = entries
@@ -37,7 +38,7 @@ pub fn installs(cache: &Path) -> Vec<Install> {
     found
 }
 
-/// Returns where `cargo xtask setup` keeps what it fetches.
+/// Returns the cache directory of `cargo xtask setup`.
 pub fn cache() -> anyhow::Result<PathBuf> {
     if let Some(cache) = env::var_os("ETCD_DISK_PROBE_CACHE") {
         return Ok(cache.into());
@@ -47,7 +48,7 @@ pub fn cache() -> anyhow::Result<PathBuf> {
     Ok(home.join(".cache/etcd-disk-probe"))
 }
 
-/// Returns whether `version` is `wanted` or continues it: 3.4.23 is a 3.4, 3.40 is not.
+/// Returns whether `version` equals or continues `wanted`: 3.4.23 is a 3.4, 3.40 is not.
 fn is_version(version: &str, wanted: &str) -> bool {
     version.strip_prefix(wanted).is_some_and(|rest| !rest.starts_with(|first: char| first.is_ascii_digit()))
 }

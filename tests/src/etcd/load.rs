@@ -1,6 +1,7 @@
 //! Puts load on etcd through gRPC over several connections, counted and bounded.
 //!
-//! Not through the JSON gateway, which decodes a put and then calls etcd over TLS once more: several times the CPU.
+//! It does not use the JSON gateway, which decodes a put and then calls etcd over TLS again: several times
+//! the CPU.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,13 +14,13 @@ use crate::etcd::grpc::Puts;
 use crate::machine::cancel::Cancel;
 use crate::machine::http::Endpoint;
 
-/// How long a tolerant connection waits before it tries again.
+/// The delay before a tolerant connection retries.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
-/// How often progress is reported.
+/// The interval between progress reports.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
-/// When a load ends by itself.
+/// When a load ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Amount {
     Puts(u64),
@@ -45,15 +46,15 @@ impl Amount {
     }
 }
 
-/// What a load is like. The default is 8 connections and 4 KiB values: 16,000 puts rotate the WAL.
+/// The parameters of a load. The default is 8 connections and 4 KiB values: 16,000 puts rotate the WAL.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     pub amount: Amount,
     pub connections: u32,
     pub value_bytes: usize,
-    /// How many keys are written over and over.
+    /// The number of keys, which are overwritten in turn.
     pub keys: u64,
-    /// Whether a failed put is counted and tried again, as when etcd is killed on purpose. Otherwise it ends the load.
+    /// Whether a failed put is counted and retried, as when a test kills etcd. Otherwise it ends the load.
     pub tolerant: bool,
 }
 
@@ -63,12 +64,12 @@ impl Default for Load {
     }
 }
 
-/// What a load has done.
+/// The progress or result of a load.
 #[derive(Clone, Copy, Debug)]
 pub struct Done {
     /// Puts that etcd confirmed.
     pub puts: u64,
-    /// Attempts that failed; only a tolerant load survives one.
+    /// Failed attempts; only a tolerant load continues after one.
     pub failures: u64,
     pub elapsed: Duration,
 }
@@ -116,7 +117,7 @@ impl Load {
 }
 
 impl Running {
-    /// Returns what has been done so far.
+    /// Returns the progress so far.
     pub fn so_far(&self) -> Done {
         Done {
             puts: self.counts.puts.load(Ordering::Relaxed),
@@ -130,7 +131,7 @@ impl Running {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Ends the load after the puts in flight.
+    /// Stops the load after the puts in flight.
     pub fn stop(self) -> anyhow::Result<Done> {
         self.stop.cancel();
         self.wait()
@@ -141,13 +142,13 @@ impl Running {
         self.finish()
     }
 
-    /// Waits like [`Running::wait`], and meanwhile calls `progress` once a second; an error of it ends the load.
+    /// Waits like [`Running::wait`] and calls `progress` once a second; an error from it ends the load.
     pub fn wait_with(mut self, mut progress: impl FnMut(Done) -> anyhow::Result<()>) -> anyhow::Result<Done> {
-        let mut told = Instant::now();
+        let mut reported = Instant::now();
         while !self.is_over() {
             thread::sleep(crate::machine::cancel::POLL);
-            if told.elapsed() >= PROGRESS_EVERY {
-                told = Instant::now();
+            if reported.elapsed() >= PROGRESS_EVERY {
+                reported = Instant::now();
                 progress(self.so_far())?;
             }
         }
@@ -161,7 +162,7 @@ impl Running {
             bail!("cannot put load on etcd: a thread panicked");
         }
         let done = self.so_far();
-        let error = self.counts.error.lock().expect("nobody panics with the lock").take();
+        let error = self.counts.error.lock().expect("no thread panics while it holds the lock").take();
         match error {
             Some(error) => Err(error.context(format!("cannot go on after {} puts", done.puts))),
             None => Ok(done),
@@ -178,7 +179,7 @@ impl Drop for Running {
     }
 }
 
-/// One of the connections, or the model for all of them.
+/// One of the connections, or the template for all of them.
 #[derive(Clone)]
 struct Worker {
     load: Load,
@@ -191,7 +192,7 @@ struct Worker {
 
 impl Worker {
     fn run_all(self) -> anyhow::Result<()> {
-        // One thread: etcd needs the other cores, and a put costs us little.
+        // One thread: etcd needs the other cores, and a put costs the client little.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let workers: Vec<_> =
@@ -210,7 +211,11 @@ impl Worker {
                 connection = None;
                 self.counts.failures.fetch_add(1, Ordering::Relaxed);
                 if !self.load.tolerant {
-                    self.counts.error.lock().expect("nobody panics with the lock").get_or_insert(error);
+                    self.counts
+                        .error
+                        .lock()
+                        .expect("no thread panics while it holds the lock")
+                        .get_or_insert(error);
                     self.stop.cancel();
                 }
                 if self.is_over() {
@@ -226,7 +231,7 @@ impl Worker {
         self.stop.is_cancelled() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Returns the number of the next put, if there is to be one.
+    /// Returns the number of the next put, or `None` at the end of the load.
     fn next(&self) -> Option<u64> {
         if self.is_over() {
             return None;

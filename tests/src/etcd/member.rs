@@ -1,4 +1,5 @@
-//! One member of a real etcd: found by version, started on free ports, killed, restarted, and stopped on drop.
+//! One member of a real etcd: selected by version, started on free ports, killed, restarted, and stopped on
+//! drop.
 
 use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
@@ -20,26 +21,26 @@ use crate::machine::process;
 #[cfg(feature = "harness")]
 use crate::probe::metrics::Metrics;
 
-/// How long a member may take until it is healthy, which on a bad disk includes an election.
+/// The time limit for a member to become healthy, which on a slow disk includes an election.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
-/// How long a member may take to stop before it is killed.
+/// The time limit for an orderly stop; after it the member is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// How many lines of the log an error shows.
+/// The number of log lines in an error.
 const TAIL_LINES: usize = 12;
 
-/// When a member counts as started.
+/// The condition for a member to count as started.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Readiness {
-    /// Its `/health` says so.
+    /// Its `/health` returns healthy.
     #[default]
     Healthy,
-    /// Its client port is open; all there is to see when its certificate is not to be trusted.
+    /// Its client port is open; that is all a test can check when the certificate is not trusted.
     Listening,
 }
 
-/// What a member is to be like; [`Member::start`] makes it so.
+/// The description of a member; [`Member::start`] runs it.
 #[derive(Clone, Debug)]
 pub struct Member {
     binary: PathBuf,
@@ -89,7 +90,7 @@ impl Member {
         self
     }
 
-    /// Serves clients over TLS, and only those with a certificate.
+    /// Serves clients over TLS and requires a client certificate.
     #[must_use]
     pub fn tls(mut self, tls: &Mutual) -> Self {
         self.tls = Some(tls.clone());
@@ -121,21 +122,21 @@ impl Member {
         self
     }
 
-    /// Runs it as another user, who has to be able to read the binary and to write the directory.
+    /// Runs it as another user, which must be able to read the binary and write to the directory.
     #[must_use]
     pub fn as_user(mut self, user: u32) -> Self {
         self.user = Some(user);
         self
     }
 
-    /// Starts it in these groups, which have to last as long as it does.
+    /// Starts it in these cgroups, which must outlive it.
     #[must_use]
     pub fn in_groups(mut self, groups: &[&Cgroup]) -> Self {
         self.groups.extend(groups.iter().map(|group| group.path().to_owned()));
         self
     }
 
-    /// Gives up waiting when this flag is set.
+    /// Cancels its waits through this flag.
     #[must_use]
     pub fn cancel_with(mut self, stop: &Cancel) -> Self {
         self.stop = stop.clone();
@@ -157,7 +158,7 @@ impl Member {
         Ok(etcd)
     }
 
-    /// Adds what every member needs to what was set, which wins.
+    /// Adds the settings that every member needs; explicit settings take precedence.
     fn complete_settings(&self, client: &Endpoint, peer: SocketAddr) -> Settings {
         let peer_url = format!("http://{peer}");
         let mut settings = Settings::default();
@@ -181,13 +182,13 @@ impl Member {
         settings
     }
 
-    /// Returns a path as the member itself must name it.
+    /// Returns a path as the member sees it in its mount namespace.
     fn path_inside(&self, path: &Path) -> String {
         let inside = self.namespaces.as_ref().map(|namespaces| namespaces.inside_path(path));
         inside.unwrap_or_else(|| path.to_owned()).display().to_string()
     }
 
-    /// Returns the name that the kernel will have for the process: 15 bytes of the file's.
+    /// Returns the name that the kernel will use for the process: the first 15 bytes of the file name.
     fn comm(&self) -> String {
         let name = self.binary.file_name().unwrap_or_default().to_string_lossy();
         name.chars().take(15).collect()
@@ -213,7 +214,7 @@ impl Member {
                 command.arg(format!("--config-file={}", self.path_inside(&file)));
             }
         }
-        // A group of its own: Ctrl-C reaches us, and we stop it in order.
+        // A separate process group: Ctrl-C reaches only the test, which then stops etcd in order.
         command.stdin(Stdio::null()).stderr(log.try_clone()?).stdout(log).process_group(0);
         if let Some(user) = self.user {
             command.uid(user).gid(user);
@@ -232,7 +233,7 @@ impl Member {
         }
     }
 
-    /// Returns the pid of etcd itself, which may be a descendant of what was started.
+    /// Returns the pid of etcd itself, which may be a descendant of the started process.
     fn wait_for_process(&self, child: &mut Child) -> anyhow::Result<u32> {
         let comm = self.comm();
         let found = self.stop.wait_for(START_LIMIT, || {
@@ -259,7 +260,7 @@ pub struct Etcd {
     pid: u32,
 }
 
-/// How often etcd has observed its two disk metrics.
+/// etcd's own counts of its two disk metrics.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Observations {
     pub wal_fsync: u64,
@@ -268,7 +269,7 @@ pub struct Observations {
 
 #[cfg(feature = "harness")]
 impl Observations {
-    /// Asks an etcd.
+    /// Reads them from an etcd.
     pub fn of(etcd: &Endpoint) -> anyhow::Result<Self> {
         let metrics = Metrics::parse(&etcd.get("/metrics")?.text()?)?;
         let count = |name: &str| {
@@ -301,7 +302,7 @@ impl Etcd {
         &self.member.log
     }
 
-    /// Returns where its clients go; from the member's own network, if it has one.
+    /// Returns the client endpoint, reached from the member's own network namespace if it has one.
     pub fn endpoint(&self) -> Endpoint {
         match &self.member.namespaces {
             Some(_) => self.client.clone().in_network(format!("/proc/{}/ns/net", self.pid).into()),
@@ -324,13 +325,13 @@ impl Etcd {
         self.member.settings.file()
     }
 
-    /// Rewrites the database without its holes, in `db.tmp.*`.
+    /// Defragments: etcd rewrites its database without holes, in `db.tmp.*`.
     pub fn defragment(&self) -> anyhow::Result<()> {
         self.endpoint().post("/v3/maintenance/defragment", "{}".to_owned())?.text()?;
         Ok(())
     }
 
-    /// Forgets every revision but the last, so that defragmentation has something to do.
+    /// Compacts all revisions except the last, so that defragmentation has work to do.
     pub fn compact(&self) -> anyhow::Result<()> {
         let status = self.endpoint().post("/v3/maintenance/status", "{}".to_owned())?.text()?;
         let status: serde_json::Value =
@@ -341,7 +342,7 @@ impl Etcd {
         Ok(())
     }
 
-    /// Returns how often the WAL has been rotated: the highest number of a segment, the first being 0.
+    /// Returns the number of WAL rotations: the highest segment number, where the first is 0.
     pub fn rotations(&self) -> anyhow::Result<u64> {
         let wal_dir = self.member.wal_dir.clone().unwrap_or_else(|| self.member.data_dir.join("member/wal"));
         let names = names_with(&wal_dir, "wal")?;
@@ -349,7 +350,7 @@ impl Etcd {
         numbers.flat_map(|hex| u64::from_str_radix(hex, 16)).max().context("cannot find a WAL segment")
     }
 
-    /// Returns how many raft snapshots there are; `snapshot-count` says after how many entries one is made.
+    /// Returns the number of raft snapshots; etcd takes one every `snapshot-count` entries.
     pub fn snapshots(&self) -> anyhow::Result<usize> {
         Ok(names_with(&self.member.data_dir.join("member/snap"), "snap")?.len())
     }
@@ -366,7 +367,7 @@ impl Etcd {
         process::end(&mut self.child, self.pid, STOP_LIMIT)
     }
 
-    /// Starts it on the same data and the same ports, after it was stopped or killed.
+    /// Starts it again with the same data and ports, after it was stopped or killed.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         if self.child.try_wait()?.is_none() {
             bail!("cannot restart etcd {} while it runs", self.member.name);
@@ -408,7 +409,7 @@ impl Drop for Etcd {
     }
 }
 
-/// Returns the names of a directory's files with this extension.
+/// Returns the names of the files in a directory with this extension.
 fn names_with(directory: &Path, extension: &str) -> anyhow::Result<Vec<String>> {
     let entries = fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
     let paths = entries.flatten().map(|entry| entry.path());

@@ -1,6 +1,6 @@
-//! etcd's settings, and the three ways to give them: flags, environment, or a file.
+//! etcd's settings and the three ways to pass them: flags, environment, or a file.
 
-/// How etcd is told what to do. It takes one of these, and each has names of its own.
+/// How etcd receives its settings. It accepts one of these, each with its own names.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ConfigSource {
     #[default]
@@ -9,34 +9,35 @@ pub enum ConfigSource {
     File,
 }
 
-/// Settings by the name of their flag, in the order given.
+/// Settings by the name of their flag, in the order set.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Settings(Vec<(String, String)>);
 
 impl Settings {
-    /// Sets one, such as `snapshot-count` to `1000`; the last value counts.
+    /// Sets one, such as `snapshot-count` to `1000`; the last value wins.
     pub fn set(&mut self, flag: &str, value: impl Into<String>) {
         self.0.retain(|(name, _)| name != flag);
         self.0.push((flag.to_owned(), value.into()));
     }
 
-    /// Sets everything that `others` has.
+    /// Sets everything in `others`.
     pub fn extend(&mut self, others: &Self) {
         others.0.iter().for_each(|(flag, value)| self.set(flag, value.as_str()));
     }
 
-    /// Returns `--data-dir=/var/lib/etcd` and its like.
+    /// Returns flags such as `--data-dir=/var/lib/etcd`.
     pub fn flags(&self) -> Vec<String> {
         self.0.iter().map(|(name, value)| format!("--{name}={value}")).collect()
     }
 
-    /// Returns `ETCD_DATA_DIR` and its like with their values.
+    /// Returns variables such as `ETCD_DATA_DIR` with their values.
     pub fn environment(&self) -> Vec<(String, String)> {
         let named = |name: &str| format!("ETCD_{}", name.to_uppercase().replace('-', "_"));
         self.0.iter().map(|(name, value)| (named(name), value.clone())).collect()
     }
 
-    /// Returns the text of a configuration file. There the client's TLS settings sit in a section of their own.
+    /// Returns the text of a configuration file, in which the client's TLS settings have a section of their
+    /// own.
     pub fn file(&self) -> String {
         const TLS: [&str; 4] = ["cert-file", "key-file", "client-cert-auth", "trusted-ca-file"];
         let (tls, others): (Vec<_>, Vec<_>) =
@@ -50,7 +51,7 @@ impl Settings {
     }
 }
 
-/// Returns one line of YAML. Numbers and booleans are typed there: quoted, etcd refuses them.
+/// Returns one line of YAML. Numbers and booleans are typed there: etcd rejects quoted ones.
 fn line(indent: &str, (name, value): &(String, String)) -> String {
     let typed = value.parse::<u64>().is_ok() || value.parse::<bool>().is_ok();
     let value = if typed { value.clone() } else { serde_json::Value::from(value.as_str()).to_string() };

@@ -27,7 +27,17 @@ pub enum Attempt<T> {
 ///
 /// If no attempt is valid, with the reason of each.
 #[track_caller]
-pub fn attempts<T>(name: &str, max: u32, mut attempt: impl FnMut(u32) -> Attempt<T>) -> T {
+pub fn attempts<T>(name: &str, max: u32, attempt: impl FnMut(u32) -> Attempt<T>) -> T {
+    reported(name, max, attempt, report)
+}
+
+#[track_caller]
+fn reported<T>(
+    name: &str,
+    max: u32,
+    mut attempt: impl FnMut(u32) -> Attempt<T>,
+    mut report: impl FnMut(&str),
+) -> T {
     let mut reasons = Vec::new();
     for number in 1..=max {
         match attempt(number) {
@@ -68,15 +78,17 @@ mod tests {
             (&[disturbed(), disturbed(), disturbed()], None, 3, "none"),
         ];
         for (results, expected, made, why) in cases {
-            let mut numbers = Vec::new();
+            let (mut numbers, mut lines) = (Vec::new(), 0);
             let value = panic::catch_unwind(panic::AssertUnwindSafe(|| {
-                attempts("a_case", ATTEMPTS, |number| {
+                let attempt = |number| {
                     numbers.push(number);
                     results[numbers.len() - 1].clone()
-                })
+                };
+                reported("a_case", ATTEMPTS, attempt, |_| lines += 1)
             }));
             assert_eq!(value.ok(), expected, "{why}");
             assert_eq!(numbers, (1..=made).collect::<Vec<_>>(), "{why}");
+            assert_eq!(lines, made - 1, "{why}: a line for each repetition");
         }
     }
 

@@ -1,5 +1,5 @@
-//! Others who are in the same system calls all the time: a hook whose state is shared by the whole host (a kretprobe's, say)
-//! loses returns when they block.
+//! Other processes that make the same system calls all the time: a hook whose state is shared by the whole
+//! host (a kretprobe's, say) loses returns when they block.
 
 use std::fs::OpenOptions;
 use std::io::{self, PipeReader, Write};
@@ -10,24 +10,24 @@ use std::thread::{self, JoinHandle};
 use crate::machine::cancel::Cancel;
 use anyhow::{Context, ensure};
 
-/// More than the kernel keeps instances of a kretprobe for on two processors.
+/// More threads than the kernel keeps kretprobe instances for on two CPUs.
 const WRITERS: usize = 20;
 const SYNCERS: usize = 6;
 
-/// How many they are.
+/// The number of all these threads.
 pub const COUNT: usize = WRITERS + SYNCERS;
 
-/// Threads blocked in `write`, and others that always are in `fdatasync` or `fsync`. Ended on drop.
+/// Threads blocked in `write`, and others that are always in `fdatasync` or `fsync`. Ended on drop.
 pub struct Neighbours {
     stop: Cancel,
     writers: Vec<JoinHandle<()>>,
     syncers: Vec<JoinHandle<io::Result<u64>>>,
-    /// Full pipes, which nobody reads.
+    /// Full pipes without a reader.
     pipes: Vec<PipeReader>,
 }
 
 impl Neighbours {
-    /// Starts them, none of them called etcd; the syncing ones on files in `directory`.
+    /// Starts them; none is called etcd. The syncing threads use files in `directory`.
     pub fn start(directory: &Path) -> anyhow::Result<Self> {
         let stop = Cancel::default();
         let mut neighbours =
@@ -58,7 +58,8 @@ impl Neighbours {
         Ok(neighbours)
     }
 
-    /// Ends them; returns how often they have synced. That the writers still were in their write is checked.
+    /// Ends them and returns the number of their syncs. Also checks that the writers were still blocked in
+    /// `write`.
     pub fn stop(mut self) -> anyhow::Result<u64> {
         ensure!(self.writers.iter().all(|writer| !writer.is_finished()), "a neighbour left its write");
         self.pipes.clear();

@@ -1,4 +1,4 @@
-//! Takes the sight of a probe that has measured well, and watches it say so.
+//! Makes a probe blind after it has measured correctly, and checks that it reports this.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -17,24 +17,25 @@ use crate::probe::loaded_programs;
 use crate::probe::metrics::Metrics;
 use crate::probe::{Invocation, Probe};
 
-/// How a probe goes blind.
+/// How the probe becomes blind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeFault {
     /// Its hooks are detached.
     Detached,
-    /// The table of threads is full of others.
+    /// The table of threads is full of unrelated threads.
     ThreadsFull,
-    /// Somebody switches off what fentry hooks hang on, as those do who measure what it costs.
+    /// `kernel.ftrace_enabled=0` disables the mechanism behind fentry hooks; people do this to measure its
+    /// cost.
     FtraceDisabled,
 }
 
-/// Switches ftrace, and fentry hooks with it, for the whole machine. Switched on again on drop.
+/// Disables ftrace, and fentry hooks with it, for the whole machine. Enabled again on drop.
 struct FtraceOff(());
 
 impl FtraceOff {
     const SWITCH: &str = "/proc/sys/kernel/ftrace_enabled";
 
-    /// Returns none where the kernel does not let anybody, while a hook is attached: up to 5.10.
+    /// Returns `None` where the kernel rejects this while a hook is attached: up to 5.10.
     fn begin() -> anyhow::Result<Option<Self>> {
         match fs::write(Self::SWITCH, "0") {
             Ok(()) => Ok(Some(Self(()))),
@@ -52,12 +53,12 @@ impl Drop for FtraceOff {
     }
 }
 
-/// What the window of the probe is; it has to say that it is blind within one.
+/// The probe's window; it must report that it is blind within one.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Runs a probe and an etcd, blinds the probe, and tells after how long it said so.
+/// Runs a probe and an etcd, makes the probe blind, and returns how long it took to report this.
 ///
-/// `faulty` is the probe that can lose its hooks.
+/// `faulty` is the build of the probe that can lose its hooks.
 pub fn detect(
     fault: ProbeFault,
     faulty: &Path,
@@ -74,49 +75,50 @@ pub fn detect(
     let etcd = member.start()?;
     let some = Load { amount: Amount::Puts(300), connections: 2, value_bytes: 512, ..Load::default() };
     some.start(etcd.endpoint()).wait()?;
-    crosscheck::settle(&probe, etcd.name()).context("cannot begin with a probe that sees")?;
+    crosscheck::settle(&probe, etcd.name()).context("cannot start with a probe that measures")?;
 
     let mut ftrace_off = None;
     match fault {
-        ProbeFault::Detached => fs::write(&when, "").context("cannot tell the probe to detach")?,
+        ProbeFault::Detached => fs::write(&when, "").context("cannot make the probe detach")?,
         ProbeFault::ThreadsFull => fill_threads(probe.pid())?,
         ProbeFault::FtraceDisabled => match FtraceOff::begin()? {
             Some(begun) => ftrace_off = Some(begun),
-            None => return Ok(format!("{fault:?}: the kernel refuses, while the hooks are attached")),
+            None => return Ok(format!("{fault:?}: the kernel rejects it while the hooks are attached")),
         },
     }
     let since = Instant::now();
-    // etcd goes on, and so does its own count.
+    // etcd continues, and so does its own count.
     let load = Load { amount: Amount::UntilStopped, ..some }.start(etcd.endpoint());
-    let told = Cancel::default().wait_for(WINDOW, || says_blind(&probe, etcd.name()))?;
-    told.with_context(|| {
-        format!("the probe has not said that it is blind after {WINDOW:?}; {:?}", probe.log())
+    let reported = Cancel::default().wait_for(WINDOW, || reports_blind(&probe, etcd.name()))?;
+    reported.with_context(|| {
+        format!("the probe has not reported that it is blind after {WINDOW:?}; {:?}", probe.log())
     })?;
     let took = since.elapsed();
     load.stop()?;
     if ftrace_off.take().is_some() {
         let sees = || Ok(passes_self_test(&probe.metrics()?).then_some(()));
         let again = Cancel::default().wait_for(WINDOW, sees)?;
-        again.context("the probe does not see again after it could")?;
+        again.context("the probe stays blind after ftrace was enabled again")?;
     }
     if fault == ProbeFault::ThreadsFull {
         let missed = misses(&probe.metrics()?, "threads_full");
         if missed < 1.0 {
-            bail!("a thread without a place was not counted: threads_full {missed}");
+            bail!("a thread without a slot was not counted: threads_full {missed}");
         }
     }
-    Ok(format!("{fault:?}: it says so after {took:.1?}"))
+    Ok(format!("{fault:?}: reported after {took:.1?}"))
 }
 
-/// Returns something once every sign is there: readiness, verdict and metric.
-fn says_blind(probe: &Probe, member: &str) -> anyhow::Result<Option<()>> {
+/// Returns a value once readiness, verdict and metric all report blindness.
+fn reports_blind(probe: &Probe, member: &str) -> anyhow::Result<Option<()>> {
     let ready = probe.get("/-/ready")?;
     let metrics = probe.metrics()?;
     let verdict = metrics.value("etcd_disk_probe_verdict", &[("member", member), ("verdict", "blind")]);
     if ready.status != 503 || verdict != Some(1.0) || passes_self_test(&metrics) {
         return Ok(None);
     }
-    // The counts may have differed before the test failed; from then on it is the first reason.
+    // The counts may have differed before the self-test failed; from then on the self-test is the first
+    // reason.
     Ok(String::from_utf8_lossy(&ready.body).contains("self-test").then_some(()))
 }
 
@@ -128,7 +130,7 @@ fn misses(metrics: &Metrics, reason: &str) -> f64 {
     metrics.value("etcd_disk_probe_misses_total", &[("reason", reason)]).unwrap_or(0.0)
 }
 
-/// Fills the probe's table of threads with threads that never were.
+/// Fills the probe's table of threads with keys of threads that do not exist.
 fn fill_threads(pid: u32) -> anyhow::Result<()> {
     let mut threads = loaded_programs::hash_map::<ThreadKey, u32>(pid, "THREAD_BY_KEY")?;
     for n in 1..=1_000_000 {

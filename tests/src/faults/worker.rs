@@ -1,4 +1,5 @@
-//! What a culprit does in a process of its own: the program `worker` on the host, the guest's own in a virtual machine.
+//! The workload of a culprit in a process of its own: the program `worker` on the host, the guest itself in a
+//! virtual machine.
 
 use std::fs::{self, File, OpenOptions};
 use std::hint;
@@ -12,25 +13,25 @@ use anyhow::{Context, bail};
 use rustix::fs::OFlags;
 use rustix::process::setpriority_process;
 
-/// Comes first in the arguments of a program that may also do something else.
+/// The first argument, for a program that also has other modes.
 pub const WORD: &str = "worker";
 
-/// How many files a thread of a storm keeps.
+/// The number of files that a thread of a storm keeps.
 const FILES: usize = 64;
 
-/// What it does until it is ended.
+/// The workload, which runs until the process is ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Work {
-    /// Uses a processor, this much more important than others (-20 is most).
+    /// Uses a CPU with this nice value (-20 is the highest priority).
     Spin { nice: i32 },
     /// Creates, syncs and renames files in directories of its own.
     Storm { directory: PathBuf, threads: usize },
-    /// Overwrites blocks of a file past the page cache, and never syncs.
+    /// Overwrites blocks of a file with direct I/O and never syncs.
     Write { file: PathBuf, threads: usize },
 }
 
 impl Work {
-    /// Returns the program that does it.
+    /// Returns the command for this workload.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.arg(WORD);
@@ -44,7 +45,7 @@ impl Work {
         command
     }
 
-    /// Reads what [`Work::command`] wrote, after [`WORD`].
+    /// Parses the arguments that [`Work::command`] wrote, after [`WORD`].
     pub fn parse(arguments: &[String]) -> anyhow::Result<Self> {
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         Ok(match arguments[..] {
@@ -57,7 +58,7 @@ impl Work {
         })
     }
 
-    /// Does it; returns only if it cannot go on.
+    /// Runs the workload; returns only on an error.
     pub fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Spin { nice } => {
@@ -95,7 +96,7 @@ fn all(threads: usize, work: impl Fn(usize) -> io::Result<()> + Sync) -> io::Res
     })
 }
 
-/// Each round is two commits of the journal that others of that file system have to wait for.
+/// Each round takes two journal commits, which other processes on that file system must wait for.
 fn storm(directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let itself = File::open(directory)?;
@@ -116,7 +117,7 @@ fn write(path: &Path, n: usize) -> io::Result<()> {
     let file = OpenOptions::new().write(true).custom_flags(direct).open(path)?;
     let blocks = file.metadata()?.len() / 4096;
     let block = Block([7; 4096]);
-    // Jumps about: neighbouring requests would be merged.
+    // Strides: the kernel would merge adjacent requests.
     for step in (n as u64..).map(|round| round * 7919) {
         file.write_all_at(&block.0, step % blocks * 4096)?;
     }

@@ -1,4 +1,5 @@
-//! A flag that ends every wait of this crate early: set by Ctrl-C in the demo, by nobody in the tests.
+//! A cancellation flag that ends every wait of this crate early. Ctrl-C sets it in the demo; the tests never
+//! do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,15 +9,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How long a wait sleeps before it looks at its flag and its condition again.
+/// The polling interval of a wait.
 pub const POLL: Duration = Duration::from_millis(20);
 
-/// Tells whoever waits that nobody needs the result any longer. Clones share one flag.
+/// Cancels waits whose result is not needed any more. Clones share one flag.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Returns a flag that SIGINT and SIGTERM set, so that guards run instead of the process dying at once.
+    /// Returns a flag that SIGINT and SIGTERM set, so that guards run and the process does not die at once.
     pub fn on_signals() -> anyhow::Result<Self> {
         let stop = Self::default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
@@ -38,7 +39,7 @@ impl Cancel {
         Ok(stop)
     }
 
-    /// Asks everyone who shares the flag to stop.
+    /// Cancels every wait that shares the flag.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -47,9 +48,9 @@ impl Cancel {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Waits until `done` returns a value, for `limit` at most.
+    /// Waits until `done` returns a value, for at most `limit`.
     ///
-    /// Returns `None` when the time is up, an error when the flag was set or `done` failed.
+    /// Returns `None` after the limit, and an error if the flag was set or `done` failed.
     pub fn wait_for<T>(
         &self,
         limit: Duration,

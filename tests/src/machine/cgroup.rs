@@ -1,4 +1,4 @@
-//! Groups of processes that share a limit: made, filled and removed on drop, in hierarchies of either version.
+//! cgroups of both versions: created, filled and removed on drop.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -12,20 +12,20 @@ use anyhow::Context;
 
 use crate::machine::cancel::Cancel;
 
-/// How long a group may be held by processes that are ending.
+/// How long exiting processes may keep a cgroup busy.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Where a group is made.
+/// The hierarchy in which a cgroup is created.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Hierarchy {
-    /// The one of this controller alone, or with others (version 1).
+    /// The hierarchy of this controller, alone or with others (version 1).
     Controller(&'static str),
-    /// The one that all controllers share (version 2).
+    /// The hierarchy that all controllers share (version 2).
     Unified,
 }
 
 impl Hierarchy {
-    /// Returns where it is mounted.
+    /// Returns its mount point.
     pub fn root(self) -> anyhow::Result<PathBuf> {
         let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
         let root = mounts.lines().find_map(|line| self.mounted_at(line));
@@ -37,7 +37,7 @@ impl Hierarchy {
         })
     }
 
-    /// Reads a line `source point type options …`.
+    /// Parses a line `source point type options …`.
     fn mounted_at(self, line: &str) -> Option<&str> {
         let mut fields = line.split(' ').skip(1);
         let (point, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
@@ -51,28 +51,29 @@ impl Hierarchy {
     }
 }
 
-/// A group of one's own, removed on drop; whoever is in it has to have ended by then, or is told to wait for.
+/// A private cgroup, removed on drop, which waits until its processes have ended.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
 }
 
 impl Cgroup {
-    /// Makes a group of this name with this process's number, below the root.
+    /// Creates a cgroup below the root with this name and the pid of this process.
     pub fn create(hierarchy: Hierarchy, name: &str) -> anyhow::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         Self::named(hierarchy, &format!("{name}-{}-{n}", std::process::id()))
     }
 
-    /// Makes a group of exactly this name, below the root: the same in several hierarchies, say.
+    /// Creates a cgroup below the root with exactly this name, for example the same name in several
+    /// hierarchies.
     pub fn named(hierarchy: Hierarchy, name: &str) -> anyhow::Result<Self> {
         let path = hierarchy.root()?.join(name);
         fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self { path })
     }
 
-    /// Has the groups of the unified hierarchy get these controllers.
+    /// Enables these controllers for the children of the unified hierarchy's root.
     pub fn delegate(controllers: &[&str]) -> anyhow::Result<()> {
         let control = Hierarchy::Unified.root()?.join("cgroup.subtree_control");
         for controller in controllers {
@@ -86,7 +87,7 @@ impl Cgroup {
         &self.path
     }
 
-    /// Returns the last part of its path, which no other group has.
+    /// Returns the last part of its path, which is unique.
     pub fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
@@ -97,26 +98,28 @@ impl Cgroup {
         fs::write(&path, value).with_context(|| format!("cannot write {value} to {}", path.display()))
     }
 
-    /// Lets it write to a device so many times a second (version 1); 0 lifts the limit.
+    /// Limits writes per second to a device (version 1); 0 removes the limit.
     pub fn limit_writes(&self, device: &str, per_second: u32) -> anyhow::Result<()> {
         use std::os::unix::fs::MetadataExt;
-        let numbers = fs::metadata(device).with_context(|| format!("cannot look at {device}"))?.rdev();
+        let numbers = fs::metadata(device).with_context(|| format!("cannot stat {device}"))?.rdev();
         let (major, minor) = (rustix::fs::major(numbers), rustix::fs::minor(numbers));
         self.set("blkio.throttle.write_iops_device", &format!("{major}:{minor} {per_second}"))
     }
 
-    /// Moves a process and all of its threads here.
+    /// Moves a process with all its threads into the cgroup.
     pub fn add(&self, pid: u32) -> anyhow::Result<()> {
         self.set("cgroup.procs", &pid.to_string())
     }
 }
 
-/// Has a command start in the group at `path`: pages and requests belong to the group in which they began.
+/// Makes a command start in the cgroup at `path`: the kernel charges pages and requests to the cgroup in
+/// which they began.
 pub fn enter(path: &Path, command: &mut Command) -> anyhow::Result<()> {
     let path = path.join("cgroup.procs");
     let processes = OpenOptions::new().write(true).open(&path);
     let mut processes = processes.with_context(|| format!("cannot open {}", path.display()))?;
-    // SAFETY: between fork and exec it only writes to a file that is open already. 0 is whoever writes it.
+    // SAFETY: between fork and exec it only writes to a file that is open already. 0 means the writing
+    // process.
     unsafe { command.pre_exec(move || processes.write_all(b"0")) };
     Ok(())
 }
@@ -140,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hierarchies_are_told_from_each_other() {
+    fn hierarchies_are_distinguished() {
         let both = "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,relatime,cpu,cpuacct 0 0";
         let unified = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime,nsdelegate 0 0";
         let cases = [

@@ -7,20 +7,21 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-/// Runs a command to its end and returns what it wrote to standard output, trimmed.
+/// Runs a command to its end and returns its standard output, trimmed.
 pub fn run<A: AsRef<OsStr>>(program: &str, arguments: &[A]) -> anyhow::Result<String> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
     let output = command.output().with_context(|| format!("cannot start `{program}`; is it installed?"))?;
     if !output.status.success() {
         let words: Vec<_> = arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect();
-        let told = String::from_utf8_lossy(&output.stderr);
-        bail!("cannot run `{program} {}`: {}: {}", words.join(" "), output.status, told.trim());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("cannot run `{program} {}`: {}: {}", words.join(" "), output.status, stderr.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Returns where a program is. Debian's `PATH` of an ordinary user lacks the directories of the system's tools.
+/// Returns the path of a program. On Debian the `PATH` of an ordinary user lacks the directories of system
+/// tools.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -32,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_names_the_command_and_what_it_said() {
+    fn a_failure_names_the_command_and_its_output() {
         assert_eq!(run("echo", &["one", "two"]).unwrap(), "one two");
         let failed = run("sh", &["-c", "echo the reason >&2; exit 3"]).unwrap_err().to_string();
         assert!(failed.contains("sh -c") && failed.contains("the reason"), "{failed}");

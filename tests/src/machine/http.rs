@@ -1,6 +1,6 @@
-//! One small HTTP/1.1 client, plain or over TLS with a client certificate, bounded in time and size.
+//! A small HTTP/1.1 client, plain or over TLS with a client certificate, bounded in time and size.
 //!
-//! [`Endpoint::get`] and [`Endpoint::post`] block and open a connection each.
+//! [`Endpoint::get`] and [`Endpoint::post`] block, and each opens a connection.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream as StdTcpStream};
@@ -29,38 +29,39 @@ use tokio_rustls::TlsConnector;
 
 use crate::etcd::certs::Pair;
 
-/// How long a connection may take, its handshake included.
+/// The time limit for a connection, including the handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long one request may take. A healthy etcd on a bad disk may need seconds for a put.
+/// The time limit for one request. A healthy etcd on a slow disk may take seconds for a put.
 pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
-/// How large a response may be: etcd's metrics are 100 kB.
+/// The size limit for a response; etcd's metrics take 100 kB.
 const RESPONSE_LIMIT: usize = 16 << 20;
 
-/// A connection, plain or encrypted.
+/// A plain or encrypted connection.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// Where a server is, and how to talk to it.
+/// The address of a server and the way to connect to it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     address: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
     network: Option<PathBuf>,
-    /// The header of that name.
+    /// The value of the `authorization` header.
     authorization: Option<String>,
 }
 
-/// Ports that the kernel gives to nobody who asks for any: below `net.ipv4.ip_local_port_range` as it is by default.
+/// Ports that the kernel never assigns on its own: below the default of `net.ipv4.ip_local_port_range`.
 const PORTS: Range<u16> = 15_000..32_000;
 
-/// Returns an address of this host that nobody listens at; no two calls return the same one, and no connection is given its port.
+/// Returns a free address of this host. No two calls return the same one, and the kernel gives its port to no
+/// outgoing connection.
 pub fn free_address() -> anyhow::Result<SocketAddr> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let length = PORTS.end - PORTS.start;
-    // Another program's tests begin elsewhere.
+    // Other test processes start at another port.
     let first = u16::try_from(std::process::id() % u32::from(length)).unwrap_or_default();
     for _ in 0..length {
         let port = PORTS.start + (first + NEXT.fetch_add(1, Relaxed) % length) % length;
@@ -71,7 +72,7 @@ pub fn free_address() -> anyhow::Result<SocketAddr> {
     bail!("cannot find a free port")
 }
 
-/// What a server answered.
+/// The answer of a server.
 #[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
@@ -79,7 +80,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// Returns the body of a 200, and an error with the body for anything else.
+    /// Returns the body of a 200; any other status is an error with the body.
     pub fn text(self) -> anyhow::Result<String> {
         let body = String::from_utf8_lossy(&self.body).into_owned();
         if self.status != 200 {
@@ -115,7 +116,7 @@ impl Endpoint {
         Ok(Self { address, tls: Some(Arc::new(config)), network: None, authorization: None })
     }
 
-    /// Shows a name and a password with each request.
+    /// Authenticates each request with a name and a password.
     #[must_use]
     pub fn as_user(mut self, user: &str, password: &str) -> Self {
         let shown = BASE64_STANDARD.encode(format!("{user}:{password}"));
@@ -140,7 +141,7 @@ impl Endpoint {
         format!("{scheme}://{}", self.address)
     }
 
-    /// Returns whether anybody listens: all that can be known of a server whose certificate has expired.
+    /// Returns whether a server listens there: all that can be checked when its certificate has expired.
     pub fn listens(&self) -> bool {
         self.socket().is_ok()
     }
@@ -159,22 +160,23 @@ impl Endpoint {
         answer.with_context(|| format!("cannot fetch {}{path}", self.url()))
     }
 
-    /// Opens a connection that stays open. Needs a runtime around it.
+    /// Opens a persistent connection. Requires a runtime.
     pub async fn connect(&self) -> anyhow::Result<Connection> {
         let stream = self.stream(b"http/1.1").await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.context("cannot speak HTTP")?;
-        // An error of the connection reaches whoever waits for a response on it.
+        // The caller that waits for a response on this connection receives its error.
         tokio::spawn(connection);
         let authorization = self.authorization.clone();
         Ok(Connection { sender, host: self.address.to_string(), authorization })
     }
 
-    /// Connects, and over TLS agrees on a protocol.
+    /// Connects and, over TLS, negotiates a protocol.
     pub(crate) async fn stream(&self, protocol: &[u8]) -> anyhow::Result<Box<dyn Stream>> {
         let socket = self.socket()?;
         socket.set_nonblocking(true)?;
         let socket = TcpStream::from_std(socket)?;
-        // A put is one small segment: without this every other one would wait for an acknowledgement.
+        // A put is one small segment: with Nagle's algorithm every other one would wait for an
+        // acknowledgement.
         socket.set_nodelay(true)?;
         let Some(config) = &self.tls else {
             return Ok(Box::new(socket));
@@ -187,7 +189,7 @@ impl Endpoint {
         Ok(Box::new(stream.context("cannot agree on TLS")?))
     }
 
-    /// Connects the socket, on a thread of its own if that has to happen in another network.
+    /// Connects the socket; for another network namespace on a separate thread.
     fn socket(&self) -> anyhow::Result<StdTcpStream> {
         let connect = || StdTcpStream::connect_timeout(&self.address, CONNECT_LIMIT);
         let Some(network) = &self.network else {
@@ -217,7 +219,7 @@ impl Connection {
     /// Sends one request and reads the whole response.
     pub async fn send(&mut self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Response> {
         let request = Request::builder().method(&method).uri(path).header("host", &self.host);
-        // Alertmanager refuses a body that does not say what it is.
+        // Alertmanager rejects a body without a content type.
         let request =
             if method == Method::POST { request.header("content-type", "application/json") } else { request };
         let request = match &self.authorization {
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_one_sentence() {
+    fn a_refused_connection_is_one_sentence() {
         let free = free_address().unwrap();
         let endpoint = Endpoint::plain(free);
         assert!(!endpoint.listens());

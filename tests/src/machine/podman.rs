@@ -1,4 +1,5 @@
-//! podman with a store and settings of its own, so that nobody's images are touched and no machine's settings matter.
+//! podman with a separate store and configuration, so that it changes none of the user's images and depends
+//! on no machine settings.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,8 @@ use anyhow::Context;
 use crate::machine::command;
 use crate::machine::requirements::Need;
 
-/// What it takes. Where control groups are of both versions, crun refuses, so it is runc; what holds a pod together is catatonit.
+/// The required tools. crun fails on hosts with cgroups of both versions, hence runc; catatonit is the init
+/// process of a pod.
 pub const NEEDS: [Need; 4] = [
     Need::Tool("podman", "podman"),
     Need::Tool("runc", "runc"),
@@ -16,7 +18,7 @@ pub const NEEDS: [Need; 4] = [
     Need::Tool("tar", "tar"),
 ];
 
-/// Podman asks for more files and processes than a machine may have to give.
+/// By default podman sets limits for files and processes that may exceed those of the machine.
 const SETTINGS: &str = r#"[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 pidns = "PIDNS"
@@ -26,19 +28,20 @@ cgroup_manager = "cgroupfs"
 runtime = "runc"
 "#;
 
-/// A store for images, containers, pods and secrets. What is in it has to be removed before its directory is.
+/// A store for images, containers, pods and secrets. Its content must be removed before its directory.
 #[derive(Clone, Debug)]
 pub struct Podman {
     directory: PathBuf,
 }
 
 impl Podman {
-    /// Makes a store in `directory`, whose path has to be short.
+    /// Creates a store in `directory`, whose path must be short.
     pub fn create(directory: &Path) -> anyhow::Result<Self> {
         Self::with(directory, "private")
     }
 
-    /// Makes one whose containers see the processes of the host, as pods with `hostPID` do: podman 4.3 overlooks that.
+    /// Creates a store whose containers use the host's pid namespace, as pods with `hostPID` do: podman 4.3
+    /// ignores that field.
     pub fn create_for_host_pid(directory: &Path) -> anyhow::Result<Self> {
         Self::with(directory, "host")
     }
@@ -50,7 +53,7 @@ impl Podman {
         Ok(Self { directory: directory.to_owned() })
     }
 
-    /// Returns the words that call it.
+    /// Returns the command prefix.
     pub fn words(&self) -> Vec<String> {
         let path = |name: &str| self.directory.join(name).display().to_string();
         let settings = format!("CONTAINERS_CONF={}", path("containers.conf"));
@@ -64,9 +67,9 @@ impl Podman {
         command::run(words[0], &words[1..])
     }
 
-    /// Returns the pid of a container's process, as the host has it.
+    /// Returns the pid of a container's process in the host's pid namespace.
     pub fn pid(&self, container: &str) -> anyhow::Result<u32> {
         let pid = self.run(&["inspect", "--format={{.State.Pid}}", container])?;
-        pid.parse().with_context(|| format!("cannot take `{pid}` for a pid"))
+        pid.parse().with_context(|| format!("cannot parse the pid `{pid}`"))
     }
 }

@@ -1,4 +1,4 @@
-//! One child process: its end, its descendants, its memory and its CPU time. Processes are ended by pid only.
+//! One child process: its end, descendants, memory and CPU time. Processes are ended by pid only.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -12,10 +12,10 @@ use rustix::thread::CapabilitySet;
 
 use crate::machine::cancel::Cancel;
 
-/// Ticks of `/proc/PID/stat` in a second: `USER_HZ`, which is part of the ABI on `x86_64` and `aarch64`.
+/// Ticks per second in `/proc/PID/stat`: `USER_HZ`, which is part of the ABI on `x86_64` and `aarch64`.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Sends a signal to a process; one that has ended already is no error.
+/// Sends a signal to a process; it is no error if the process has ended.
 pub fn send(pid: u32, signal: Signal) -> anyhow::Result<()> {
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw).context("cannot signal pid 0")?;
     match rustix::process::kill_process(process, signal) {
@@ -24,7 +24,7 @@ pub fn send(pid: u32, signal: Signal) -> anyhow::Result<()> {
     }
 }
 
-/// Returns the capabilities of a thread as its status tells them: `CapPrm`, `CapEff` and so on.
+/// Returns a capability set of a thread from its status file: `CapPrm`, `CapEff` and so on.
 pub fn capabilities(status: &Path, field: &str) -> anyhow::Result<CapabilitySet> {
     let text = fs::read_to_string(status).with_context(|| format!("cannot read {}", status.display()))?;
     let hex = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -33,12 +33,12 @@ pub fn capabilities(status: &Path, field: &str) -> anyhow::Result<CapabilitySet>
     Ok(CapabilitySet::from_bits_retain(bits))
 }
 
-/// Waits for a child to end, for `limit` at most; `None` says that it still runs.
+/// Waits for a child to end, for at most `limit`; returns `None` if it still runs.
 pub fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {
     Cancel::default().wait_for(limit, || child.try_wait().context("cannot wait for a child"))
 }
 
-/// Ends a child: SIGTERM to `pid` (itself, or what it runs), and SIGKILL to both when `grace` is over.
+/// Ends a child: SIGTERM to `pid` (the child or its descendant), and SIGKILL to both after `grace`.
 pub fn end(child: &mut Child, pid: u32, grace: Duration) -> anyhow::Result<ExitStatus> {
     if let Some(status) = child.try_wait()? {
         return Ok(status);
@@ -52,7 +52,7 @@ pub fn end(child: &mut Child, pid: u32, grace: Duration) -> anyhow::Result<ExitS
     child.wait().context("cannot wait for a child")
 }
 
-/// Tells in words how a process ended.
+/// Describes in words how a process ended.
 pub fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
@@ -61,14 +61,14 @@ pub fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Returns the name that the kernel has for a process, or `None` if it has ended.
+/// Returns the kernel's name for a process, or `None` if it has ended.
 pub fn comm(pid: u32) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
 }
 
 /// Returns the first process called `name` among `pid` and its descendants.
 ///
-/// A child started through `unshare --fork` is not etcd itself but its parent.
+/// A child started through `unshare --fork` is the parent of etcd, not etcd itself.
 pub fn named_below(pid: u32, name: &str) -> Option<u32> {
     if comm(pid)? == name {
         return Some(pid);
@@ -86,7 +86,7 @@ pub fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
     status_kib(pid, "VmRSS:")
 }
 
-/// Returns the most memory that a process ever had resident, in bytes.
+/// Returns the peak resident memory of a process, in bytes.
 pub fn peak_resident_bytes(pid: u32) -> anyhow::Result<u64> {
     status_kib(pid, "VmHWM:")
 }
@@ -99,7 +99,7 @@ fn status_kib(pid: u32, field: &str) -> anyhow::Result<u64> {
     Ok(kib.with_context(|| format!("cannot find {field} in {path}"))? * 1024)
 }
 
-/// Returns the CPU time that a process has used so far in user and kernel mode, to 10 ms.
+/// Returns the CPU time of a process so far, in user and kernel mode, with a resolution of 10 ms.
 pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
@@ -107,14 +107,14 @@ pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND))
 }
 
-/// Adds `utime` and `stime`, fields 14 and 15; the name in field 2 may hold blanks and parentheses.
+/// Adds `utime` and `stime`, fields 14 and 15; the name in field 2 may contain blanks and parentheses.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let after_name = stat.rsplit_once(") ")?.1;
     let mut fields = after_name.split_whitespace().skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
-/// Returns the last lines of a log for an error message, or why there are none.
+/// Returns the last lines of a log for an error message, or the reason why they cannot be read.
 pub fn tail(log: &Path, lines: usize) -> String {
     match fs::read(log) {
         Ok(bytes) => {
@@ -125,7 +125,7 @@ pub fn tail(log: &Path, lines: usize) -> String {
     }
 }
 
-/// Returns the last lines of a text, indented but for the first.
+/// Returns the last lines of a text, indented except for the first.
 pub fn last_lines(text: &str, lines: usize) -> String {
     let all: Vec<_> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n    ")

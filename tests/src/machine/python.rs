@@ -1,4 +1,4 @@
-//! The Python that has Helm and the schemas of Kubernetes.
+//! The Python environment with Helm and the Kubernetes schemas.
 
 use std::fs;
 use std::io::Write as _;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::etcd;
 
-/// Returns what `cargo xtask setup` made.
+/// Returns the interpreter that `cargo xtask setup` installed.
 pub fn find() -> anyhow::Result<PathBuf> {
     let cache = etcd::cache()?;
     let entries = fs::read_dir(&cache).into_iter().flatten().flatten();
@@ -25,9 +25,9 @@ pub fn find() -> anyhow::Result<PathBuf> {
     })
 }
 
-/// Runs a script of this workspace; it reads one JSON value and returns what it prints.
+/// Runs a script of this workspace with one JSON value as input and returns its output.
 pub fn run(script: &Path, arguments: &[&str], input: &Value) -> anyhow::Result<String> {
-    // No bytecode beside sources that git watches.
+    // No bytecode next to sources that git tracks.
     let mut child = Command::new(find()?)
         .arg("-B")
         .arg(script)
@@ -45,5 +45,5 @@ pub fn run(script: &Path, arguments: &[&str], input: &Value) -> anyhow::Result<S
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("cannot run {}: {}: {}", script.display(), output.status, said.trim());
     }
-    String::from_utf8(output.stdout).context("cannot read what Python prints")
+    String::from_utf8(output.stdout).context("cannot decode the output of Python")
 }

@@ -1,6 +1,7 @@
-//! A client that says exactly what it is told to, plain or over TLS, with or without a certificate.
+//! A client that sends exact bytes, plain or over TLS, with or without a certificate.
 //!
-//! [`crate::machine::http`] is for those who want an answer; this is for those who want to see what a server makes of them.
+//! Use [`crate::machine::http`] for ordinary requests, and this client to test how a server handles unusual
+//! ones.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,19 +16,19 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::etcd::certs::Pair;
 
-/// How long anything may take: longer than the longest limit of the probe's.
+/// The time limit for everything: longer than the longest limit of the probe.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Whom to call, and as whom.
+/// The server to connect to, and the client's identity.
 #[derive(Clone, Debug)]
 pub struct RawClient {
     address: SocketAddr,
     tls: Option<Arc<ClientConfig>>,
-    /// What the certificate has to be valid for.
+    /// The name that the server's certificate must be valid for.
     name: ServerName<'static>,
 }
 
-/// What came back until the connection was closed.
+/// The answer, read until the connection was closed.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -36,7 +37,7 @@ pub struct Answer {
     pub body: String,
 }
 
-/// A connection, whatever it is made of.
+/// A connection, plain or encrypted.
 pub trait RawStream: Read + Write {}
 
 impl<S: Read + Write> RawStream for S {}
@@ -46,7 +47,7 @@ impl RawClient {
         Self { address, tls: None, name: ServerName::IpAddress(address.ip().into()) }
     }
 
-    /// Trusts one authority, and shows a certificate if it has one.
+    /// Trusts one authority, and presents a certificate if it has one.
     pub fn tls(address: SocketAddr, authority: &Path, client: Option<&Pair>) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(authority).context("cannot read the authority")?)?;
@@ -64,13 +65,13 @@ impl RawClient {
         Ok(Self { address, tls: Some(Arc::new(config)), name: ServerName::IpAddress(address.ip().into()) })
     }
 
-    /// Verifies this name, in place of the address.
+    /// Verifies this name and not the address.
     pub fn named(mut self, name: &str) -> anyhow::Result<Self> {
-        self.name = ServerName::try_from(name.to_owned()).context("cannot take this for a name")?;
+        self.name = ServerName::try_from(name.to_owned()).context("cannot parse the server name")?;
         Ok(self)
     }
 
-    /// Returns which of the protocols that it offers is taken, if any.
+    /// Returns the protocol that the server selects from those offered, if any.
     pub fn protocol(&self, offered: &[&[u8]]) -> anyhow::Result<Option<Vec<u8>>> {
         let mut config =
             ClientConfig::clone(self.tls.as_ref().context("plain connections agree on nothing")?);
@@ -84,7 +85,7 @@ impl RawClient {
         Ok(tls.alpn_protocol().map(<[u8]>::to_vec))
     }
 
-    /// Opens a connection; over TLS the handshake comes with the first byte that is sent.
+    /// Opens a connection; over TLS the handshake takes place with the first byte sent.
     pub fn connect(&self) -> anyhow::Result<Box<dyn RawStream>> {
         let stream = TcpStream::connect(self.address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -94,14 +95,14 @@ impl RawClient {
         Ok(Box::new(StreamOwned::new(client, stream)))
     }
 
-    /// Sends this, and takes what comes until the end.
+    /// Sends these bytes and reads until the connection is closed.
     pub fn send(&self, request: &str) -> anyhow::Result<Answer> {
         let mut line = self.connect()?;
         line.write_all(request.as_bytes()).context("cannot send a request")?;
         line.flush().context("cannot send a request")?;
         let mut answer = Vec::new();
         match line.read_to_end(&mut answer) {
-            // Whoever sends too much is answered and then cut off.
+            // A client that sends too much receives an answer and is then disconnected.
             Err(error) if answer.is_empty() => return Err(error).context("cannot get an answer"),
             _ => {}
         }
@@ -112,7 +113,7 @@ impl RawClient {
         Ok(Answer { status, head: head.to_lowercase(), body: body.to_owned() })
     }
 
-    /// Asks for a path with these headers more, each ended as HTTP does.
+    /// Requests a path with additional headers, each terminated by CR LF.
     pub fn request(&self, method: &str, path: &str, headers: &str) -> anyhow::Result<Answer> {
         self.send(&format!("{method} {path} HTTP/1.1\r\nhost: probe\r\nconnection: close\r\n{headers}\r\n"))
             .with_context(|| format!("cannot {method} {path}"))

@@ -1,4 +1,5 @@
-//! What a test needs from the machine. Nothing is skipped in silence: what is missing is a panic that says how to get it.
+//! The requirements of a test. No test is skipped silently: a missing requirement is a panic that names the
+//! fix.
 
 use std::fs;
 use std::path::Path;
@@ -9,25 +10,25 @@ use crate::machine::command;
 use crate::machine::python;
 use crate::observability::prometheus;
 
-/// One thing that a test cannot do without.
+/// One requirement of a test.
 #[derive(Clone, Copy, Debug)]
 pub enum Need {
     Root,
-    /// The kernel's own type information, and the capability to load programs.
+    /// The kernel's BTF, and the capability to load programs.
     Bpf,
-    /// A kernel that lets a process serve a file system.
+    /// A kernel with FUSE: a process can serve a file system.
     Fuse,
-    /// A hierarchy of control groups.
+    /// A cgroup hierarchy.
     Cgroups(Hierarchy),
-    /// A program on the `PATH` and the Debian package that holds it.
+    /// A program on the `PATH`, and the Debian package that contains it.
     Tool(&'static str, &'static str),
-    /// An etcd whose version starts so.
+    /// An etcd whose version has this prefix.
     Etcd(&'static str),
     /// Prometheus and promtool.
     Prometheus,
     /// Alertmanager and amtool.
     Alertmanager,
-    /// Helm and the schemas of Kubernetes, for Python.
+    /// Helm and the Kubernetes schemas, for Python.
     Helm,
 }
 
@@ -45,7 +46,7 @@ pub const LOOP_EXT4: [Need; 4] = [
     Need::Tool("mkfs.ext4", "e2fsprogs"),
     Need::Tool("fsfreeze", "util-linux"),
 ];
-/// A disk that is as slow as it is told.
+/// A disk with a configurable latency.
 pub const SLOW_EXT4: [Need; 4] = [
     Need::Fuse,
     Need::Tool("losetup", "mount"),
@@ -54,17 +55,17 @@ pub const SLOW_EXT4: [Need; 4] = [
 ];
 pub const NAMESPACES: [Need; 2] = [Need::Tool("unshare", "util-linux"), Need::Tool("ip", "iproute2")];
 
-/// Panics with everything that is missing, if anything is.
+/// Panics with all missing requirements, if there are any.
 ///
 /// # Panics
 ///
-/// That is its purpose: a test without its machine has shown nothing, in CI as elsewhere.
+/// On purpose: a test without its requirements has shown nothing, in CI or elsewhere.
 pub fn require(needs: &[Need]) {
     let missing = missing(needs);
     assert!(missing.is_empty(), "cannot run this test on this machine:\n  {}", missing.join("\n  "));
 }
 
-/// Returns one sentence for everything that is missing: what, and how to get it.
+/// Returns one sentence for each missing requirement: what is missing, and how to install it.
 pub fn missing(needs: &[Need]) -> Vec<String> {
     needs.iter().filter_map(|&need| lacks(need)).collect()
 }
@@ -102,7 +103,7 @@ fn lacks_bpf() -> Option<String> {
         .then(|| "cannot load kernel programs without CAP_BPF and CAP_PERFMON; run as full root".to_owned())
 }
 
-/// Reads `CapEff`: `CAP_SYS_ADMIN` (21), or both `CAP_PERFMON` (38) and `CAP_BPF` (39).
+/// Parses `CapEff`: `CAP_SYS_ADMIN` (21), or both `CAP_PERFMON` (38) and `CAP_BPF` (39).
 fn may_load_programs(status: &str) -> bool {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
@@ -129,11 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_comes_with_the_way_out() {
+    fn a_missing_requirement_names_the_fix() {
         assert_eq!(missing(&[Need::Tool("sh", "dash")]), Vec::<String>::new());
-        let told = missing(&[Need::Tool("no-such-tool", "no-such-package")]);
+        let reported = missing(&[Need::Tool("no-such-tool", "no-such-package")]);
         assert_eq!(
-            told,
+            reported,
             ["cannot find `no-such-tool`; `cargo xtask setup` or `apt-get install no-such-package` gets it"]
         );
     }

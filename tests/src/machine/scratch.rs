@@ -1,4 +1,5 @@
-//! Places for a test's files: temporary directories, tmpfs mounts, and loop devices with a file system of their own.
+//! Directories for a test's files: temporary directories, tmpfs mounts, and loop devices with their own file
+//! systems.
 
 use std::fs;
 use std::fs::File;
@@ -18,10 +19,10 @@ mod slow_fs;
 #[cfg(feature = "harness")]
 pub use slow_fs::{Served, SlowFs};
 
-/// How long an unmount may be refused because a process that has just been killed still holds a file.
+/// How long an unmount may fail because a process that was just killed still has a file open.
 const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
 
-/// A directory of one's own, removed on drop.
+/// A private directory, removed on drop.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
@@ -29,7 +30,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes `<root>/<name>-<pid>-<n>`.
+    /// Creates `<root>/<name>-<pid>-<n>`.
     pub fn new(root: &Path, name: &str) -> anyhow::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -38,7 +39,7 @@ impl Scratch {
         Ok(Self { path, keep: false })
     }
 
-    /// Makes a directory where the machine keeps large temporary files: on a disk, unlike `/tmp`.
+    /// Creates a directory for large temporary files: on a disk, unlike `/tmp`.
     pub fn on_disk(name: &str) -> anyhow::Result<Self> {
         Self::new(Path::new("/var/tmp"), name)
     }
@@ -47,7 +48,7 @@ impl Scratch {
         &self.path
     }
 
-    /// Leaves the directory where it is when this is dropped.
+    /// Keeps the directory when this is dropped.
     pub fn keep(&mut self) {
         self.keep = true;
     }
@@ -97,7 +98,7 @@ impl Drop for Mount {
 pub struct Tmpfs(Mount);
 
 impl Tmpfs {
-    /// Mounts one of `mib` MiB at `point`, which is created.
+    /// Mounts a tmpfs of `mib` MiB at `point`, which is created.
     pub fn mount(point: &Path, mib: u32) -> anyhow::Result<Self> {
         Ok(Self(Mount::new(&["-t", "tmpfs", "-o", &format!("size={mib}m,mode=0700")], "tmpfs", point)?))
     }
@@ -107,7 +108,7 @@ impl Tmpfs {
     }
 }
 
-/// tracefs in its usual place, for a machine on which it is not mounted.
+/// tracefs at its usual mount point, for a machine where it is not mounted.
 #[derive(Debug)]
 pub struct Tracefs(());
 
@@ -133,12 +134,12 @@ impl Drop for Tracefs {
     }
 }
 
-/// A directory whose changes go to another one, as a container's root does.
+/// An overlay: changes go to another directory, as in the root of a container.
 #[derive(Debug)]
 pub struct Overlay(Mount);
 
 impl Overlay {
-    /// Mounts one at `point`; its layers are made beside it.
+    /// Mounts an overlay at `point`; its layers are created next to it.
     pub fn mount(point: &Path) -> anyhow::Result<Self> {
         let layer = |kind: &str| {
             let layer = point.with_extension(kind);
@@ -154,7 +155,7 @@ impl Overlay {
     }
 }
 
-/// What a loop device is formatted with.
+/// The file system on a loop device.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Format {
     Ext4,
@@ -205,7 +206,7 @@ pub struct LoopFs {
 }
 
 impl LoopFs {
-    /// Creates `<at>.img`, formats it and mounts it at `at`. xfs asks for 300 MiB at least, btrfs for 110.
+    /// Creates `<at>.img`, formats it and mounts it at `at`. xfs requires at least 300 MiB, btrfs 110.
     pub fn create(at: &Path, format: Format, mib: u32) -> anyhow::Result<Self> {
         let image = at.with_extension("img");
         let file = File::create(&image).with_context(|| format!("cannot create {}", image.display()))?;
@@ -229,7 +230,7 @@ impl LoopFs {
         &self.device.device
     }
 
-    /// Freezes the file system: every write and sync of it hangs until the guard is dropped.
+    /// Freezes the file system: every write and sync on it blocks until the guard is dropped.
     pub fn freeze(&self) -> anyhow::Result<Frozen<'_>> {
         Frozen::new(self.path())
     }
@@ -237,7 +238,7 @@ impl LoopFs {
 
 impl Drop for LoopFs {
     fn drop(&mut self) {
-        // The name goes first; the blocks follow when the device lets go of them.
+        // The name is removed first; the blocks follow when the device releases them.
         if let Err(error) = fs::remove_file(&self.image) {
             eprintln!("cannot remove {}: {error}", self.image.display());
         }
@@ -274,7 +275,7 @@ mod tests {
         let path = scratch.path().to_owned();
         fs::write(path.join("file"), "x").unwrap();
         drop(scratch);
-        assert!(!path.exists(), "it is removed with what is in it");
+        assert!(!path.exists(), "it is removed with its content");
 
         let mut kept = Scratch::new(&root, "scratch-test").unwrap();
         kept.keep();

@@ -1,4 +1,5 @@
-//! Virtual machines that boot other kernels: each runs the cases that are asked of it, and tells how they went on its console.
+//! Virtual machines that boot other kernels: each runs the requested cases and reports their results on its
+//! console.
 
 pub mod case;
 pub mod documented;
@@ -19,16 +20,17 @@ use crate::machine::command;
 use crate::machine::process;
 use crate::machine::scratch::Scratch;
 
-/// How long a machine may take for all of its cases: twice what the longest takes under emulation on two slow cores.
+/// The time limit for all cases of a machine: twice the longest time under emulation on two slow cores.
 const LIMIT: Duration = Duration::from_mins(20);
 
-/// What an emulated machine now and then dies of while the kernel patches its own text. It says nothing about the probe.
+/// A crash that emulated machines occasionally have while the kernel patches its own text. It is unrelated to
+/// the probe.
 const PATCHING: &str = "Oops: int3";
 
-/// How much of the console a failure shows.
+/// The number of console lines in a failure.
 const TAIL_LINES: usize = 25;
 
-/// Where the guest finds what is put into its image.
+/// Paths of the files in the guest's image.
 pub const PROBE: &str = "/usr/bin/etcd-disk-probe";
 pub const FAULTY_PROBE: &str = "/usr/bin/faulty-probe";
 pub const ETCD: &str = "/usr/bin/etcd";
@@ -37,39 +39,39 @@ pub const MODULES: &str = "/modules";
 pub const BENCH: &str = "/usr/bin/bench";
 pub const SHAPES: &str = "/usr/lib/shapes";
 
-/// By this the kernel's command line tells the guest to run [`BENCH`], and with which words, a comma between each. Without a dot in it,
-/// the kernel hands it on in the environment.
+/// The kernel command-line parameter that makes the guest run [`BENCH`]; its value is the arguments,
+/// separated by commas. Its name contains no dot, so the kernel passes it to init in the environment.
 pub const BENCH_WORDS: &str = "bench_words";
 
-/// The programs that a machine runs, built for its architecture.
+/// The programs for a machine, built for its architecture.
 #[derive(Clone, Debug)]
 pub struct Programs {
     pub guest: PathBuf,
     pub probe: PathBuf,
-    /// The probe that can lose its hooks.
+    /// The build of the probe that can lose its hooks.
     pub faulty_probe: PathBuf,
     pub etcd: PathBuf,
 }
 
-/// What the cases of one machine came to.
+/// The results of one machine.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub reports: Vec<Report>,
-    /// Why those without a report have none.
+    /// Why cases without a report have none.
     pub broke: Option<String>,
     pub took: Duration,
     /// Whether it was booted a second time, see `PATCHING`.
     pub retried: bool,
 }
 
-/// Boots a kernel and runs these cases in it; `tell` gets each report as it comes.
-pub fn run(kernel: &Kernel, programs: &Programs, cases: &[Case], tell: &dyn Fn(&Report)) -> Outcome {
+/// Boots a kernel and runs these cases in it; `on_report` receives each report as it arrives.
+pub fn run(kernel: &Kernel, programs: &Programs, cases: &[Case], on_report: &dyn Fn(&Report)) -> Outcome {
     let started = Instant::now();
     let mut outcome = Outcome::default();
     match prepare(kernel, programs, &[]) {
         Ok(machine) => {
             boot_again_if_patching(cases, &mut outcome, &mut |rest, outcome| {
-                machine.run(rest, tell, outcome);
+                machine.run(rest, on_report, outcome);
             });
         }
         Err(error) => outcome.broke = Some(format!("{error:#}")),
@@ -78,31 +80,33 @@ pub fn run(kernel: &Kernel, programs: &Programs, cases: &[Case], tell: &dyn Fn(&
     outcome
 }
 
-/// Boots a kernel, with its own model of preemption or another one, and runs the benchmark in it; `tell` gets each line of the console.
+/// Boots a kernel, with its default or another preemption model, and runs the benchmark in it; `on_line`
+/// receives each line of the console.
 ///
 /// # Errors
-/// If the machine dies, or does not get to its end.
+///
+/// If the machine dies or does not finish.
 pub fn bench(
     kernel: &Kernel,
     programs: &Programs,
     more: &[(&str, &Path)],
     preempt: Option<&str>,
     words: &[&str],
-    tell: &mut dyn FnMut(&str),
+    on_line: &mut dyn FnMut(&str),
 ) -> anyhow::Result<()> {
     let machine = prepare(kernel, programs, more)?;
     let mut done = false;
     let mut take = |line: &str| {
         done |= line.ends_with(DONE);
-        tell(line);
+        on_line(line);
     };
     let preempt = preempt.map(|model| format!("preempt={model} ")).unwrap_or_default();
-    let asked = format!("{preempt}{BENCH_WORDS}={}", words.join(","));
-    qemu::boot(kernel, &machine.image, &machine.disks, &asked, LIMIT, &mut take)?;
+    let command_line = format!("{preempt}{BENCH_WORDS}={}", words.join(","));
+    qemu::boot(kernel, &machine.image, &machine.disks, &command_line, LIMIT, &mut take)?;
     if done { Ok(()) } else { bail!("the machine died") }
 }
 
-/// Boots once, and once more for the cases that are left if the machine died as emulated ones do; not of anything else.
+/// Boots once, and a second time for the remaining cases if the machine died of `PATCHING`; of nothing else.
 fn boot_again_if_patching(
     cases: &[Case],
     outcome: &mut Outcome,
@@ -118,7 +122,7 @@ fn boot_again_if_patching(
 }
 
 impl Outcome {
-    /// Returns what the machine said of a case.
+    /// Returns the report of a case.
     pub fn report(&self, case: &Case) -> Option<&Report> {
         self.reports.iter().find(|report| report.case == *case)
     }
@@ -147,9 +151,9 @@ fn prepare<'a>(
     Ok(Machine { kernel, image, disks: disks.map(|(path, _)| path).into(), _scratch: scratch })
 }
 
-/// Makes a sparse file with a file system in it, which takes no root.
+/// Creates a sparse file with a file system, which requires no root.
 fn make_disk(path: &Path, make: &[&str]) -> anyhow::Result<()> {
-    // xfs asks for 300 MiB, and two segments of a WAL are 128.
+    // xfs requires 300 MiB, and two WAL segments take 128.
     const MIB: u64 = 512;
     let failed = || format!("cannot make the disk {}", path.display());
     std::fs::File::create(path).and_then(|file| file.set_len(MIB << 20)).with_context(failed)?;
@@ -159,29 +163,29 @@ fn make_disk(path: &Path, make: &[&str]) -> anyhow::Result<()> {
 }
 
 impl Machine<'_> {
-    /// Boots and reads what the guest says until it ends.
-    fn run(&self, cases: &[Case], tell: &dyn Fn(&Report), outcome: &mut Outcome) {
+    /// Boots and reads the guest's output until it ends.
+    fn run(&self, cases: &[Case], on_report: &dyn Fn(&Report), outcome: &mut Outcome) {
         let names: Vec<_> = cases.iter().map(ToString::to_string).collect();
         let mut console = String::new();
         let mut done = false;
         let mut take = |line: &str| {
             if let Some(report) = Report::parse(line) {
-                tell(&report);
+                on_report(&report);
                 outcome.reports.push(report);
             }
             done |= line.ends_with(DONE);
             console.push_str(line);
             console.push('\n');
         };
-        let asked = format!("probe.cases={}", names.join(","));
-        let ended = qemu::boot(self.kernel, &self.image, &self.disks, &asked, LIMIT, &mut take);
+        let command_line = format!("probe.cases={}", names.join(","));
+        let ended = qemu::boot(self.kernel, &self.image, &self.disks, &command_line, LIMIT, &mut take);
         if let Err(error) = ended.and_then(|()| if done { Ok(()) } else { bail!("the machine died") }) {
             outcome.broke = Some(format!("{error:#}; {}", console_tail(&console)));
         }
     }
 }
 
-/// Returns the end of a console, and the line with the reason if that is further up.
+/// Returns the end of a console, preceded by the line with the reason if that is further up.
 fn console_tail(console: &str) -> String {
     let reason = console.lines().find(|line| line.contains(PATCHING));
     let tail = process::last_lines(console, TAIL_LINES);
@@ -195,7 +199,7 @@ fn console_tail(console: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Why each boot died, if it did.
+    /// The reason why each boot died, if it did.
     type Deaths<'a> = &'a [Option<&'a str>];
 
     #[test]
@@ -214,7 +218,7 @@ mod tests {
             let mut boots = deaths.iter();
             boot_again_if_patching(&cases, &mut outcome, &mut |rest, outcome| {
                 let death = boots.next().unwrap_or_else(|| panic!("{why}: booted once too often"));
-                // A machine that dies has got through one case.
+                // A machine that dies after it has finished one case.
                 let reached = if death.is_some() { 1 } else { rest.len() };
                 let report = |case: &Case| Report { case: *case, seconds: 0.0, result: Ok(String::new()) };
                 outcome.reports.extend(rest[..reached].iter().map(report));

@@ -1,4 +1,4 @@
-//! A real Alertmanager, and somebody whom it tells.
+//! A real Alertmanager and a webhook that receives its notifications.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -19,17 +19,17 @@ pub mod receiver;
 
 pub use receiver::{Notice, Receiver};
 
-/// How long it may take until it answers.
+/// The time limit for its first answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 const TAIL_LINES: usize = 12;
 
-/// Where Debian's package has its templates once it is installed.
+/// The template directory of Debian's package once it is installed.
 const TEMPLATES: &str = "/usr/share/prometheus/alertmanager/default.tmpl";
 
-/// Has `amtool` look at a configuration; fails with what it says.
+/// Checks a configuration with `amtool`; fails with its output.
 pub fn check_config(file: &Path) -> anyhow::Result<String> {
     let words = [find("amtool")?, "check-config".into(), file.to_owned()];
     let words = words.map(|word| word.display().to_string());
@@ -38,8 +38,8 @@ pub fn check_config(file: &Path) -> anyhow::Result<String> {
 
 /// Returns the command that becomes Alertmanager.
 ///
-/// Debian's reads its templates from `/usr/share`, whatever the configuration says. Where the package is unpacked and not installed, its
-/// own `share` is put there, for this process alone.
+/// Debian's build reads its templates from `/usr/share`, regardless of the configuration. If the package is
+/// unpacked but not installed, its own `share` is mounted there for this process alone.
 fn program() -> anyhow::Result<Command> {
     let program = find("prometheus-alertmanager")?;
     let share = program.parent().and_then(Path::parent).context("a program is in a directory")?.join("share");
@@ -63,7 +63,7 @@ pub struct Alertmanager {
 }
 
 impl Alertmanager {
-    /// Starts one on a free port, alone, with its data in `directory`, and waits until it is ready.
+    /// Starts a single instance on a free port with its data in `directory`, and waits until it is ready.
     pub fn start(configuration: &str, directory: &Path) -> anyhow::Result<Self> {
         let address = free_address()?;
         let file = directory.join("alertmanager.yaml");
@@ -74,7 +74,7 @@ impl Alertmanager {
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.path={}", directory.join("alertmanager.data").display()))
             .arg(format!("--web.listen-address={address}"))
-            // An empty one: it looks for no others of its kind.
+            // Empty: it does not look for cluster peers.
             .arg("--cluster.listen-address=")
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

@@ -1,6 +1,6 @@
-//! The chart, rendered by Helm itself for every distribution and for what single tests look at: once, for all of them.
+//! The chart, rendered by Helm once for all tests: every distribution, and the special cases of single tests.
 //!
-//! Everything here panics with what is wrong: it is for tests alone.
+//! Everything here panics on an error: it is for tests only.
 
 #![expect(clippy::missing_panics_doc, reason = "that is how a test fails")]
 
@@ -19,7 +19,7 @@ use crate::machine::requirements::{self, Need};
 
 pub const PROFILES: [&str; 2] = ["privileged", "capabilities"];
 
-/// The ways to TLS, with what each takes.
+/// Returns the TLS modes with the values that each requires.
 pub fn ways_to_tls() -> [(&'static str, Value); 4] {
     [
         ("generated", json!({"mode": "generated"})),
@@ -41,7 +41,7 @@ pub fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
 }
 
-/// Returns the names of the files of a directory, without their ends.
+/// Returns the file names of a directory without their extensions.
 pub fn stems(directory: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     entries.map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()).collect()
@@ -51,7 +51,7 @@ pub fn presets() -> BTreeSet<String> {
     stems(&chart().join("presets"))
 }
 
-/// Everything that there is to look at, with all that is optional.
+/// Returns every combination, with all optional parts enabled.
 pub fn combinations() -> BTreeMap<String, Value> {
     let mut cases = BTreeMap::new();
     for preset in presets() {
@@ -78,7 +78,7 @@ pub fn combinations() -> BTreeMap<String, Value> {
     cases
 }
 
-/// Values that cannot be, and how the refusal names them.
+/// Returns invalid values, and how the error names them.
 pub fn refusals() -> Vec<(Value, &'static str)> {
     vec![
         (json!({"distribution": "kubeadmn"}), "/distribution"),
@@ -119,7 +119,7 @@ pub fn refusals() -> Vec<(Value, &'static str)> {
 
 pub const SERVER_NAME: &str = "etcd-disk-probe.etcd-disk-probe.svc";
 
-/// A generated secret as an earlier release left it.
+/// Returns a generated secret as an earlier release left it.
 pub fn secret(server_name: &str, renew_after: &str) -> Value {
     json!({"etcd-disk-probe-tls": {
         "apiVersion": "v1",
@@ -138,7 +138,7 @@ fn users() -> Value {
     json!({"alice": HASH})
 }
 
-/// Cases that one test each looks at.
+/// Returns the cases that single tests check.
 pub fn specials() -> Vec<(&'static str, Value)> {
     let case = |values: Value| json!({"values": values});
     let upgrade = |secrets: Value| json!({"values": {}, "secrets": secrets});
@@ -195,7 +195,7 @@ pub fn specials() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// What came of all cases, from one process.
+/// Returns the results of all cases, rendered by one process.
 pub fn examined() -> &'static Value {
     static EXAMINED: OnceLock<Value> = OnceLock::new();
     EXAMINED.get_or_init(|| {
@@ -249,7 +249,8 @@ pub fn strings(value: &Value) -> BTreeSet<String> {
     items.iter().map(|item| item.as_str().expect("a string").to_owned()).collect()
 }
 
-/// Writes what a case mounts, and returns the arguments with its paths: the address is loopback's, for there is no kubelet.
+/// Writes the files that a case mounts, and returns the arguments with their paths. The address is loopback,
+/// since there is no kubelet.
 pub fn unpack(name: &str, directory: &Path) -> (Vec<String>, SocketAddr) {
     for folder in ["web", "tls"] {
         fs::create_dir_all(directory.join(folder)).unwrap();

@@ -1,4 +1,4 @@
-//! A dashboard of Grafana's as it is in its file: what its panels ask, and what Grafana would not complain of and people would.
+//! A Grafana dashboard as its file contains it: the queries of its panels, and mistakes that Grafana accepts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 mod lint;
 
-/// A dashboard's file.
+/// The file of a dashboard.
 #[derive(Clone, Debug)]
 pub struct Dashboard(Value);
 
@@ -19,15 +19,15 @@ pub struct Panel<'a> {
     pub json: &'a Value,
     /// The title of the row above it; empty for none.
     pub row: &'a str,
-    /// The variable for each value of which its row is there.
+    /// The variable that repeats its row, once for each value.
     pub repeated_by: Option<&'a str>,
 }
 
-/// How Prometheus is asked.
+/// The kind of a query to Prometheus.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Asked {
-    Now,
-    OverTime,
+pub enum QueryKind {
+    Instant,
+    Range,
 }
 
 /// One expression of a panel.
@@ -35,7 +35,7 @@ pub enum Asked {
 pub struct Query<'a> {
     pub expression: &'a str,
     pub legend: &'a str,
-    pub asked: Asked,
+    pub kind: QueryKind,
 }
 
 impl Dashboard {
@@ -44,7 +44,7 @@ impl Dashboard {
         Ok(Self(serde_json::from_str(&text).with_context(|| format!("cannot parse {}", path.display()))?))
     }
 
-    /// Returns all panels in order, those of collapsed rows included.
+    /// Returns all panels in order, including the panels of collapsed rows.
     pub fn panels(&self) -> Vec<Panel<'_>> {
         let (mut panels, mut row, mut repeated_by) = (Vec::new(), "", None);
         for json in list(&self.0["panels"]) {
@@ -57,7 +57,7 @@ impl Dashboard {
         panels
     }
 
-    /// Returns the variables whose values are asked for: name, and `label_values(…)`.
+    /// Returns the query variables: name and `label_values(…)`.
     pub fn variables(&self) -> Vec<(&str, &str)> {
         let all = list(&self.0["templating"]["list"]).iter().filter(|variable| variable["type"] == "query");
         all.map(|variable| (word(&variable["name"]), word(&variable["query"]["query"]))).collect()
@@ -69,7 +69,7 @@ impl Dashboard {
         all.map(|annotation| word(&annotation["expr"])).filter(|expression| !expression.is_empty()).collect()
     }
 
-    /// Returns what is wrong with it, one sentence each.
+    /// Returns the lint errors, one sentence each.
     pub fn problems(&self) -> Vec<String> {
         lint::problems(&self.0, &self.panels())
     }
@@ -88,11 +88,11 @@ impl<'a> Panel<'a> {
         list(&self.json["targets"]).iter().map(|target| Query {
             expression: word(&target["expr"]),
             legend: word(&target["legendFormat"]),
-            asked: if target["instant"] == true { Asked::Now } else { Asked::OverTime },
+            kind: if target["instant"] == true { QueryKind::Instant } else { QueryKind::Range },
         })
     }
 
-    /// Returns what it shows in place of a number, by number.
+    /// Returns the texts that value mappings show, by value.
     pub fn texts(&self) -> BTreeMap<&'a str, &'a str> {
         let mappings = list(&self.json["fieldConfig"]["defaults"]["mappings"]).iter();
         let options = mappings.filter_map(|mapping| mapping["options"].as_object()).flatten();
@@ -101,14 +101,14 @@ impl<'a> Panel<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Returns the labels that its legend shows.
+    /// Returns the labels that its legend uses.
     pub fn legend_labels(&self) -> BTreeSet<&'a str> {
         self.legend.split("{{").skip(1).filter_map(|part| Some(part.split_once("}}")?.0.trim())).collect()
     }
 }
 
-/// Puts values in the place of variables, `$name` and `${name}`, as Grafana does: the longest name first, so that `$__range` is not taken
-/// for a beginning of `$__range_s`.
+/// Replaces variables, `$name` and `${name}`, by values, as Grafana does: the longest name first, so that
+/// `$__range` is not taken for a prefix of `$__range_s`.
 #[must_use]
 pub fn interpolate(text: &str, values: &[(&str, &str)]) -> String {
     let mut values = values.to_vec();
@@ -147,7 +147,7 @@ mod tests {
             Some(("up{job=~\"a,b\"}", "member"))
         );
         assert_eq!(label_values("query_result(up)"), None);
-        let query = Query { expression: "", legend: "p99 {{file}} {{ op }}", asked: Asked::Now };
+        let query = Query { expression: "", legend: "p99 {{file}} {{ op }}", kind: QueryKind::Instant };
         assert_eq!(query.legend_labels().into_iter().collect::<Vec<_>>(), ["file", "op"]);
     }
 }

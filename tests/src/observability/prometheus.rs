@@ -19,14 +19,15 @@ use crate::machine::command;
 use crate::machine::http::{Endpoint, free_address};
 use crate::machine::process;
 
-/// How long it may take until it answers.
+/// The time limit for its first answer.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 const TAIL_LINES: usize = 12;
 
-/// Returns `prometheus`, `promtool`, `prometheus-alertmanager` or `amtool`: what `cargo xtask setup` unpacked, else what is on the `PATH`.
+/// Returns the path of `prometheus`, `promtool`, `prometheus-alertmanager` or `amtool`: the one that `cargo
+/// xtask setup` unpacked, else the one on the `PATH`.
 pub fn find(program: &str) -> anyhow::Result<PathBuf> {
     let cache = etcd::cache()?;
     let entries = fs::read_dir(&cache).into_iter().flatten().flatten();
@@ -42,7 +43,8 @@ pub fn find(program: &str) -> anyhow::Result<PathBuf> {
     })
 }
 
-/// Returns what `promtool check metrics` has to say of an exposition in Prometheus' text format, line by line.
+/// Returns the complaints of `promtool check metrics` about an exposition in Prometheus' text format, line by
+/// line.
 pub fn check_metrics(exposition: &str) -> anyhow::Result<Vec<String>> {
     let mut child = Command::new(find("promtool")?)
         .args(["check", "metrics"])
@@ -64,17 +66,17 @@ pub fn check_metrics(exposition: &str) -> anyhow::Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Returns what `promtool check config` says of a file, if it finds nothing wrong.
+/// Returns the output of `promtool check config` for a valid file.
 pub fn check_config(file: &Path) -> anyhow::Result<String> {
     let file = file.to_str().context("cannot check a path that is not UTF-8")?;
     command::run(find("promtool")?.to_str().context("promtool's path is UTF-8")?, &["check", "config", file])
 }
 
-/// What is scraped, and how.
+/// A scrape target.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub address: SocketAddr,
-    /// The certificate of the authority that vouches for it; plain HTTP without.
+    /// The authority's certificate for verification; `None` for plain HTTP.
     pub authority: Option<PathBuf>,
     /// User and password.
     pub basic_auth: Option<(String, String)>,
@@ -82,7 +84,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Describes a target that speaks plain HTTP to anybody.
+    /// Describes a target with plain HTTP and without authentication.
     pub fn plain(address: SocketAddr, every: Duration) -> Self {
         Self { address, authority: None, basic_auth: None, every }
     }
@@ -105,7 +107,7 @@ impl Target {
     }
 }
 
-/// One element of an answer.
+/// One element of a query result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Element {
     pub labels: BTreeMap<String, String>,
@@ -113,7 +115,7 @@ pub struct Element {
 }
 
 impl Element {
-    /// Returns the value of a label; empty if it has none, as Prometheus has it.
+    /// Returns the value of a label; empty if the label is missing, as in Prometheus.
     pub fn label(&self, name: &str) -> &str {
         self.labels.get(name).map_or("", String::as_str)
     }
@@ -128,12 +130,12 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one on a free port, with its data in `directory`, and waits until it answers.
+    /// Starts an instance on a free port with its data in `directory`, and waits until it answers.
     pub fn start(target: &Target, job: &str, directory: &Path) -> anyhow::Result<Self> {
         Self::configured(&target.configuration(job), directory)
     }
 
-    /// Starts one as [`Prometheus::start`] does, with this text as its configuration.
+    /// Starts one like [`Prometheus::start`], with this text as its configuration.
     pub fn configured(configuration: &str, directory: &Path) -> anyhow::Result<Self> {
         let address = free_address()?;
         let file = directory.join("prometheus.yaml");
@@ -162,13 +164,14 @@ impl Prometheus {
         Ok(prometheus)
     }
 
-    /// Evaluates an expression now.
+    /// Evaluates an instant query.
     pub fn query(&self, expression: &str) -> anyhow::Result<Vec<Element>> {
         let data = self.ask(&format!("query?query={}", encoded(expression)), expression)?;
         data["result"].as_array().context("an answer is a vector")?.iter().map(element).collect()
     }
 
-    /// Evaluates an expression every second of the last `over`: one element for each value of each series.
+    /// Evaluates a range query over the last `over` with a step of one second: one element for each value of
+    /// each series.
     pub fn query_over(&self, expression: &str, over: Duration) -> anyhow::Result<Vec<Element>> {
         let end_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         let start_s = end_s - over.as_secs_f64();
@@ -182,7 +185,7 @@ impl Prometheus {
         Ok(elements)
     }
 
-    /// Returns the values that a label has on the series of a selector.
+    /// Returns the values of a label on the series of a selector.
     pub fn label_values(&self, selector: &str, label: &str) -> anyhow::Result<Vec<String>> {
         let data = self.ask(&format!("label/{label}/values?match[]={}", encoded(selector)), selector)?;
         serde_json::from_value(data).context("values are a list of strings")
@@ -195,7 +198,7 @@ impl Prometheus {
         Ok(answer["data"].take())
     }
 
-    /// Evaluates an expression until its answer is as it should be, for `limit` at most.
+    /// Evaluates an expression until its result is as expected, for at most `limit`.
     pub fn wait_for(
         &self,
         expression: &str,
@@ -250,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_described_with_what_it_takes_to_reach_it() {
+    fn a_target_includes_its_credentials() {
         let address = "127.0.0.1:1".parse().unwrap();
         let mut target = Target::plain(address, Duration::from_secs(1));
         let text = target.configuration("probe");

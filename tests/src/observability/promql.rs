@@ -1,4 +1,4 @@
-//! What an expression of Prometheus' names, and whether a page of metrics has it.
+//! The metrics and labels that a `PromQL` expression uses, checked against a page of metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,19 +9,20 @@ use promql_parser::util::{ExprVisitor, walk_expr};
 
 use crate::probe::metrics::Metrics;
 
-/// Labels that Prometheus gives to a target; its own configuration says which, so no page of metrics has them.
+/// Target labels from Prometheus' own configuration, which no page of metrics contains.
 const OF_TARGETS: [&str; 3] = ["cluster", "instance", "job"];
 
-/// Series that Prometheus makes of each scrape.
+/// Series that Prometheus adds to each scrape.
 const OF_SCRAPES: [&str; 4] =
     ["up", "scrape_duration_seconds", "scrape_samples_post_metric_relabeling", "scrape_samples_scraped"];
 
-/// Names and label values: by metric, by label.
+/// Known names and label values: by metric, then by label.
 #[derive(Clone, Debug, Default)]
 pub struct Known(BTreeMap<String, BTreeMap<String, BTreeSet<String>>>);
 
 impl Known {
-    /// Learns what a page has. Families that have no series there are learnt from `recorded`, a page that has all of them.
+    /// Adds the content of a page. Families without series there are taken from `recorded`, a page with all
+    /// of them.
     pub fn of(page: &str, recorded: &str) -> anyhow::Result<Self> {
         let mut known = Self::default();
         known.learn(page)?;
@@ -47,8 +48,8 @@ impl Known {
         Ok(())
     }
 
-    /// Returns everything that an expression names and nobody has, one sentence each.
-    pub fn strangers(&self, expression: &str) -> anyhow::Result<Vec<String>> {
+    /// Returns all unknown metrics, labels and values in an expression, one sentence each.
+    pub fn unknown_names(&self, expression: &str) -> anyhow::Result<Vec<String>> {
         let parsed = parser::parse(expression).map_err(|error| anyhow!(error))?;
         let mut visitor = Visitor { known: self, strangers: Vec::new() };
         walk_expr(&mut visitor, &parsed).with_context(|| format!("cannot walk {expression}"))?;
@@ -82,7 +83,7 @@ impl ExprVisitor for Visitor<'_> {
                     binary.modifier.as_ref().and_then(|modifier| modifier.matching.as_ref())
                 {
                     self.check_labels(modifier, &binary.lhs)?;
-                    // What is ignored is what only the other side has.
+                    // An ignored label exists only on the other side.
                     if modifier.is_include() {
                         self.check_labels(modifier, &binary.rhs)?;
                     }
@@ -121,20 +122,20 @@ impl Visitor<'_> {
         }
     }
 
-    /// Checks that every metric below has the labels that are grouped or matched by.
+    /// Checks that every metric below has the labels of a grouping or matching clause.
     fn check_labels(&mut self, modifier: &LabelModifier, below: &Expr) -> anyhow::Result<()> {
         let mut names = Names(BTreeSet::new());
         walk_expr(&mut names, below)?;
         for label in &modifier.labels().labels {
             for metric in names.0.iter().filter(|metric| !self.known.has_label(metric, label)) {
-                self.strangers.push(format!("{metric} cannot be told apart by {label}"));
+                self.strangers.push(format!("{metric} cannot be distinguished by {label}"));
             }
         }
         Ok(())
     }
 }
 
-/// Returns the values that a matcher spells out: one, or those of a choice. What is a pattern is not looked at.
+/// Returns the literal values of a matcher: one, or the alternatives of a choice. Patterns are not checked.
 fn literals(matcher: &Matcher) -> Vec<&str> {
     match matcher.op {
         MatchOp::Equal | MatchOp::NotEqual => vec![&matcher.value],
@@ -171,13 +172,13 @@ mod tests {
         "# TYPE errors counter\nerrors{member=\"b\",errno=\"EIO\"} 2\n# TYPE gone counter\ngone 1\n";
 
     #[test]
-    fn strangers_are_named() {
+    fn unknown_names_are_reported() {
         let known = Known::of(PAGE, RECORDED).unwrap();
         let cases: [(&str, &[&str], &str); 11] = [
-            ("sum by (cluster, cause) (rate(waits{member=~\"a\"}[1m]))", &[], "all of it is there"),
+            ("sum by (cluster, cause) (rate(waits{member=~\"a\"}[1m]))", &[], "all exist"),
             ("sum by (errno) (errors{member=\"b\"})", &[], "a family without series is looked up"),
             ("max(up{job=\"x\"}) - scrape_duration_seconds", &[], "Prometheus' own"),
-            ("gone", &["there is no metric gone"], "what is recorded and not served is gone"),
+            ("gone", &["there is no metric gone"], "only recorded, not served"),
             ("wait", &["there is no metric wait"], "a slip"),
             ("waits{couse=\"flush\"}", &["waits has no label couse"], "a slip in a label"),
             (
@@ -185,18 +186,22 @@ mod tests {
                 &["cause of waits is never \"journal\""],
                 "a choice",
             ),
-            ("sum by (file) (waits)", &["waits cannot be told apart by file"], "a slip in a group"),
+            ("sum by (file) (waits)", &["waits cannot be distinguished by file"], "a slip in a group"),
             (
                 "waits / on (errno) errors",
-                &["waits cannot be told apart by errno"],
-                "both sides need what is matched by",
+                &["waits cannot be distinguished by errno"],
+                "both sides need the labels of the matching",
             ),
-            ("errors unless ignoring (errno) up", &[], "the left side has what is ignored"),
-            ("{member=\"a\"}", &["`{member=\"a\"}` names no metric"], "nobody means this"),
+            ("errors unless ignoring (errno) up", &[], "the left side has the ignored label"),
+            (
+                "{member=\"a\"}",
+                &["`{member=\"a\"}` names no metric"],
+                "an expression without a metric is a mistake",
+            ),
         ];
         for (expression, expected, why) in cases {
-            assert_eq!(known.strangers(expression).unwrap(), expected, "{expression}: {why}");
+            assert_eq!(known.unknown_names(expression).unwrap(), expected, "{expression}: {why}");
         }
-        assert!(known.strangers("sum(").is_err(), "what cannot be parsed is no expression");
+        assert!(known.unknown_names("sum(").is_err(), "an expression that cannot be parsed is an error");
     }
 }

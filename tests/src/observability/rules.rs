@@ -1,7 +1,7 @@
-//! The rules that are shipped, and promtool's tests of them, as values.
+//! The shipped rules and promtool's tests of them, as values.
 //!
-//! What takes five minutes in production takes ten seconds in a live test: [`RuleFile::shorten`] divides every duration of a rule by
-//! one factor, so that what is tested is what is shipped.
+//! Five minutes in production take ten seconds in a live test: [`RuleFile::shorten`] divides every duration
+//! of a rule by one factor, so the tested rules are the shipped ones.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,25 +14,25 @@ use promql_parser::util::parse_duration;
 use promql_parser::util::visitor::{ExprVisitorMut, walk_expr_mut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// Returns a file or directory of the repository.
+/// Returns the path of a file or directory of the repository.
 pub fn in_repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(path)
 }
 
-/// Reads a file of YAML.
+/// Reads a YAML file.
 pub fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_saphyr::from_str(&text).with_context(|| format!("cannot parse {}", path.display()))
 }
 
-/// A file of rules.
+/// A rule file.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleFile {
     pub groups: Vec<Group>,
 }
 
-/// Rules that are evaluated one after the other.
+/// Rules that are evaluated in sequence.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
@@ -40,7 +40,7 @@ pub struct Group {
     pub rules: Vec<Rule>,
 }
 
-/// An alert, or a record.
+/// An alerting or a recording rule.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
@@ -58,7 +58,7 @@ pub struct Rule {
 }
 
 impl RuleFile {
-    /// Reads one that is shipped: `alerts.yaml` or `records.yaml`.
+    /// Reads a shipped rule file: `alerts.yaml` or `records.yaml`.
     pub fn shipped(name: &str) -> anyhow::Result<Self> {
         read(&in_repository("deploy/chart/etcd-disk-probe/files").join(name))
     }
@@ -67,8 +67,8 @@ impl RuleFile {
         self.groups.iter().flat_map(|group| &group.rules)
     }
 
-    /// Divides every duration by `factor`: ranges, steps of subqueries, offsets, and what an alert waits for. Numbers stay: a share is
-    /// a share of however long a window.
+    /// Divides every duration by `factor`: ranges, subquery steps, offsets, and the `for` of an alert.
+    /// Numbers stay: a share does not depend on the length of its window.
     pub fn shorten(&mut self, factor: u32) -> anyhow::Result<()> {
         for rule in self.groups.iter_mut().flat_map(|group| &mut group.rules) {
             let mut parsed = rule.parse()?;
@@ -81,7 +81,7 @@ impl RuleFile {
         Ok(())
     }
 
-    /// Writes it; as JSON, which is YAML.
+    /// Writes it as JSON, which is valid YAML.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(self)?;
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
@@ -129,13 +129,13 @@ impl ExprVisitorMut for Shorten {
     }
 }
 
-/// Divides a duration as Prometheus and Alertmanager write it.
+/// Divides a duration in the notation of Prometheus and Alertmanager.
 pub fn divide(duration: &str, factor: u32) -> anyhow::Result<String> {
     let whole = parse_duration(duration).map_err(|error| anyhow!("cannot parse {duration}: {error}"))?;
     Ok(format!("{}ms", (whole / factor).as_millis()))
 }
 
-/// Returns every range of an expression, those of subqueries included.
+/// Returns every range of an expression, including subquery ranges.
 pub fn ranges(expression: &Expr) -> anyhow::Result<Vec<Duration>> {
     let mut ranges = Ranges(Vec::new());
     walk_expr_mut(&mut ranges, &mut expression.clone())?;
@@ -157,13 +157,13 @@ impl ExprVisitorMut for Ranges {
     }
 }
 
-/// A file of promtool's tests: only what is looked at here.
+/// A file of promtool tests: only the fields that are checked here.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TestFile {
     pub tests: Vec<Case>,
 }
 
-/// One group of series, and what is expected of it.
+/// A group of series and the expected results.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Case {
     pub name: String,
@@ -181,14 +181,14 @@ pub struct Series {
     pub values: String,
 }
 
-/// Which alerts fire at a moment.
+/// The alerts that fire at one time.
 #[derive(Clone, Debug, Deserialize)]
 pub struct AlertTest {
     pub alertname: String,
     pub exp_alerts: Vec<serde_json::Value>,
 }
 
-/// What an expression is at a moment.
+/// The value of an expression at one time.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ExpressionTest {
     pub expr: String,

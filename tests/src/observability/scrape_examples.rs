@@ -1,4 +1,5 @@
-//! The scrape configurations of `deploy/prometheus`, with the addresses and paths of a test in place of those that a reader replaces.
+//! The scrape configurations of `deploy/prometheus`, with the placeholders replaced by the addresses and
+//! paths of a test.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,20 +8,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
-/// Under which name the examples scrape the probe, and what they call its cluster.
+/// The job name and the cluster name in the examples.
 pub const JOB: &str = "etcd-disk-probe";
 pub const CLUSTER: &str = "east";
 
-/// The name that the probe's certificate has in Kubernetes.
+/// The name in the probe's certificate in Kubernetes.
 pub const SERVER_NAME: &str = "etcd-disk-probe.etcd-disk-probe.svc";
 
 const JOBS: &str = "scrape_configs:\n";
 
-/// What finds the pods.
+/// The service discovery of the pods.
 const DISCOVERY: &str =
     "  kubernetes_sd_configs:\n  - role: pod\n    namespaces:\n      names: [etcd-disk-probe]\n";
 
-/// Pods as the discovery of role `pod` would find them, first the one that is the probe: application, port, phase.
+/// Pods as discovery with role `pod` returns them, the probe's first: application, port, phase.
 const PODS: [[&str; 3]; 4] = [
     [JOB, "metrics", "Running"],
     ["etcd", "metrics", "Running"],
@@ -28,18 +29,18 @@ const PODS: [[&str; 3]; 4] = [
     [JOB, "metrics", "Succeeded"],
 ];
 
-/// What is to be found where.
+/// The test's substitutes for the values in the examples.
 #[derive(Clone, Debug)]
-pub struct Here {
-    /// Where the probe serves, over TLS.
+pub struct Substitutes {
+    /// The probe's address; it serves TLS.
     pub probe: SocketAddr,
-    /// The certificate of the authority that vouches for it.
+    /// The certificate of the authority that signed the probe's certificate.
     pub authority: PathBuf,
-    /// A file with the password of the examples' user.
+    /// A file with the password of the user in the examples.
     pub password: PathBuf,
 }
 
-/// Returns where a file of the project is.
+/// Returns the path of a file of the project.
 #[must_use]
 pub fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(path)
@@ -50,9 +51,9 @@ fn read(name: &str) -> anyhow::Result<String> {
     fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Returns the example for fixed addresses, scraping every second; below it the same job as `lean`, with all that it shows how to drop
-/// dropped, and the job for Kubernetes as `kubernetes`.
-pub fn all(here: &Here, lean: &str, kubernetes: &str) -> anyhow::Result<String> {
+/// Returns the example for fixed addresses with a scrape interval of one second. It is followed by the same
+/// job as `lean`, with every documented drop rule enabled, and by the job for Kubernetes as `kubernetes`.
+pub fn all(here: &Substitutes, lean: &str, kubernetes: &str) -> anyhow::Result<String> {
     let text = replaced(
         &read("static.yaml")?,
         &[
@@ -78,7 +79,8 @@ pub fn all(here: &Here, lean: &str, kubernetes: &str) -> anyhow::Result<String> 
     Ok(text.replace("/etc/prometheus/etcd-disk-probe/password", &here.password.display().to_string()))
 }
 
-/// Returns the example for Kubernetes with what discovery finds in place of discovery, which Debian's Prometheus is built without.
+/// Returns the example for Kubernetes with discovery replaced by its result, since Debian's Prometheus is
+/// built without Kubernetes discovery.
 pub fn discovered(probe: SocketAddr) -> anyhow::Result<String> {
     let mut pods = "  static_configs:\n".to_owned();
     for (n, [application, port, phase]) in PODS.into_iter().enumerate() {
@@ -97,16 +99,17 @@ pub fn discovered(probe: SocketAddr) -> anyhow::Result<String> {
     )
 }
 
-/// Replaces each of the words, which have to be there once.
+/// Replaces each of the words, which must occur exactly once.
 fn replaced(text: &str, words: &[(&str, &str)]) -> anyhow::Result<String> {
     words.iter().try_fold(text.to_owned(), |text, (from, to)| {
         let count = text.matches(from).count();
-        ensure!(count == 1, "`{from}` is there {count} times");
+        ensure!(count == 1, "`{from}` occurs {count} times");
         Ok(text.replace(from, to))
     })
 }
 
-/// Takes the comment off what is no prose: keys, and what is indented below them, from the line with `beginning` on.
+/// Uncomments configuration, but not prose, from the line with `beginning` on: keys and the lines indented
+/// below them.
 fn uncommented(text: &str, beginning: &str) -> String {
     let mut begun = false;
     let lines = text.lines().map(|line| {
@@ -130,6 +133,6 @@ mod tests {
         let expected =
             "  # - before\n  begin:\n  # What it is:\n  - key: [a]\n    deeper: b\n  basic_auth:\n";
         assert_eq!(uncommented(text, "begin:"), expected);
-        assert!(replaced("a b", &[("c", "d")]).is_err(), "what is not there cannot be replaced");
+        assert!(replaced("a b", &[("c", "d")]).is_err(), "a missing word cannot be replaced");
     }
 }

@@ -1,4 +1,4 @@
-//! Gives an etcd something to sync, and holds the probe's counts against etcd's own.
+//! Puts load on an etcd and compares the probe's counts with etcd's own.
 
 use std::time::Duration;
 
@@ -9,32 +9,33 @@ use crate::machine::http::Endpoint;
 use crate::probe::Probe;
 use crate::probe::crosscheck;
 
-/// Puts of a load that is only to give the probe something to count.
+/// Enough puts for the probe to count some events.
 const SOME_PUTS: u64 = 500;
 
 /// Puts some keys.
 ///
 /// # Panics
 ///
-/// If etcd does not take them.
+/// If etcd does not accept them.
 pub fn put_some(etcd: &Endpoint) {
     let load = Load { amount: Amount::Puts(SOME_PUTS), connections: 2, value_bytes: 512, ..Load::default() };
     load.start(etcd.clone()).wait().unwrap();
 }
 
-/// Returns whether a sample is this count.
+/// Returns whether a sample equals this count.
 pub fn is_count(sample: f64, count: u64) -> bool {
     (sample - count as f64).abs() < 0.5
 }
 
-/// Waits until the probe has counted every event of an etcd that rests, as etcd itself tells us, and agrees with it.
+/// Waits until the probe has counted every event of an idle etcd, according to etcd's own metrics, and agrees
+/// with it.
 ///
 /// # Panics
 ///
 /// If it does not.
 pub fn assert_exact(probe: &Probe, etcd: &Endpoint, label: &str) {
     let mut last = None;
-    // The last commit comes a moment after the last put, and the scrape that tells of it after that.
+    // The last commit follows the last put after a moment, and the scrape that includes it comes later still.
     let exact = Cancel::default().wait_for(Duration::from_secs(10), || {
         let figures = crosscheck::settle(probe, label)?;
         let own = Observations::of(etcd)?;

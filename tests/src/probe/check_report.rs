@@ -1,4 +1,4 @@
-//! What `check` found out about an etcd, and whether that is what was done to it.
+//! The result of `check`, and whether its verdict names the fault that the test made.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,33 +9,33 @@ use serde_json::Value;
 
 use crate::probe::{Finished, Invocation};
 
-/// How much longer than its window `check` may take: it loads its programs, and waits for etcd.
+/// How much longer than its window `check` may take: it loads its programs and waits for etcd.
 const SLACK: Duration = Duration::from_secs(40);
 
-/// How much of the time of slow syncs the parts have to explain.
+/// The share of the time of slow syncs that the parts must explain.
 const EXPLAINED: f64 = 0.95;
 
-/// With fewer slow operations than this a sample more or less decides; then one may be missing of each.
+/// With fewer slow operations than this one sample is decisive; then one may be missing for each operation.
 const MANY_OPERATIONS: u64 = 20;
 
-/// A sample stands for so long: the sampler looks 200 times a second.
+/// The time that one sample represents: the sampler polls 200 times a second.
 const SAMPLE_S: f64 = 0.005;
 
-/// What etcd's own guidance calls slow for a sync of the WAL, in seconds.
+/// The limit for a WAL sync in etcd's own guidance, in seconds.
 const LIMIT_S: f64 = 0.01;
 
-/// How the figures have to be if the fault is to count as made.
+/// The figures that prove that the fault took effect.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Effect {
     /// Every p99 is below its limit.
     Healthy,
-    /// The p99 of WAL syncs is above its limit, in the kernel or as etcd has it.
+    /// The p99 of WAL syncs is above its limit, in the kernel or in etcd.
     Slow,
-    /// Anything: it is not the figures that tell.
+    /// Anything: the figures do not show this fault.
     Any,
 }
 
-/// What `check` printed.
+/// The output of `check`.
 #[derive(Clone, Debug)]
 pub struct CheckReport {
     code: Option<i32>,
@@ -43,7 +43,7 @@ pub struct CheckReport {
     log: String,
 }
 
-/// Runs `check` for `duration`, with these arguments; what it prints goes to files in `directory`.
+/// Runs `check` for `duration` with these arguments; its output goes to files in `directory`.
 pub fn check(
     probe: &Path,
     directory: &Path,
@@ -66,19 +66,20 @@ impl CheckReport {
         self.report["members"].as_array().context("members are a list")
     }
 
-    /// Returns the exit code that the verdicts stand for: the worst of them, other etcds of this machine included.
+    /// Returns the exit code that the verdicts imply: that of the worst, including other etcd processes of
+    /// this machine.
     fn code_of_all(&self) -> anyhow::Result<i32> {
         let codes =
             self.members()?.iter().map(|member| match member["verdict"].as_str().unwrap_or_default() {
                 "healthy" => (0, 0),
                 "too_few_samples" | "endpoint_mismatch" | "blind" => (1, 2),
-                // Unhealthy beats unknown.
+                // Unhealthy takes precedence over unknown.
                 _ => (2, 1),
             });
         Ok(codes.max().map_or(2, |(_, code)| code))
     }
 
-    /// Returns what it says of the member of this name.
+    /// Returns the report on the member with this name.
     pub fn member(&self, name: &str) -> anyhow::Result<Member<'_>> {
         let mut members = self.members()?.iter();
         let member = members.find(|member| member["member"] == name);
@@ -87,7 +88,7 @@ impl CheckReport {
     }
 }
 
-/// What it says of one member.
+/// The report on one member.
 #[derive(Clone, Copy, Debug)]
 pub struct Member<'a> {
     check: &'a CheckReport,
@@ -99,25 +100,26 @@ impl Member<'_> {
         self.report["verdict"].as_str().unwrap_or_default()
     }
 
-    /// Returns the syncs of the WAL that the kernel counted.
+    /// Returns the number of WAL syncs that the kernel counted.
     pub fn syncs(&self) -> u64 {
         self.report["figures"][0]["kernel"]["count"].as_u64().unwrap_or(0)
     }
 
-    /// Returns the paths of the groups that it says are on etcd's disk, the worst first.
+    /// Returns the paths of the cgroups that use etcd's disk, the worst first.
     pub fn neighbours(&self) -> Vec<&str> {
         let all = self.report["neighbours"].as_array().into_iter().flatten();
         all.filter_map(|neighbour| neighbour["cgroup"].as_str()).collect()
     }
 
-    /// Returns the verdicts that account for the slow time, the largest share first.
+    /// Returns the verdicts that explain the slow time, the largest share first.
     pub fn causes(&self) -> Vec<&str> {
         let all = self.report["causes"].as_array().into_iter().flatten();
         all.filter_map(|cause| cause["verdict"].as_str()).collect()
     }
 
-    /// Returns how far samples are off what the scheduler's hook recorded, with `--causes exact`: the time that is laid at another
-    /// cause, as a part of all blocked time of slow operations; and that time in seconds.
+    /// Returns how far samples differ from the scheduler hook's records, with `--causes exact`: the time
+    /// attributed to another cause, as a share of all blocked time of slow operations; and this blocked time
+    /// in seconds.
     pub fn disagreement(&self) -> anyhow::Result<(f64, f64)> {
         let slow = &self.report["slow"];
         let by_cause = |field: &str| -> anyhow::Result<BTreeMap<String, f64>> {
@@ -131,7 +133,7 @@ impl Member<'_> {
         let total_s: f64 = exact.values().sum();
         let causes: BTreeSet<_> = exact.keys().chain(sampled.keys()).collect();
         let of = |waits: &BTreeMap<String, f64>, cause| waits.get(cause).copied().unwrap_or(0.0);
-        // What is too much at one cause is too little at another.
+        // An excess at one cause is a deficit at another.
         let off_s =
             causes.into_iter().map(|cause| (of(&exact, cause) - of(&sampled, cause)).abs()).sum::<f64>()
                 / 2.0;
@@ -147,7 +149,7 @@ impl Member<'_> {
         self.report["figures"][figure][side]["mean_s"].as_f64().unwrap_or(0.0)
     }
 
-    /// Returns what both figures took in the kernel, and what they took longer in etcd, in seconds.
+    /// Returns the time of both operations in the kernel, and their additional time in etcd, in seconds.
     pub fn kernel_and_beyond_s(&self) -> (f64, f64) {
         [0, 1].into_iter().fold((0.0, 0.0), |(kernel_s, beyond_s), figure| {
             let count = self.report["figures"][figure]["kernel"]["count"].as_f64().unwrap_or(0.0);
@@ -156,7 +158,7 @@ impl Member<'_> {
         })
     }
 
-    /// Returns verdict, reason and figures in a line, for whoever reads the output of a test.
+    /// Returns verdict, reason and figures in one line, for the output of a test.
     pub fn summary(&self) -> String {
         let figure = |figure: usize, name: &str| {
             let kernel = &self.report["figures"][figure]["kernel"];
@@ -187,7 +189,7 @@ impl Member<'_> {
         )
     }
 
-    /// Returns where the time of slow operations went, if there were any.
+    /// Returns the parts of the time of slow operations, if there were any.
     fn parts(&self) -> Option<Parts> {
         let slow = &self.report["slow"];
         let seconds = |value: &Value| value.as_f64().unwrap_or(0.0);
@@ -201,39 +203,39 @@ impl Member<'_> {
         (parts.operations > 0).then_some(parts)
     }
 
-    /// Fails unless the fault had its effect, the verdict is this one, the exit code says the same, and the parts of the slow time
-    /// make up the whole; returns what was told.
+    /// Fails unless the fault had its effect, the verdict is this one, the exit code agrees, and the parts of
+    /// the slow time add up; returns the summary.
     pub fn expect(&self, verdict: &str, effect: Effect) -> anyhow::Result<String> {
-        let told = self.summary();
+        let summary = self.summary();
         let [kernel, etcd] = ["kernel", "etcd"].map(|side| self.p99_s(0, side));
         match effect {
             Effect::Healthy => {
-                ensure!(self.syncs() >= 100, "too few syncs for a p99: {told}");
-                ensure!(kernel < LIMIT_S && etcd < LIMIT_S, "the disk is slow without a fault: {told}");
+                ensure!(self.syncs() >= 100, "too few syncs for a p99: {summary}");
+                ensure!(kernel < LIMIT_S && etcd < LIMIT_S, "the disk is slow without a fault: {summary}");
             }
             Effect::Slow => {
-                ensure!(self.syncs() >= 20, "too few syncs to be sure: {told}");
-                ensure!(kernel.max(etcd) > 1.5 * LIMIT_S, "the fault has no effect: {told}");
+                ensure!(self.syncs() >= 20, "too few syncs to be sure: {summary}");
+                ensure!(kernel.max(etcd) > 1.5 * LIMIT_S, "the fault has no effect: {summary}");
             }
             Effect::Any => {}
         }
-        ensure!(self.verdict() == verdict, "not {verdict}: {told}");
+        ensure!(self.verdict() == verdict, "not {verdict}: {summary}");
         let code = self.check.code_of_all()?;
-        ensure!(self.check.code == Some(code), "exit code {:?}, not {code}: {told}", self.check.code);
+        ensure!(self.check.code == Some(code), "exit code {:?}, not {code}: {summary}", self.check.code);
         if effect == Effect::Slow
             && let Some(parts) = self.parts()
         {
-            ensure!(parts.are_the_whole(), "the parts are not the whole: {told}");
+            ensure!(parts.are_the_whole(), "the parts are not the whole: {summary}");
         }
-        Ok(told)
+        Ok(summary)
     }
 }
 
-/// Where the time of slow operations went.
+/// The parts of the time of slow operations.
 struct Parts {
     operations: u64,
     total_s: f64,
-    /// On a CPU, waiting for one, or waiting for something that has a name.
+    /// On a CPU, waiting for one, or waiting for a named cause.
     known_s: f64,
 }
 

@@ -1,4 +1,4 @@
-//! What the probe says of a member's reconciliation, read from its metrics.
+//! A member's reconciliation, read from the probe's metrics.
 
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -10,22 +10,22 @@ use crate::machine::http::Endpoint;
 use crate::probe::Probe;
 use crate::probe::metrics::Metrics;
 
-/// etcd's two disk figures, as the label `metric` names them.
+/// etcd's two disk metrics, as the label `metric` names them.
 pub const METRICS: [&str; 2] = ["wal_fsync", "backend_commit"];
 
-/// How long the probe may take to agree with an etcd that rests.
+/// The time limit for the probe to agree with an idle etcd.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 
-/// One figure of one member at one scrape.
+/// One disk metric of one member at one scrape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Crosscheck {
     pub metric: &'static str,
     pub difference: f64,
-    /// `None` until etcd was scraped.
+    /// `None` before the first scrape of etcd.
     pub uncertainty: Option<f64>,
     /// As of the last scrape of etcd.
     pub kernel: f64,
-    /// As of now: what the histogram holds.
+    /// The current count of the histogram.
     pub measured: f64,
     pub etcd: f64,
     pub unverified: f64,
@@ -33,7 +33,7 @@ pub struct Crosscheck {
     pub dominance: f64,
 }
 
-/// Returns both figures, or `None` while the probe does not know the member.
+/// Returns both, or `None` while the probe does not know the member.
 pub fn of(metrics: &Metrics, member: &str) -> Option<[Crosscheck; 2]> {
     let figure = |metric: &'static str| {
         let labels = [("member", member), ("metric", metric)];
@@ -58,29 +58,29 @@ pub fn of(metrics: &Metrics, member: &str) -> Option<[Crosscheck; 2]> {
 }
 
 impl Crosscheck {
-    /// Returns whether every event is matched, and nothing happened since the last scrape.
+    /// Returns whether every event is matched, with no event since the last scrape.
     pub fn is_settled(&self) -> bool {
         let same = |a: f64, b: f64| (a - b).abs() < 0.5;
         self.is_exact() && same(self.kernel, self.etcd + self.unverified) && same(self.kernel, self.measured)
     }
 
-    /// Returns whether nothing disagrees and the origin is known.
+    /// Returns whether there is no difference and the origin is known.
     pub fn is_exact(&self) -> bool {
         self.uncertainty.is_some_and(|events| events.abs() < 0.5) && self.agrees()
     }
 
-    /// Returns whether nothing disagrees, as far as the origin is known.
+    /// Returns whether there is no difference, as far as the origin is known.
     pub fn agrees(&self) -> bool {
         [self.difference, self.sandwich, self.dominance].iter().all(|value| value.abs() < 0.5)
     }
 }
 
-/// Waits until the probe agrees with a resting etcd on every event; an error shows what it says instead.
+/// Waits until the probe agrees with an idle etcd on every event; an error shows the last figures.
 pub fn settle(probe: &Probe, member: &str) -> anyhow::Result<[Crosscheck; 2]> {
     settle_at(&probe.endpoint(), member)
 }
 
-/// The same of a probe of which only the address is known.
+/// Like [`settle`], for a probe that is known by its address only.
 pub fn settle_at(probe: &Endpoint, member: &str) -> anyhow::Result<[Crosscheck; 2]> {
     let mut last = None;
     let settled = Cancel::default().wait_for(SETTLE_LIMIT, || {
@@ -90,35 +90,35 @@ pub fn settle_at(probe: &Endpoint, member: &str) -> anyhow::Result<[Crosscheck; 
     settled.with_context(|| format!("{member} is not reconciled after {SETTLE_LIMIT:?}: {last:?}"))
 }
 
-/// Reads the probe's metrics at a fixed pace on a thread of its own, and holds every reading against a condition.
+/// Reads the probe's metrics at a fixed interval on a separate thread and checks every reading.
 pub struct Watch {
     stop: Cancel,
     thread: Option<JoinHandle<anyhow::Result<Seen>>>,
 }
 
-/// What a watch saw.
+/// The result of a watch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
-    /// Readings in which the member was there.
+    /// Readings that contained the member.
     pub readings: u64,
 }
 
-/// What every reading has to be like.
+/// The condition for every reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Demand {
-    /// Difference, uncertainty and violations are 0, and counters do not fall.
+    /// Difference, uncertainty and violations are 0, and counters do not decrease.
     Exact,
-    /// Counters do not fall.
+    /// Counters do not decrease.
     Monotone,
 }
 
 impl Watch {
-    /// Starts to read.
+    /// Starts reading.
     pub fn start(probe: &Probe, members: &[&str], demand: Demand, every: Duration) -> Self {
         Self::start_at(probe.endpoint(), members, demand, every)
     }
 
-    /// The same of a probe of which only the address is known.
+    /// Like [`Watch::start`], for a probe that is known by its address only.
     pub fn start_at(endpoint: Endpoint, members: &[&str], demand: Demand, every: Duration) -> Self {
         let stop = Cancel::default();
         let ended = stop.clone();
@@ -127,7 +127,7 @@ impl Watch {
         Self { stop, thread: Some(thread) }
     }
 
-    /// Ends the watch; the error of the first reading that was not as demanded.
+    /// Ends the watch; returns the error of the first reading that violated the condition.
     pub fn stop(mut self) -> anyhow::Result<Seen> {
         self.stop.cancel();
         let thread = self.thread.take().context("a watch is stopped once")?;
@@ -159,7 +159,7 @@ fn watch(
                 }
                 continue;
             };
-            // Before its first scrape a figure has no origin.
+            // Before its first scrape a metric has no origin.
             let scraped = now.iter().all(|figure| figure.uncertainty.is_some());
             if demand == Demand::Exact && scraped && !now.iter().all(Crosscheck::is_exact) {
                 bail!("{member} is not exact at reading {}: {now:#?}", seen.readings);

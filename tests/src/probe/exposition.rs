@@ -1,22 +1,23 @@
-//! Pages of metrics as text, so that what is passed on can be held against where it came from to the byte.
+//! Pages of metrics as text, to compare re-exported metrics with their source byte by byte.
 
 use std::collections::BTreeMap;
 
-/// A page: its samples by series, and what it says of families.
+/// A page: its samples by series, and the comments on its families.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
-    /// By name and labels, as they are written.
+    /// By name and labels, as written.
     pub samples: BTreeMap<String, String>,
     /// `# TYPE` and `# HELP`, in the order of their names.
     pub comments: Vec<String>,
 }
 
 impl Page {
-    /// Reads the families whose names pass; of a histogram's samples, too, the family is asked for.
+    /// Reads the families that pass the filter. For the samples of a histogram, too, the filter receives the
+    /// family's name.
     ///
     /// # Panics
     ///
-    /// If a series is there twice.
+    /// If a series occurs twice.
     pub fn of(text: &str, passes: impl Fn(&str) -> bool) -> Self {
         let mut page = Self::default();
         let histograms: Vec<_> = text
@@ -34,21 +35,21 @@ impl Page {
             let name = line.split(['{', ' ']).next().unwrap_or_default();
             let whole = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
             let family = whole.filter(|whole| histograms.contains(whole)).unwrap_or(name);
-            // No label's value of etcd's has a blank behind its last brace.
+            // No label value of etcd contains a blank after its last brace.
             if let Some((series, value)) = line.rsplit_once(' ').filter(|_| passes(family)) {
                 let before = page.samples.insert(series.to_owned(), value.to_owned());
-                assert_eq!(before, None, "{series} is there once");
+                assert_eq!(before, None, "{series} occurs twice");
             }
         }
         page.comments.sort();
         page
     }
 
-    /// Returns the samples of one member, without the label that says so.
+    /// Returns the samples of one member without its `member` label.
     ///
     /// # Panics
     ///
-    /// If something else than labels follows that label.
+    /// If anything except labels follows that label.
     #[must_use]
     pub fn of_member(&self, member: &str) -> BTreeMap<String, String> {
         let label = format!("{{member=\"{member}\"");

@@ -1,4 +1,4 @@
-//! The image as `cargo xtask image` makes it, and what is inside.
+//! The image from `cargo xtask image` and its contents.
 
 use std::env;
 use std::fs;
@@ -11,26 +11,26 @@ use serde_json::Value;
 use crate::machine::command;
 use crate::machine::podman::Podman;
 
-/// One image for one kind of machine, as a file.
+/// One image for one architecture, as a file.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// By which it is known once it is loaded.
+    /// The name of the image after loading.
     pub name: String,
     pub digest: String,
     pub size: u64,
     pub archive: PathBuf,
-    /// What it is made of.
+    /// The file of its SBOM.
     pub sbom: PathBuf,
 }
 
 impl Image {
-    /// Makes it for these machines, in `directory`.
+    /// Builds it for these architectures in `directory`.
     pub fn build(directory: &Path, tag: &str, machines: &[&str]) -> anyhow::Result<Vec<Self>> {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut xtask = Command::new(cargo);
         xtask.args(["xtask", "image", "--tag", tag, "--output"]).arg(directory);
         xtask.args(machines.iter().flat_map(|machine| ["--arch", machine]));
-        // Whoever runs tests by hand may have flags that would have everything built anew.
+        // Flags of the user's environment would cause a complete rebuild.
         for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().ends_with("RUSTFLAGS")) {
             xtask.env_remove(name);
         }
@@ -40,17 +40,17 @@ impl Image {
         if !output.status.success() {
             bail!("cannot make the image: {}", String::from_utf8_lossy(&output.stderr));
         }
-        let told = String::from_utf8_lossy(&output.stdout);
+        let text = String::from_utf8_lossy(&output.stdout);
         let field = |name: &str| -> Vec<&str> {
             let of = |line: &'_ str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with("  "));
-            told.lines()
+            text.lines()
                 .filter(|line| of(line))
                 .filter_map(|line| line[name.len()..].split_whitespace().next())
                 .collect()
         };
         let [names, sizes, digests, archives, sboms] =
             ["image", "size", "digest", "archive", "materials"].map(field);
-        ensure!(names.len() == machines.len(), "cannot find the images in what cargo xtask says: {told}");
+        ensure!(names.len() == machines.len(), "cannot find the images in the output of cargo xtask: {text}");
         let image = |index: usize| {
             Ok(Self {
                 name: names[index].to_owned(),
@@ -63,12 +63,12 @@ impl Image {
         (0..machines.len()).map(image).collect()
     }
 
-    /// Has podman know it.
+    /// Loads it into podman's store.
     pub fn load(&self, podman: &Podman) -> anyhow::Result<()> {
         podman.run(&["load", "--quiet", "--input", &self.archive.display().to_string()]).map(drop)
     }
 
-    /// Returns a JSON file of the archive: `index.json`, or one that is named by its digest.
+    /// Returns a JSON file of the archive: `index.json`, or one named by its digest.
     pub fn json(&self, name: &str) -> anyhow::Result<Value> {
         let name = blob(name);
         let text = command::run("tar", &["-xOf", &self.archive.display().to_string(), &name])?;
@@ -79,7 +79,7 @@ impl Image {
         self.json(&self.digest)
     }
 
-    /// Unpacks its files, as a container would see them.
+    /// Unpacks its files as a container sees them.
     pub fn unpack(&self, directory: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let manifest = self.manifest()?;
@@ -105,7 +105,7 @@ impl Image {
     }
 }
 
-/// Returns where in an archive a digest is.
+/// Returns the path of a digest in an archive.
 fn blob(digest: &str) -> String {
     digest.strip_prefix("sha256:").map_or_else(|| digest.to_owned(), |hash| format!("blobs/sha256/{hash}"))
 }

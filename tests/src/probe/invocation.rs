@@ -1,4 +1,4 @@
-//! The program under test: `etcd-disk-probe`, as a daemon and as commands that run to their end.
+//! The program under test: `etcd-disk-probe` as a daemon and as commands that run to completion.
 
 use std::env;
 use std::fs::{self, File};
@@ -22,16 +22,17 @@ use crate::machine::process;
 #[cfg(feature = "harness")]
 use crate::probe::metrics::Metrics;
 
-/// How long the daemon may take until it is ready.
+/// The time limit for the daemon to become ready.
 const READY_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long the daemon may take to stop before it is killed.
+/// The time limit for an orderly stop; after it the daemon is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// How many lines of the log an error shows.
+/// The number of log lines in an error.
 const TAIL_LINES: usize = 12;
 
-/// Returns the probe to test: `$ETCD_DISK_PROBE_BIN`, else what `cargo xtask build` leaves in this workspace.
+/// Returns the probe under test: `$ETCD_DISK_PROBE_BIN`, else the binary that `cargo xtask build` creates in
+/// this workspace.
 pub fn binary() -> anyhow::Result<PathBuf> {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/release/etcd-disk-probe");
     let path = env::var_os("ETCD_DISK_PROBE_BIN").map_or_else(built, PathBuf::from);
@@ -41,7 +42,7 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// How the probe is to be called.
+/// The command line, environment and limits of the probe.
 #[derive(Clone, Debug)]
 pub struct Invocation {
     prefix: Vec<String>,
@@ -49,9 +50,9 @@ pub struct Invocation {
     directory: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
-    /// None: those that the caller has.
+    /// `None`: the caller's capabilities.
     capabilities: Option<CapabilitySet>,
-    /// None: what the caller may.
+    /// `None`: the caller's limit.
     locked_bytes: Option<u64>,
 }
 
@@ -81,21 +82,21 @@ impl Invocation {
         self
     }
 
-    /// Leaves it no other capabilities than these, as root.
+    /// Restricts it to these capabilities, as root.
     #[must_use]
     pub fn capabilities(mut self, capabilities: CapabilitySet) -> Self {
         self.capabilities = Some(capabilities);
         self
     }
 
-    /// Lets it lock no more memory than this, unless it may raise the limit.
+    /// Limits its locked memory to this, unless it may raise the limit.
     #[must_use]
     pub fn locked_memory(mut self, bytes: u64) -> Self {
         self.locked_bytes = Some(bytes);
         self
     }
 
-    /// Calls it through another command that becomes it, such as `setpriv --bounding-set=-all`.
+    /// Calls it through another command that executes it, such as `setpriv --bounding-set=-all`.
     #[must_use]
     pub fn through(mut self, prefix: &[&str]) -> Self {
         self.prefix = prefix.iter().map(|&word| word.to_owned()).collect();
@@ -107,7 +108,7 @@ impl Invocation {
         self.launch()?.ready()
     }
 
-    /// Starts the daemon on a free port, and does not wait.
+    /// Starts the daemon on a free port without waiting.
     pub fn launch(&self) -> anyhow::Result<Probe> {
         let address = free_address()?;
         let call = self.clone().arguments(&["--listen", &address.to_string()]);
@@ -120,7 +121,7 @@ impl Invocation {
         })
     }
 
-    /// Starts one of its commands, such as `check`, and does not wait.
+    /// Starts one of its commands, such as `check`, without waiting.
     pub fn start(&self, command: &str) -> anyhow::Result<Running> {
         self.spawn(command)
     }
@@ -140,12 +141,12 @@ impl Invocation {
         }
         command.envs(self.environment.clone()).stdin(Stdio::null()).process_group(0);
         if let Some(kept) = self.capabilities {
-            // SAFETY: between fork and exec it only makes system calls, on the one thread there is.
+            // SAFETY: between fork and exec it only makes system calls, on the only thread.
             unsafe { command.pre_exec(move || privileges::bound(kept).map_err(io::Error::other)) };
         }
         if let Some(bytes) = self.locked_bytes {
             let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
-            // SAFETY: as above.
+            // SAFETY: between fork and exec it makes one system call.
             unsafe { command.pre_exec(move || Ok(setrlimit(Resource::Memlock, limit)?)) };
         }
         let child = command.stdout(create(&output)?).stderr(create(&log)?).spawn();
@@ -154,13 +155,13 @@ impl Invocation {
     }
 }
 
-/// Returns a number that no other call of this process has, for the names of files.
+/// Returns a number that is unique within this process, for file names.
 fn free_number() -> u32 {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
-/// A probe that runs. Stopped on drop.
+/// A running probe. Stopped on drop.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -168,7 +169,7 @@ pub struct Running {
     log: PathBuf,
 }
 
-/// How a command of the probe ended.
+/// The exit code and the output of a command of the probe.
 #[derive(Clone, Debug)]
 pub struct Finished {
     /// `None` if a signal ended it.
@@ -178,10 +179,10 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Returns what was printed as JSON.
+    /// Parses its standard output as JSON.
     pub fn json(&self) -> anyhow::Result<Value> {
         serde_json::from_str(&self.stdout).with_context(|| {
-            format!("cannot parse the probe's JSON: {}; it said: {}", self.stdout, self.stderr)
+            format!("cannot parse the probe's JSON: {}; its log: {}", self.stdout, self.stderr)
         })
     }
 }
@@ -191,7 +192,7 @@ impl Running {
         self.child.id()
     }
 
-    /// Returns how it ended, or `None` while it runs.
+    /// Returns its result, or `None` while it runs.
     pub fn try_finished(&mut self) -> anyhow::Result<Option<Finished>> {
         let Some(status) = self.child.try_wait().context("cannot wait for the probe")? else {
             return Ok(None);
@@ -201,7 +202,7 @@ impl Running {
         Ok(Some(Finished { code: status.code(), stdout: read(&self.output)?, stderr: read(&self.log)? }))
     }
 
-    /// Waits for its end, for `limit` at most.
+    /// Waits for its end, for at most `limit`.
     pub fn wait(mut self, limit: Duration) -> anyhow::Result<Finished> {
         let finished = Cancel::default().wait_for(limit, || self.try_finished())?;
         finished.with_context(|| format!("the probe has not ended after {limit:?}; {}", self.tail()))
@@ -241,7 +242,7 @@ impl Probe {
         self.running.pid()
     }
 
-    /// Returns the time from its start until it said that it is ready, to 20 ms.
+    /// Returns the time from its start until it reported readiness, with a resolution of 20 ms.
     pub fn ready_after(&self) -> Option<Duration> {
         self.ready_after
     }
@@ -256,7 +257,7 @@ impl Probe {
         Ok(self)
     }
 
-    /// Waits until it is ready; an early end and a passed limit are errors that show the log.
+    /// Waits until it is ready; if it ends early or exceeds the limit, the error shows the log.
     pub fn wait_until_ready(&mut self, limit: Duration) -> anyhow::Result<()> {
         let ready = Cancel::default().wait_for(limit, || {
             if let Some(finished) = self.running.try_finished()? {
@@ -268,14 +269,14 @@ impl Probe {
         ready.with_context(|| format!("the probe is not ready after {limit:?}; {}", self.running.tail()))
     }
 
-    /// Has it asked in another way, over TLS or with a password.
+    /// Sends requests to it in another way, over TLS or with a password.
     #[must_use]
     pub fn reached_by(mut self, endpoint: Endpoint) -> Self {
         self.endpoint = endpoint;
         self
     }
 
-    /// Returns where it serves.
+    /// Returns its endpoint.
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint.clone()
     }
@@ -289,7 +290,7 @@ impl Probe {
         Metrics::parse(&self.get("/metrics")?.text()?)
     }
 
-    /// Returns everything it has logged so far.
+    /// Returns its log so far.
     pub fn log(&self) -> anyhow::Result<String> {
         let log = &self.running.log;
         fs::read_to_string(log).with_context(|| format!("cannot read {}", log.display()))
@@ -302,12 +303,12 @@ impl Probe {
         Ok(())
     }
 
-    /// Waits for its end, which somebody else brings about, for `limit` at most.
+    /// Waits for its end, which another event causes, for at most `limit`.
     pub fn ended(self, limit: Duration) -> anyhow::Result<Finished> {
         self.running.wait(limit)
     }
 
-    /// Stops it in order and returns how it ended.
+    /// Stops it in order and returns its exit status.
     pub fn stop(mut self) -> anyhow::Result<ExitStatus> {
         self.running.stop()
     }

@@ -1,4 +1,4 @@
-//! Which programs the kernel holds, and for whom: what is left of a probe that has ended.
+//! BPF objects in the kernel and the processes that hold them, to check what an ended probe leaves behind.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,19 +8,19 @@ use anyhow::{Context, bail};
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData};
 
-/// Returns the ids of the kernel programs that a process holds open.
+/// Returns the ids of the BPF programs that a process holds open.
 pub fn of(pid: u32) -> BTreeSet<u32> {
     held_by(Path::new(&format!("/proc/{pid}/fdinfo")), "prog_id:")
 }
 
-/// Returns the ids of the kernel maps that a process holds open.
+/// Returns the ids of the BPF maps that a process holds open.
 fn maps_of(pid: u32) -> BTreeSet<u32> {
     held_by(Path::new(&format!("/proc/{pid}/fdinfo")), "map_id:")
 }
 
 /// Returns a hash map that a process holds open, by its name.
 pub fn hash_map<K: Pod, V: Pod>(pid: u32, name: &str) -> anyhow::Result<HashMap<MapData, K, V>> {
-    // `BPF_OBJ_NAME_LEN` of include/uapi/linux/bpf.h, the zero at its end left out.
+    // `BPF_OBJ_NAME_LEN` of include/uapi/linux/bpf.h, without the terminating zero.
     let cut = &name[..name.len().min(15)];
     for id in maps_of(pid) {
         let map = MapData::from_id(id).with_context(|| format!("cannot open map {id}"))?;
@@ -37,10 +37,10 @@ pub fn loaded() -> anyhow::Result<BTreeSet<u32>> {
     ids.collect::<anyhow::Result<_>>().context("cannot list the programs in the kernel")
 }
 
-/// How the names of systemd's programs for control groups begin: `sd_devices`, `sd_fw_ingress`.
+/// The name prefix of systemd's own cgroup programs: `sd_devices`, `sd_fw_ingress`.
 const OF_SYSTEMD: &str = "sd_";
 
-/// Everything of BPF in the kernel, by id, but what systemd's own programs are: it makes new ones whenever it likes.
+/// All BPF objects in the kernel by id, except systemd's own programs: it loads new ones at any time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
     pub programs: BTreeSet<u32>,
@@ -49,14 +49,14 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Returns whether all of it was there before, too.
+    /// Returns whether all of them also existed before.
     pub fn is_within(&self, before: &Self) -> bool {
         self.programs.is_subset(&before.programs)
             && self.maps.is_subset(&before.maps)
             && self.links.is_subset(&before.links)
     }
 
-    /// Looks at the whole kernel.
+    /// Lists the objects of the whole kernel.
     pub fn now() -> anyhow::Result<Self> {
         let maps = aya::maps::loaded_maps().map(|map| Ok(map?.id()));
         let links = aya::programs::loaded_links().map(|link| Ok(link?.id()));
@@ -77,7 +77,7 @@ impl Loaded {
     }
 }
 
-/// Returns the ids of programs that no process holds open: attached for good, or not yet freed.
+/// Returns the ids of programs that no process holds open: attached permanently, or not yet freed.
 pub fn orphans() -> anyhow::Result<BTreeSet<u32>> {
     let loaded = loaded()?;
     let processes = fs::read_dir("/proc").context("cannot list processes")?.flatten();
@@ -86,11 +86,11 @@ pub fn orphans() -> anyhow::Result<BTreeSet<u32>> {
     Ok(loaded.difference(&held).copied().collect())
 }
 
-/// What a process has in the kernel, by id.
+/// The BPF objects of a process, by id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     pub programs: BTreeSet<u32>,
-    /// Of which it may have closed some that its programs still use.
+    /// Includes maps that it has closed but its programs still use.
     pub maps: BTreeSet<u32>,
     pub links: BTreeSet<u32>,
 }
@@ -110,7 +110,7 @@ impl Held {
         Ok(Self { programs, maps, links: held_by(Path::new(&format!("/proc/{pid}/fdinfo")), "link_id:") })
     }
 
-    /// Returns what of this is still in the kernel.
+    /// Returns the objects that still exist in the kernel.
     pub fn left(&self) -> anyhow::Result<Self> {
         let maps = aya::maps::loaded_maps().map(|map| Ok(map?.id()));
         let maps =
@@ -126,7 +126,7 @@ impl Held {
     }
 }
 
-/// A process that ends meanwhile holds nothing.
+/// A process that ends meanwhile holds none.
 fn held_by(fdinfo: &Path, field: &str) -> BTreeSet<u32> {
     let files = fs::read_dir(fdinfo).into_iter().flatten().flatten();
     let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_are_told_from_other_files() {
+    fn programs_are_distinguished_from_other_files() {
         let cases = [
             ("pos:\t0\nprog_type:\t5\nprog_jited:\t1\nprog_id:\t37\n", Some(37), "a program"),
             ("pos:\t0\nmap_type:\t1\nmap_id:\t37\n", None, "a map"),

@@ -1,11 +1,12 @@
-//! Reads a page of metrics, etcd's or the probe's, into samples that a test can ask for by name and labels.
+//! Parses a page of metrics, from etcd or the probe, into samples that tests select by name and labels.
 
 use std::collections::BTreeMap;
 
 use anyhow::Context;
 use prometheus_parse::{Scrape, Value};
 
-/// One line of the page. Buckets of histograms are samples called `…_bucket` with a label `le`, as in the text.
+/// One line of the page. Buckets of histograms are samples called `…_bucket` with a label `le`, as in the
+/// text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     pub name: String,
@@ -58,7 +59,7 @@ impl Metrics {
         Ok(Self { samples })
     }
 
-    /// Returns every sample with this name that has these labels, and maybe others.
+    /// Returns every sample with this name and at least these labels.
     pub fn all<'a>(&'a self, name: &'a str, labels: &'a [(&str, &str)]) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| sample.name == name && sample.has(labels))
     }
@@ -79,7 +80,7 @@ impl Metrics {
     ///
     /// # Panics
     ///
-    /// If there is none or more than one, with all samples of that name: a test wants to see them.
+    /// If there is none or more than one; the message lists all samples with that name.
     #[track_caller]
     pub fn expect(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.value(name, labels).unwrap_or_else(|| {
@@ -88,7 +89,7 @@ impl Metrics {
         })
     }
 
-    /// Returns the values of one label over all samples with this name, sorted, each once.
+    /// Returns the distinct values of one label over all samples with this name, sorted.
     pub fn label_values(&self, name: &str, label: &str) -> Vec<String> {
         let mut values: Vec<_> =
             self.all(name, &[]).filter_map(|sample| sample.labels.get(label).cloned()).collect();
@@ -121,7 +122,7 @@ sync_seconds_count{member=\"a\"} 4
         let cases: [(&str, Labels, Option<f64>, &str); 7] = [
             ("up", &[("member", "a")], Some(1.0), "one label is enough"),
             ("up", &[], None, "two samples are not one"),
-            ("up", &[("member", "c")], None, "nobody has that label"),
+            ("up", &[("member", "c")], None, "no sample has that label"),
             ("sync_seconds_count", &[], Some(4.0), "the count is a sample of its own"),
             ("sync_seconds_sum", &[("member", "a")], Some(0.5), "so is the sum"),
             ("sync_seconds_bucket", &[("le", "0.001")], Some(3.0), "buckets keep their bound"),

@@ -1,4 +1,4 @@
-//! The pods of the `DaemonSet`, run by podman as the manifest has them.
+//! The pods of the `DaemonSet`, run by podman from the manifest.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,23 +16,23 @@ use crate::machine::podman::Podman;
 use crate::machine::scratch::Scratch;
 use crate::probe::image::Image;
 
-/// What the kubelet would ask the container, and the answer that it expects is any from 200 to 399.
+/// The kubelet's probes of the container; they succeed with any status from 200 to 399.
 pub const PROBES: [&str; 3] = ["startupProbe", "livenessProbe", "readinessProbe"];
 
-/// How long the answer may take until it is that.
+/// The time limit for a probe to succeed.
 const ANSWER_LIMIT: Duration = Duration::from_mins(1);
 
-/// Where the pods serve: an address of this machine that nobody else takes.
+/// The address of the pods: a loopback address that nothing else uses.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 12, 38, 1);
 
-/// The manifest whose pods are run.
+/// The manifest of the pods.
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/manifests/kubeadm.yaml");
 
-/// The files that podman is given.
+/// The files for podman.
 const POD: &str = "pod.json";
 const CONFIG: &str = "config.json";
 
-/// What a manifest says.
+/// The objects of a manifest.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     objects: Vec<Value>,
@@ -60,29 +60,29 @@ impl Manifest {
         found.next().with_context(|| format!("cannot find a {kind} in the manifest"))
     }
 
-    /// Returns the one container of the pods.
+    /// Returns the only container of the pods.
     pub fn container(&self) -> anyhow::Result<&Value> {
         let containers = &self.object("DaemonSet")?["spec"]["template"]["spec"]["containers"];
         ensure!(
             containers.as_array().is_some_and(|all| all.len() == 1),
-            "cannot tell which container: {containers}"
+            "cannot find the only container: {containers}"
         );
         Ok(&containers[0])
     }
 
-    /// Returns the template as a pod that podman 4.3.1 takes, on a node of that address.
+    /// Returns the template as a pod that podman 4.3.1 accepts, on a node with this address.
     ///
-    /// Nothing is written anew; what is taken away or replaced is what the kubelet would do, or what that podman cannot.
+    /// Nothing is added. What is removed or replaced is the kubelet's part, or unsupported by that podman.
     pub fn pod(&self, image: &str, node: IpAddr) -> anyhow::Result<Value> {
         let set = self.object("DaemonSet")?;
         let mut template = set["spec"]["template"].clone();
         let spec = &mut template["spec"];
         let address = node.to_string();
         for container in spec["containers"].as_array_mut().context("containers are a list")? {
-            // The image under test, where the manifest has the one that is published.
+            // The image under test replaces the published one.
             container["image"] = image.into();
-            // What it says of the node is put in, and then the arguments that name it, as the kubelet does: podman knows neither
-            // `status.hostIP` nor `$(NAME)`.
+            // The kubelet expands node fields and then the arguments that refer to them. That podman supports
+            // neither `status.hostIP` nor `$(NAME)`.
             let mut references = Vec::new();
             for variable in container["env"].as_array_mut().into_iter().flatten() {
                 if variable["valueFrom"]["fieldRef"]["fieldPath"] == "status.hostIP" {
@@ -98,30 +98,31 @@ impl Manifest {
                 *argument = expanded.into();
             }
             let container = container.as_object_mut().context("a container is an object")?;
-            // Podman maps ports, and refuses to where the network is the host's and there is nothing to map.
+            // podman maps ports and fails if the network is the host's and no mapping is possible.
             container.remove("ports");
-            // It would run `curl` in the container, by systemd's timers. The caller asks what the kubelet would.
+            // podman would run `curl` in the container from systemd timers. The test sends the kubelet's
+            // requests itself.
             for probe in PROBES {
                 container.remove(probe);
             }
         }
         for volume in spec["volumes"].as_array_mut().into_iter().flatten() {
             if let Some(secret) = volume["secret"].as_object_mut() {
-                // The default, without which that podman follows a null pointer.
+                // The default value; without it that podman dereferences a null pointer.
                 secret.entry("optional").or_insert(false.into());
             }
         }
-        // `hostPID` stays, and is overlooked: see `Podman::create_for_host_pid`.
+        // `hostPID` stays but has no effect: see `Podman::create_for_host_pid`.
         Ok(json!({
             "apiVersion": "v1",
             "kind": "Pod",
-            // Of a DaemonSet's pods the controller makes the names.
+            // For a DaemonSet the controller generates the pod names.
             "metadata": { "name": set["metadata"]["name"], "labels": template["metadata"]["labels"] },
             "spec": template["spec"],
         }))
     }
 
-    /// Runs a pod of the template; its files are in `directory`, and the secret that it serves with is this pair.
+    /// Runs a pod of the template; its files are in `directory`, and its TLS secret is this pair.
     pub fn run(&self, podman: &Podman, directory: &Path, pod: &Value, tls: &Pair) -> anyhow::Result<Pod> {
         let read =
             |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
@@ -130,7 +131,7 @@ impl Manifest {
         let running = Pod { podman: podman.clone(), directory: directory.to_owned(), name, removed: false };
         for volume in pod["spec"]["volumes"].as_array().into_iter().flatten() {
             if let Some(secret) = volume["secret"]["secretName"].as_str() {
-                // Kubernetes has these in base64, which that podman does not decode.
+                // Kubernetes stores these in base64, which that podman does not decode.
                 let data = json!({"tls.crt": read(&tls.certificate)?, "tls.key": read(&tls.key)?});
                 let object =
                     json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret}, "data": data});
@@ -150,21 +151,21 @@ impl Pod {
         format!("{0}-{0}", self.name)
     }
 
-    /// Returns the end of what it has logged.
+    /// Returns the end of its log.
     pub fn log(&self) -> String {
-        // Podman passes on as an error what was written as one.
+        // podman writes the container's standard error to its own standard error.
         let words =
             [&self.podman.words()[..], &["logs", "--tail=20", &self.container()].map(str::to_owned)].concat();
         let log = ["-c", "exec \"$@\" 2>&1", "logs"].map(str::to_owned).into_iter().chain(words);
         command::run("sh", &log.collect::<Vec<_>>()).unwrap_or_else(|error| format!("{error:#}"))
     }
 
-    /// Has another version of it take its place: this one goes first, as in a `DaemonSet` with `maxUnavailable`.
+    /// Replaces it by another version: this pod is removed first, as in a `DaemonSet` with `maxUnavailable`.
     pub fn replace(&self, pod: &Value) -> anyhow::Result<()> {
         self.play(pod, true)
     }
 
-    /// Removes it, and all that was made for it.
+    /// Removes it and all objects that were created for it.
     pub fn remove(mut self) -> anyhow::Result<()> {
         self.removed = true;
         self.take_down()
@@ -197,7 +198,7 @@ impl Drop for Pod {
     }
 }
 
-/// What a pod needs of the node that it runs on.
+/// The node of a pod: everything that a pod requires.
 #[derive(Debug)]
 pub struct Node {
     // Fields are dropped in this order.
@@ -230,7 +231,7 @@ impl Node {
         &self.podman
     }
 
-    /// Returns where its pod serves.
+    /// Returns the endpoint of its pod.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
@@ -246,16 +247,19 @@ impl Node {
         self.manifest.run(&self.podman, self.scratch.path(), &self.pod(&image.name)?, &self.tls)
     }
 
-    /// Asks what the kubelet would, until the answer is what it wants, and returns how long that took.
+    /// Sends the kubelet's request until it succeeds, and returns how long that took.
     pub fn wait_until(&self, probe: &str, pod: &Pod) -> anyhow::Result<Duration> {
-        let (asked, get) = (Instant::now(), &self.manifest.container()?[probe]["httpGet"]);
-        ensure!(get["scheme"] == "HTTPS" && get["port"] == "metrics", "cannot ask as {probe} says: {get}");
+        let (started, get) = (Instant::now(), &self.manifest.container()?[probe]["httpGet"]);
+        ensure!(
+            get["scheme"] == "HTTPS" && get["port"] == "metrics",
+            "cannot send the request of {probe}: {get}"
+        );
         let path = get["path"].as_str().context("a probe has a path")?;
         let answered = Cancel::default().wait_for(ANSWER_LIMIT, || {
             Ok(self.endpoint.get(path).is_ok_and(|answer| (200..400).contains(&answer.status)).then_some(()))
         })?;
         answered.with_context(|| format!("{probe} fails after {ANSWER_LIMIT:?}: {}", pod.log()))?;
-        Ok(asked.elapsed())
+        Ok(started.elapsed())
     }
 }
 

@@ -1,4 +1,4 @@
-//! A sbom of materials, and what a binary tells of its own accord.
+//! An SBOM, and the crates that a binary itself reveals.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::Value;
 
-/// Where the crates of a registry are, as a binary names it.
+/// The path of a registry's crates in a binary.
 const REGISTRY: &[u8] = b"/cargo/registry/src/";
 
 pub fn read(path: &Path) -> anyhow::Result<Value> {
@@ -15,18 +15,18 @@ pub fn read(path: &Path) -> anyhow::Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Returns what is in it with this scope, as `name version`.
+/// Returns the components with this scope, as `name version`.
 pub fn parts(sbom: &Value, scope: &str) -> BTreeSet<String> {
     let all = sbom["components"].as_array().into_iter().flatten().chain([&sbom["metadata"]["component"]]);
     let named = all.filter(|part| part["scope"] == scope).filter_map(|part| {
-        // The name of the program is not that of its crate; `pkg:cargo/aya@0.14.0`, `pkg:github/…/…@…#probe-user`.
+        // The program's name differs from its crate's: `pkg:cargo/aya@0.14.0`, `pkg:github/…/…@…#probe-user`.
         let last = part["purl"].as_str()?.split(['/', '#']).next_back()?;
         Some(format!("{} {}", last.split('@').next()?, part["version"].as_str()?))
     });
     named.collect()
 }
 
-/// Returns the crates whose sources a binary names, for a panic tells where it was, as `name version`.
+/// Returns the crates whose source paths a binary contains (a panic reports its location), as `name version`.
 pub fn sources(binary: &[u8]) -> BTreeSet<String> {
     let starts = binary.windows(REGISTRY.len()).enumerate().filter(|(_, window)| *window == REGISTRY);
     let names = starts.filter_map(|(at, _)| {
@@ -36,7 +36,7 @@ pub fn sources(binary: &[u8]) -> BTreeSet<String> {
     names.collect()
 }
 
-/// Reads `serde-saphyr-2.1.1`: the first number begins the version.
+/// Parses `serde-saphyr-2.1.1`: the version begins with the first number.
 fn named(directory: &str) -> Option<String> {
     let is_number = |at: &usize| directory[at + 1..].starts_with(|first: char| first.is_ascii_digit());
     let cut = directory.match_indices('-').map(|(at, _)| at).find(is_number)?;

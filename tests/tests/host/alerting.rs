@@ -1,5 +1,6 @@
-//! From a fault to whoever is told of it: a real probe, etcd, Prometheus and Alertmanager, with the rules and the configuration that are
-//! shipped. Only their durations are shorter: [`RuleFile::shorten`] and [`configuration`] divide all of them by [`FACTOR`].
+//! From a fault to the notification: a real probe, etcd, Prometheus and Alertmanager with the shipped rules
+//! and configuration. Only durations are shorter: [`RuleFile::shorten`] and [`configuration`] divide all of
+//! them by [`FACTOR`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -22,28 +23,29 @@ use serde_json::json;
 
 const ETCD: &str = "3.5.16";
 
-/// Five minutes are ten seconds, an hour is two minutes.
+/// Five minutes take ten seconds, an hour takes two minutes.
 const FACTOR: u32 = 30;
 
-/// What the example has in place of receivers.
+/// The receivers in the example, to be replaced.
 const PLACEHOLDER: &str = "http://127.0.0.1:9000/";
 
-/// How long an alert may take to arrive. It has to hold for 5 of 10 s and 4 s more, after a verdict that looks back 3 s.
-const TOLD_WITHIN: Duration = Duration::from_mins(1);
+/// The time limit for an alert to arrive. Its condition must hold for 5 of 10 s and 4 s more, after a verdict
+/// with a window of 3 s.
+const NOTIFIED_WITHIN: Duration = Duration::from_mins(1);
 
-/// How far a verdict looks back: a minute divided by [`FACTOR`], and a second more, for a scrape of etcd at both ends.
+/// The window of a verdict: a minute divided by [`FACTOR`], plus a second, for a scrape of etcd at both ends.
 const WINDOW: &str = "3s";
 
-/// Writes a second: a fast disk becomes a slow one.
+/// Writes per second: this limit makes a fast disk slow.
 const FEW_WRITES: u32 = 90;
 
-/// The alerts of a cause; every other may have its reason in the same fault.
+/// The alerts on causes; any other alert may follow from the same fault.
 const CAUSES: &str = "etcd-disk-probe.causes";
 
 const LOAD: Load =
     Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 512, keys: 100, tolerant: true };
 
-/// Returns the example that is shipped, with a receiver of the test's own and shorter times.
+/// Returns the shipped example with the test's receiver and shorter durations.
 fn configuration(receiver: &Receiver) -> String {
     let example = fs::read_to_string(rules::in_repository("deploy/prometheus/alertmanager.yaml")).unwrap();
     assert_eq!(example.matches(PLACEHOLDER).count(), 2, "two receivers");
@@ -61,7 +63,7 @@ fn configuration(receiver: &Receiver) -> String {
     text
 }
 
-/// Starts a Prometheus that scrapes the probe every second, and has the shipped rules.
+/// Starts a Prometheus that scrapes the probe every second and has the shipped rules.
 fn prometheus(probe: &Probe, alertmanager: SocketAddr, scratch: &Scratch) -> Prometheus {
     for name in ["alerts.yaml", "records.yaml"] {
         let mut file = RuleFile::shipped(name).unwrap();
@@ -78,7 +80,7 @@ fn prometheus(probe: &Probe, alertmanager: SocketAddr, scratch: &Scratch) -> Pro
     Prometheus::configured(&configuration, scratch.path()).unwrap()
 }
 
-/// Returns the alerts of causes.
+/// Returns the alerts on causes.
 fn causes() -> BTreeSet<String> {
     let groups = RuleFile::shipped("alerts.yaml").unwrap().groups;
     let causes = groups.into_iter().filter(|group| group.name == CAUSES);
@@ -86,7 +88,7 @@ fn causes() -> BTreeSet<String> {
 }
 
 #[test]
-fn a_throttled_etcd_is_told_of_by_its_cause_and_no_other_until_it_is_over() {
+fn a_throttled_etcd_alerts_by_its_cause_only_and_until_it_ends() {
     requirements::require(&[Need::Root, Need::Bpf, Need::Etcd(ETCD), Need::Prometheus, Need::Alertmanager]);
     requirements::require(&requirements::LOOP_EXT4);
     requirements::require(&[Need::Cgroups(Hierarchy::Controller("blkio"))]);
@@ -102,33 +104,36 @@ fn a_throttled_etcd_is_told_of_by_its_cause_and_no_other_until_it_is_over() {
     let alertmanager = Alertmanager::start(&configuration(&receiver), memory.path()).unwrap();
     let prometheus = prometheus(&probe, alertmanager.address(), &scratch);
     let load = LOAD.start(etcd.endpoint());
-    // For long enough that what follows is the throttle's doing.
+    // Long enough that only the throttle can cause what follows.
     let healthy = "sum_over_time(etcd_disk_probe_verdict{verdict=\"healthy\"}[5s]) >= 5";
-    prometheus.wait_for(healthy, TOLD_WITHIN, |found| found.len() == 1).unwrap();
+    prometheus.wait_for(healthy, NOTIFIED_WITHIN, |found| found.len() == 1).unwrap();
 
     let limit = |writes: u32| group.limit_writes(disk.device(), writes).unwrap();
     limit(FEW_WRITES);
     let throttled = Instant::now();
-    let told = receiver.wait_for(TOLD_WITHIN, |notice| notice.name() == "EtcdDiskIoThrottled").unwrap();
-    let told =
-        told.unwrap_or_else(|| panic!("nobody is told: {:?}; {}", receiver.notices(), alertmanager.tail()));
-    println!("told after {:?}: {:?}", throttled.elapsed(), told.annotations);
+    let notice = receiver.wait_for(NOTIFIED_WITHIN, |notice| notice.name() == "EtcdDiskIoThrottled").unwrap();
+    let notice = notice
+        .unwrap_or_else(|| panic!("no notification: {:?}; {}", receiver.notices(), alertmanager.tail()));
+    println!("notified after {:?}: {:?}", throttled.elapsed(), notice.annotations);
     limit(0);
     let lifted = Instant::now();
     let over = receiver
-        .wait_for(TOLD_WITHIN, |notice| notice.name() == "EtcdDiskIoThrottled" && !notice.is_firing)
+        .wait_for(NOTIFIED_WITHIN, |notice| notice.name() == "EtcdDiskIoThrottled" && !notice.is_firing)
         .unwrap();
     let over = over.unwrap_or_else(|| panic!("it is not over: {:?}", receiver.notices()));
     println!("over after {:?}; {:?}", lifted.elapsed(), load.stop().unwrap());
 
-    assert!(told.is_firing, "{told:?}");
-    assert_eq!((told.path.as_str(), over.path.as_str()), ("ticket", "ticket"), "a warning is no page");
-    let label = |name: &str| told.labels.get(name).map_or("", String::as_str);
+    assert!(notice.is_firing, "{notice:?}");
+    assert_eq!((notice.path.as_str(), over.path.as_str()), ("ticket", "ticket"), "a warning is no page");
+    let label = |name: &str| notice.labels.get(name).map_or("", String::as_str);
     assert_eq!(
         (label("member"), label("severity"), label("job")),
         ("throttled", "warning", "etcd-disk-probe")
     );
-    assert!(told.annotations["runbook_url"].ends_with("/docs/runbooks/EtcdDiskIoThrottled.md"), "{told:?}");
+    assert!(
+        notice.annotations["runbook_url"].ends_with("/docs/runbooks/EtcdDiskIoThrottled.md"),
+        "{notice:?}"
+    );
 
     let fired = prometheus
         .query("count by (alertname) (count_over_time(ALERTS{alertstate=\"firing\"}[1h]))")
@@ -156,16 +161,16 @@ fn a_throttled_etcd_is_told_of_by_its_cause_and_no_other_until_it_is_over() {
             notice.is_firing
         );
     }
-    let told_of: BTreeSet<_> = receiver.notices().iter().map(|notice| notice.name().to_owned()).collect();
+    let notified: BTreeSet<_> = receiver.notices().iter().map(|notice| notice.name().to_owned()).collect();
     let causes = causes();
     let only = BTreeSet::from(["EtcdDiskIoThrottled".to_owned()]);
-    assert_eq!((&fired & &causes, &told_of & &causes), (only.clone(), only), "of causes, this one");
+    assert_eq!((&fired & &causes, &notified & &causes), (only.clone(), only), "of causes, this one");
 
     assert_every_record_is_there(&prometheus);
     assert_nothing_is_unknown(&probe);
 }
 
-/// Fails if a rule of the fleet's view has no result, though etcd was slow within its window.
+/// Fails if a rule of the fleet view has no result although etcd was slow within its window.
 fn assert_every_record_is_there(prometheus: &Prometheus) {
     for rule in RuleFile::shipped("records.yaml").unwrap().rules() {
         let found = prometheus.query(&format!("last_over_time({}[5m])", rule.name())).unwrap();
@@ -173,18 +178,18 @@ fn assert_every_record_is_there(prometheus: &Prometheus) {
     }
 }
 
-/// Fails if a rule names a metric, a label or a value of one that the probe does not export.
+/// Fails if a rule uses a metric, a label or a label value that the probe does not export.
 fn assert_nothing_is_unknown(probe: &Probe) {
     let records = RuleFile::shipped("records.yaml").unwrap();
     let mut page = probe.get("/metrics").unwrap().text().unwrap();
-    // Rules name what others record, with colons, which no exporter may use.
+    // Rules use recorded metrics with colons, which exporters may not use.
     let plain = |name: &str| name.replace(':', "_");
     for rule in records.rules() {
         let name = plain(rule.name());
         writeln!(page, "# TYPE {name} gauge\n{name}{{member=\"\",verdict=\"\",cause=\"\"}} 0").unwrap();
     }
     let golden = fs::read_to_string(rules::in_repository("probe-user/testdata/metrics.prom")).unwrap();
-    // Errors are series once they happen; these two do, and mean nothing.
+    // Error series exist only after an error; these two exist here and mean nothing.
     let harmless = ["EINTR", "EOPNOTSUPP"].map(|errno| {
         format!("etcd_disk_probe_operation_errors_total{{member=\"\",file=\"wal\",op=\"fallocate\",errno=\"{errno}\"}} 0\n")
     });
@@ -194,12 +199,12 @@ fn assert_nothing_is_unknown(probe: &Probe) {
         for rule in file.rules() {
             let expression =
                 recorded.iter().fold(rule.expr.clone(), |text, name| text.replace(name, &plain(name)));
-            assert_eq!(known.strangers(&expression).unwrap(), Vec::<String>::new(), "{}", rule.name());
+            assert_eq!(known.unknown_names(&expression).unwrap(), Vec::<String>::new(), "{}", rule.name());
         }
     }
 }
 
-/// The example tells the right people, and keeps quiet of what follows from something worse.
+/// The example notifies the right receivers and inhibits alerts that follow from a worse one.
 #[test]
 fn the_example_for_alertmanager_routes_and_inhibits() {
     requirements::require(&[Need::Root, Need::Alertmanager]);
@@ -207,7 +212,7 @@ fn the_example_for_alertmanager_routes_and_inhibits() {
     let scratch = Scratch::on_disk("routing").unwrap();
     let receiver = Receiver::start().unwrap();
     let alertmanager = Alertmanager::start(&configuration(&receiver), scratch.path()).unwrap();
-    // What fires together, and what of it arrives; (a) and (b) are members.
+    // Alerts that fire together, and the ones that arrive; (a) and (b) are members.
     let cases: [(&[&str], &[&str], &str); 8] = [
         (&["EtcdDiskIoThrottled a"], &["ticket EtcdDiskIoThrottled a"], "a warning"),
         (&["EtcdDiskStalled a"], &["page EtcdDiskStalled a"], "what is critical"),
@@ -219,7 +224,7 @@ fn the_example_for_alertmanager_routes_and_inhibits() {
         (
             &["EtcdDiskProbeSelfTestFailing", "EtcdDiskStalled a", "EtcdCpuStarved b", "EtcdLeaderMissing a"],
             &["ticket EtcdDiskProbeSelfTestFailing", "page EtcdLeaderMissing a"],
-            "what a blind probe measured, but not what etcd says",
+            "the measurements of a blind probe, but not the metrics of etcd",
         ),
         (
             &["EtcdDiskProbeCrosscheckBroken a", "EtcdDiskProbeBlind a", "EtcdDiskProbeBlind b"],
@@ -235,7 +240,7 @@ fn the_example_for_alertmanager_routes_and_inhibits() {
         (
             &["EtcdHeartbeatsAtRisk a", "EtcdDiskIoThrottled a"],
             &["ticket EtcdHeartbeatsAtRisk a", "ticket EtcdDiskIoThrottled a"],
-            "a cause and what it costs belong together",
+            "a cause and its effect belong together",
         ),
     ];
     let shipped = RuleFile::shipped("alerts.yaml").unwrap();
@@ -253,7 +258,7 @@ fn the_example_for_alertmanager_routes_and_inhibits() {
     posted.text().unwrap();
     let expected: usize = cases.iter().map(|(_, arrive, _)| arrive.len()).sum();
     receiver.wait_for(Duration::from_secs(20), |_| receiver.notices().len() >= expected).unwrap();
-    // What should not come would come with the rest: a group waits for a second.
+    // An unwanted notification would arrive with the others: a group waits for a second.
     thread::sleep(Duration::from_secs(2));
     let notices = receiver.notices();
     for (case, (firing, arrive, why)) in cases.iter().enumerate() {

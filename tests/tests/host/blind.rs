@@ -1,4 +1,4 @@
-//! A probe that has lost its sight says so, whatever it lost: it is not ready, and its verdict is `blind`.
+//! A blind probe reports this for every cause: it is not ready, and its verdict is `blind`.
 
 use std::path::Path;
 
@@ -16,11 +16,11 @@ fn assert_found_out(fault: ProbeFault, name: &str) {
 }
 
 #[test]
-fn hooks_that_are_detached_behind_its_back_are_missed() {
+fn detached_hooks_are_detected() {
     assert_found_out(ProbeFault::Detached, "detached");
 }
 
 #[test]
-fn a_table_that_is_full_of_others_is_noticed() {
+fn a_full_table_of_threads_is_detected() {
     assert_found_out(ProbeFault::ThreadsFull, "filled");
 }

@@ -1,4 +1,5 @@
-//! The chart: what Helm makes of it for every distribution, what Kubernetes makes of that, and what it refuses.
+//! The chart: what Helm renders for every distribution, whether Kubernetes accepts it, and which values it
+//! rejects.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -45,7 +46,7 @@ fn every_distribution_is_valid_for_the_oldest_and_the_newest_kubernetes() {
 }
 
 #[test]
-fn what_kubernetes_refuses_is_seen() {
+fn manifests_that_kubernetes_rejects_are_detected() {
     let wrong = case("invalid for Kubernetes")["problems"].to_string();
     assert!(wrong.contains("hostpath"), "{wrong}");
     let newer = case("newer than the oldest")["problems"].to_string();
@@ -70,7 +71,7 @@ fn versions_are_the_ones_that_are_stated() {
 }
 
 #[test]
-fn helm_finds_nothing_to_say() {
+fn helm_lint_has_no_complaint() {
     let lints = examined()["lint"].as_object().unwrap();
     assert_eq!(lints.len(), presets().len());
     for (name, found) in lints {
@@ -93,7 +94,7 @@ fn every_value_is_described() {
     let schema: Value = serde_json::from_str(&read(&chart().join("values.schema.json"))).unwrap();
     let values = read(&chart().join("values.yaml"));
     let readme = read(&chart().join("README.md"));
-    // Whoever depends on this chart sets it, and the chart itself never looks.
+    // A parent chart sets it; this chart itself never reads it.
     for name in schema["properties"].as_object().unwrap().keys().filter(|name| *name != "enabled") {
         assert!(values.lines().any(|line| line.starts_with(&format!("{name}:"))), "values.yaml lacks {name}");
         assert!(readme.contains(&format!("`{name}")), "README.md of the chart lacks {name}");
@@ -104,7 +105,7 @@ fn every_value_is_described() {
 }
 
 #[test]
-fn manifests_are_those_of_the_chart() {
+fn manifests_are_rendered_from_the_chart() {
     requirements::require(&[Need::Helm]);
     let scratch = Scratch::on_disk("manifests").unwrap();
     let rendered = scratch.path().join("manifests");
@@ -116,7 +117,7 @@ fn manifests_are_those_of_the_chart() {
     for preset in presets() {
         let file = format!("{preset}.yaml");
         let same = read(&kept.join(&file)) == read(&rendered.join(&file));
-        assert!(same, "deploy/manifests/{file} is not what the chart says; `cargo xtask render` writes it");
+        assert!(same, "deploy/manifests/{file} differs from the chart; `cargo xtask render` writes it");
     }
 }
 
@@ -170,7 +171,7 @@ fn nodes_are_chosen_by_any_of_the_labels_of_the_distribution() {
     for (preset, labels) in expected {
         let affinity = &pod(&format!("{preset}, privileged, generated, newest"))["affinity"]["nodeAffinity"];
         let terms = &affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
-        // Terms are OR'ed, expressions of one term are AND'ed.
+        // Terms are ORed, expressions within a term are ANDed.
         let wanted: Vec<_> = labels
             .iter()
             .map(|label| json!({"matchExpressions": [{"key": label, "operator": "Exists"}]}))
@@ -179,7 +180,7 @@ fn nodes_are_chosen_by_any_of_the_labels_of_the_distribution() {
     }
 }
 
-/// Returns the capabilities of the table in docs/kernels.md, as Kubernetes writes them.
+/// Returns the capabilities of the table in docs/kernels.md, in Kubernetes' notation.
 fn documented_capabilities() -> BTreeSet<String> {
     let text = read(&workspace().join("docs/kernels.md"));
     let (_, table) = text.split_once("## Which capability for what").expect("the section is there");
@@ -194,7 +195,7 @@ fn capabilities_are_exactly_those_of_the_table() {
     assert!(documented.contains("BPF") && documented.len() == 6, "{documented:?}");
     for name in combinations().keys() {
         let context = &container(name)["securityContext"];
-        // Kubernetes makes capabilities effective for root alone.
+        // Kubernetes makes capabilities effective for root only.
         assert_eq!(context["runAsUser"], 0, "{name}");
         if name.contains(", privileged,") {
             assert_eq!(context["privileged"], true, "{name}");
@@ -209,9 +210,12 @@ fn capabilities_are_exactly_those_of_the_table() {
         let annotations = &object(name, "DaemonSet")["spec"]["template"]["metadata"]["annotations"];
         let annotation = &annotations["container.apparmor.security.beta.kubernetes.io/etcd-disk-probe"];
         let field = &context["appArmorProfile"]["type"];
-        let told = if name.ends_with("oldest") { (annotation, field) } else { (field, annotation) };
-        assert!(told.0.as_str().is_some_and(|told| told.eq_ignore_ascii_case("unconfined")), "{name}");
-        assert!(told.1.is_null(), "{name}: the version knows the other");
+        let profile = if name.ends_with("oldest") { (annotation, field) } else { (field, annotation) };
+        assert!(
+            profile.0.as_str().is_some_and(|profile| profile.eq_ignore_ascii_case("unconfined")),
+            "{name}"
+        );
+        assert!(profile.1.is_null(), "{name}: this version supports the other");
     }
     let fewer = strings(&container("without sysAdmin")["securityContext"]["capabilities"]["add"]);
     let missing: Vec<_> = documented.difference(&fewer).collect();
@@ -219,7 +223,7 @@ fn capabilities_are_exactly_those_of_the_table() {
 }
 
 #[test]
-fn no_role_is_given_but_that_to_be_what_openshift_asks_for() {
+fn the_only_role_is_the_one_openshift_requires() {
     for name in combinations().keys() {
         let roles: Vec<_> =
             objects(name).iter().filter(|object| object["kind"].as_str().unwrap().contains("Role")).collect();
@@ -243,7 +247,7 @@ fn no_role_is_given_but_that_to_be_what_openshift_asks_for() {
 }
 
 #[test]
-fn prometheus_is_told_whom_to_trust() {
+fn prometheus_gets_the_authority_to_trust() {
     for (mode, secret) in [
         ("generated", "etcd-disk-probe-tls"),
         ("existingSecret", "ours"),
@@ -280,7 +284,7 @@ fn an_upgrade_keeps_the_certificate_until_it_is_nearly_over() {
 }
 
 #[test]
-fn the_kubelet_asks_only_where_it_is_answered() {
+fn the_kubelet_probes_only_served_endpoints() {
     let probe = |name: &str| container(name)["readinessProbe"].clone();
     for name in ["passwords", "client certificates"] {
         assert_eq!(probe(name)["tcpSocket"]["port"], "metrics", "{name}");
@@ -319,7 +323,7 @@ fn values_reach_the_daemon() {
 }
 
 #[test]
-fn who_installs_is_told_what_is_special_here() {
+fn install_notes_name_the_special_cases() {
     let cases = [
         ("k0s, privileged, generated, newest", "--enable-worker", "whose controllers are no nodes"),
         ("talos, capabilities, certManager, oldest", "lockdown=integrity", "whose kernel may be closed"),
@@ -328,14 +332,14 @@ fn who_installs_is_told_what_is_special_here() {
             "openshift.io/node-selector=",
             "whose namespaces select nodes",
         ),
-        ("kubeadm, privileged, none, newest", "without TLS", "everybody reads it"),
+        ("kubeadm, privileged, none, newest", "without TLS", "every client may read it"),
         (
             "kubeadm, privileged, generated, newest",
             "NetworkPolicy binds nobody",
             "it is on the node's network",
         ),
         ("default", "Nobody scrapes it yet", "nothing is enabled"),
-        ("loopback", "loopback", "no pod can ask"),
+        ("loopback", "loopback", "unreachable for pods"),
     ];
     for (name, part, why) in cases {
         let notes = case(name)["notes"].as_str().unwrap_or_else(|| panic!("{name}: {}", case(name)["error"]));
@@ -345,7 +349,7 @@ fn who_installs_is_told_what_is_special_here() {
 }
 
 #[test]
-fn rules_are_those_of_the_files_but_for_what_values_change() {
+fn rules_equal_the_files_except_for_values() {
     let alerts = |name: &str| {
         let groups = object(name, "PrometheusRule")["spec"]["groups"].as_array().unwrap();
         let rules = groups.iter().flat_map(|group| group["rules"].as_array().unwrap());
@@ -393,7 +397,7 @@ fn the_daemon_serves_with_what_the_chart_makes() {
         Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
     });
     assert!(ready.unwrap().is_some(), "{}", running.tail());
-    assert_eq!(named.request("GET", path, "").unwrap().status, 401, "the kubelet has a password of its own");
+    assert_eq!(named.request("GET", path, "").unwrap().status, 401, "the kubelet has a separate password");
     assert!(client.request("GET", path, &header).is_err(), "the certificate is for one name");
     running.stop().unwrap();
 }

@@ -1,4 +1,4 @@
-//! What the hot paths take, counted in instructions: time is noise on a machine that others use.
+//! The cost of the hot paths in instructions: time is noise on a shared machine.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -9,15 +9,16 @@ use probe_tests::machine::scratch::Scratch;
 use probe_tests::probe::loaded_programs;
 use probe_tests::probe::{self, Invocation};
 
-/// What one program takes: instructions that the verifier looks at, which is most of the start, and bytes that are left of it.
+/// The size of one program: instructions that the verifier processes, which dominate the start, and its bytes
+/// afterwards.
 #[derive(Debug)]
 struct Size {
     verified: u32,
     bytes: u32,
 }
 
-/// Limits by how the names of programs begin: some third above what Linux 6.18 says (others differ by as much). The kernel keeps
-/// fifteen bytes of a name.
+/// Limits by name prefix of the programs: about a third above the numbers of Linux 6.18 (other kernels differ
+/// by as much). The kernel keeps fifteen bytes of a name.
 const LIMITS: [(&str, Size); 6] = [
     ("sys_enter_", Size { verified: 13_500, bytes: 20_000 }),
     ("sys_exit_", Size { verified: 3_600, bytes: 9_000 }),
@@ -27,7 +28,7 @@ const LIMITS: [(&str, Size); 6] = [
     ("block_bio_compl", Size { verified: 700, bytes: 3_000 }),
 ];
 
-/// All of them together; there were 530,000 once, and a start of a second.
+/// The limit for all of them together; it was once 530,000, and a start took a second.
 const VERIFIED_IN_ALL: u32 = 80_000;
 
 #[test]
@@ -41,8 +42,8 @@ fn the_verifier_has_little_to_look_at() {
     for program in aya::programs::loaded_programs() {
         let program = program.unwrap();
         if own.contains(&program.id()) {
-            let verified = program.verified_instruction_count().expect("Linux tells since 5.16");
-            let bytes = program.size_translated().expect("root is told");
+            let verified = program.verified_instruction_count().expect("Linux reports it since 5.16");
+            let bytes = program.size_translated().expect("root may read it");
             let name = program.name_as_str().expect("they have names").to_owned();
             println!("{name}: {verified} instructions verified, {bytes} bytes");
             sizes.entry(name).or_default().push(Size { verified, bytes });
@@ -60,11 +61,12 @@ fn the_verifier_has_little_to_look_at() {
     assert!(in_all > 0 && in_all <= VERIFIED_IN_ALL, "{in_all} instructions in all");
 }
 
-/// Encoding the metrics of one member: what a scrape makes the daemon do, but for asking the kernel and etcd. A tenth above what it is as tests
-/// are compiled, 6.6 million; with the options of what is shipped, but for link-time optimisation, it was 3.6.
+/// The limit for encoding the metrics of one member: the daemon's work for a scrape, without the queries to
+/// the kernel and etcd. It is a tenth above the count of 6.6 million as tests are compiled; with the release
+/// options except link-time optimisation it was 3.6 million.
 const INSTRUCTIONS_A_SCRAPE: u64 = 7_300_000;
 
-/// Returns how many instructions it takes to encode them so often, as valgrind counts.
+/// Returns the instructions for this many encodings, as counted by valgrind.
 fn instructions(times: u32) -> anyhow::Result<u64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", env!("CARGO_BIN_EXE_exposition")])

@@ -1,4 +1,5 @@
-//! The dashboard and the examples of a scrape configuration, held against a real probe by a real Prometheus: what is asked has an answer.
+//! The dashboard and the scrape configuration examples, checked with a real probe and a real Prometheus:
+//! every query has a result.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,20 +14,20 @@ use probe_tests::machine::cancel::Cancel;
 use probe_tests::machine::http::Endpoint;
 use probe_tests::machine::requirements::{self, Need};
 use probe_tests::machine::scratch::{Scratch, SlowFs, Tmpfs};
-use probe_tests::observability::grafana::{self, Asked, Dashboard, Panel, Query};
+use probe_tests::observability::grafana::{self, Dashboard, Panel, Query, QueryKind};
 use probe_tests::observability::prometheus::{self, Element, Prometheus};
 use probe_tests::observability::promql::Known;
-use probe_tests::observability::scrape_examples::{self, CLUSTER, Here, JOB, SERVER_NAME};
+use probe_tests::observability::scrape_examples::{self, CLUSTER, JOB, SERVER_NAME, Substitutes};
 use probe_tests::probe::metrics::Metrics;
 use probe_tests::probe::{self, Invocation, Probe};
 use probe_user::verdict::Verdict;
 
 const ETCD: &str = "3.5";
 
-/// The same probe again, with everything dropped that an example shows how to drop.
+/// The same probe again, with every drop rule of the example enabled.
 const LEAN_JOB: &str = "lean";
 
-/// And as Kubernetes would have it found.
+/// The job with the result of Kubernetes discovery.
 const KUBERNETES_JOB: &str = "kubernetes";
 
 const USER: &str = "prometheus";
@@ -41,25 +42,26 @@ const LIGHT: Load =
 
 const DISK_MIB: u32 = 512;
 
-/// Above etcd's guidance for a sync, and not so much that the member is no part of the cluster any more.
+/// Above etcd's guidance for a sync, but not so slow that the member drops out of the cluster.
 const SLOW_WRITE: Duration = Duration::from_millis(15);
 
-/// What may be said of it.
+/// The verdicts that this may cause.
 const SLOW_VERDICTS: &str = "device_slow|flush_slow|queue_saturated";
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// etcd tells of the way to its peers after half a minute for the first time.
+/// etcd first measures the round trip to its peers after half a minute.
 const PEERS_WITHIN: Duration = Duration::from_secs(45);
 
-/// What Grafana makes of `$__rate_interval` where a point stands for 15 s and a scrape comes every second: the sum of both. On a busy machine
-/// a scrape or two may fail.
+/// Grafana's `$__rate_interval` for a point every 15 s and a scrape every second: the sum of both. On a busy
+/// machine a scrape or two may fail.
 const RATE_INTERVAL: Duration = Duration::from_secs(16);
 
-/// Asks for a rate of what etcd observes once in half a minute: while there is one observation, the answer is there and no number.
+/// A rate of a metric that etcd observes once in half a minute: with only one observation the result exists
+/// but is not a number.
 const RARE: &str = "Round trip to peers, p99";
 
-/// Samples that a member costs Prometheus, and bytes that they are in a scrape; docs/dashboard.md says so.
+/// Samples per member in Prometheus, and their bytes in a scrape; docs/dashboard.md states both.
 const MEMBER_SAMPLES: std::ops::RangeInclusive<usize> = 850..=1_000;
 const MEMBER_BYTES: std::ops::RangeInclusive<usize> = 80_000..=110_000;
 
@@ -79,7 +81,7 @@ fn the_dashboard_can_be_read_by_people() {
     let dashboard = dashboard();
     assert_eq!(dashboard.problems(), Vec::<String>::new());
     let panels = dashboard.panels();
-    // One number for each verdict, the same in the expression as in the text that is shown for it.
+    // One number for each verdict, the same in the expression and in its value mapping.
     let timeline = find(&panels, "Verdicts over time");
     let expression = timeline.queries().next().unwrap().expression;
     let texts = timeline.texts();
@@ -128,8 +130,8 @@ struct Setting {
     _scratch: Scratch,
 }
 
-/// Starts a cluster whose first member is on a disk that can be slowed down, a probe behind TLS and a password, and a Prometheus that
-/// does as deploy/prometheus/static.yaml says.
+/// Starts a cluster whose first member is on a disk that can be slowed down, a probe behind TLS and a
+/// password, and a Prometheus configured as in deploy/prometheus/static.yaml.
 fn start() -> Setting {
     let scratch = Scratch::on_disk("dashboard").unwrap();
     let memory = Tmpfs::mount(&scratch.path().join("memory"), 1024).unwrap();
@@ -146,7 +148,7 @@ fn start() -> Setting {
     let probe = launch(directory, &tls).ready().unwrap();
     let password = directory.join("password");
     fs::write(&password, PASSWORD).unwrap();
-    let here = Here { probe: probe.endpoint().address(), authority: tls.authority, password };
+    let here = Substitutes { probe: probe.endpoint().address(), authority: tls.authority, password };
     let configuration = scrape_examples::all(&here, LEAN_JOB, KUBERNETES_JOB).unwrap();
     let prometheus = Prometheus::configured(&configuration, directory).unwrap();
     let started = Instant::now();
@@ -184,11 +186,11 @@ fn every_panel_has_an_answer() {
     let peers =
         format!("count(etcd_network_peer_round_trip_time_seconds_count{{member=\"{slow}\",job=\"{JOB}\"}})");
     setting.prometheus.wait_for(&peers, PEERS_WITHIN, |count| count.len() == 1).unwrap();
-    // No figure is to be of before the disk was slow.
+    // No range may include the time before the disk was slow.
     let over = Cancel::default()
         .wait_for(2 * RATE_INTERVAL, || Ok((load.so_far().elapsed > RATE_INTERVAL).then_some(())))
         .unwrap();
-    assert!(over.is_some(), "the load goes on");
+    assert!(over.is_some(), "the load continues");
     let verdict = format!(
         "etcd_disk_probe_verdict{{member=\"{slow}\",job=\"{JOB}\",verdict=~\"{SLOW_VERDICTS}\"}} == 1"
     );
@@ -196,28 +198,28 @@ fn every_panel_has_an_answer() {
 
     let dashboard = dashboard();
     assert_variables_have_values(&setting, &dashboard);
-    assert_pods_are_told_apart(&setting);
+    assert_only_the_probe_is_scraped(&setting);
     let page = setting.probe.get("/metrics").unwrap().text().unwrap();
     assert_all_is_known(&dashboard, &page);
     let mut problems = Vec::new();
     let panels = dashboard.panels();
-    let mut asked = 0;
+    let mut queries = 0;
     for panel in &panels {
         for query in panel.queries() {
-            asked += 1;
+            queries += 1;
             problems.extend(look(&setting, panel, query));
         }
     }
     for expression in dashboard.annotations() {
         setting.prometheus.query(&interpolated(&setting, expression, None)).unwrap();
     }
-    assert!(problems.is_empty(), "of {asked} queries {}:\n{}", problems.len(), problems.join("\n"));
+    assert!(problems.is_empty(), "of {queries} queries {}:\n{}", problems.len(), problems.join("\n"));
     assert_the_figures_are_true(&setting, &panels);
-    println!("{asked} queries of {} panels have data; {:?}", panels.len(), load.stop().unwrap());
+    println!("{queries} queries of {} panels have data; {:?}", panels.len(), load.stop().unwrap());
     assert_cost(&setting, &page);
 }
 
-/// Puts in the place of variables what Grafana would: all members, or the one whose row it is.
+/// Replaces variables as Grafana would: by all members, or by the one of the repeated row.
 fn interpolated(setting: &Setting, expression: &str, member: Option<&str>) -> String {
     let all: Vec<_> = setting.members.iter().map(Etcd::name).collect();
     let member = member.map_or_else(|| format!("({})", all.join("|")), str::to_owned);
@@ -240,20 +242,20 @@ fn assert_variables_have_values(setting: &Setting, dashboard: &Dashboard) {
     for (name, query) in dashboard.variables() {
         let query = interpolated(setting, query, None);
         let (selector, label) =
-            grafana::label_values(&query).unwrap_or_else(|| panic!("{name} asks {query}"));
+            grafana::label_values(&query).unwrap_or_else(|| panic!("{name} queries {query}"));
         let values = setting.prometheus.label_values(selector, label).unwrap();
         let expected = match name {
             "cluster" => vec![CLUSTER.to_owned()],
             "job" => vec![JOB.to_owned(), LEAN_JOB.to_owned(), KUBERNETES_JOB.to_owned()],
             _ => members.clone(),
         };
-        // Others have etcds on this machine, too.
+        // There may be other etcd processes on this machine.
         assert!(expected.iter().all(|value| values.contains(value)), "{name} of {query}: {values:?}");
     }
 }
 
-/// Asserts that of the pods that discovery finds the probe's is scraped and no other, and what is known of it.
-fn assert_pods_are_told_apart(setting: &Setting) {
+/// Asserts that of the discovered pods only the probe's is scraped, and checks its labels.
+fn assert_only_the_probe_is_scraped(setting: &Setting) {
     let up = setting.prometheus.query(&format!("up{{job=\"{KUBERNETES_JOB}\"}}")).unwrap();
     assert_eq!(up.len(), 1, "{up:?}");
     let labels = [
@@ -267,7 +269,7 @@ fn assert_pods_are_told_apart(setting: &Setting) {
     }
 }
 
-/// Asserts that the probe serves every metric, label and value that any expression names.
+/// Asserts that the probe exports every metric, label and value that any expression uses.
 fn assert_all_is_known(dashboard: &Dashboard, page: &str) {
     let recorded = fs::read_to_string(scrape_examples::project("probe-user/testdata/metrics.prom")).unwrap();
     let known = Known::of(page, &recorded).unwrap();
@@ -278,23 +280,23 @@ fn assert_all_is_known(dashboard: &Dashboard, page: &str) {
         panels.iter().flat_map(|panel| panel.queries().map(|query| (panel.title(), query.expression)));
     let annotations = dashboard.annotations().into_iter().map(|expression| ("annotation", expression));
     let variables = dashboard.variables().into_iter().map(|(name, query)| {
-        (name, grafana::label_values(query).expect("all variables ask for values of a label").0)
+        (name, grafana::label_values(query).expect("all variables query the values of a label").0)
     });
     let mut strangers = Vec::new();
     for (title, expression) in queries.chain(annotations).chain(variables) {
-        let found = known.strangers(&grafana::interpolate(expression, &values)).unwrap();
+        let found = known.unknown_names(&grafana::interpolate(expression, &values)).unwrap();
         strangers.extend(found.into_iter().map(|stranger| format!("{title}: {stranger}")));
     }
     assert_eq!(strangers, Vec::<String>::new());
 }
 
-/// Asks as Grafana would; returns what is wrong with the answer.
+/// Queries as Grafana would; returns what is wrong with the result.
 fn look(setting: &Setting, panel: &Panel, query: Query) -> Option<String> {
     let member = panel.repeated_by.map(|_| setting.members[0].name());
     let expression = interpolated(setting, query.expression, member);
-    let answer = match query.asked {
-        Asked::Now => setting.prometheus.query(&expression),
-        Asked::OverTime => setting.prometheus.query_over(&expression, setting.started.elapsed()),
+    let answer = match query.kind {
+        QueryKind::Instant => setting.prometheus.query(&expression),
+        QueryKind::Range => setting.prometheus.query_over(&expression, setting.started.elapsed()),
     };
     let answer = match answer {
         Ok(answer) => answer,
@@ -309,7 +311,7 @@ fn look(setting: &Setting, panel: &Panel, query: Query) -> Option<String> {
     }
     let labels: BTreeSet<_> =
         answer.iter().flat_map(|element| element.labels.keys().map(String::as_str)).collect();
-    // Where nothing went wrong there is a zero, and no label that says what did.
+    // Without errors the result is a zero without a label for the cause.
     let zero = query.expression.contains(" or 0 * ");
     let missing = query.legend_labels().into_iter().find(|label| !labels.contains(label));
     missing
@@ -317,7 +319,7 @@ fn look(setting: &Setting, panel: &Panel, query: Query) -> Option<String> {
         .and_then(|label| wrong(format!("its legend shows {label}, and there are {labels:?}")))
 }
 
-/// Asserts that the panels show what was done to the slow member.
+/// Asserts that the panels show the fault of the slow member.
 fn assert_the_figures_are_true(setting: &Setting, panels: &[Panel]) {
     let slow = setting.members[0].name();
     let now = |title: &str, index: usize| -> Vec<Element> {
@@ -350,7 +352,7 @@ fn assert_the_figures_are_true(setting: &Setting, panels: &[Panel]) {
     assert_eq!(leaders.len(), 1, "one of the three leads");
 }
 
-/// Asserts what docs/dashboard.md says of the cost, and that what is said to be dropped is.
+/// Asserts the cost in docs/dashboard.md, and that the drop rules drop what they document.
 fn assert_cost(setting: &Setting, page: &str) {
     let metrics = Metrics::parse(page).unwrap();
     for etcd in &setting.members {

@@ -1,4 +1,5 @@
-//! What `doctor` tells of this machine and of its etcds, with and without the privileges, the files and the etcd it looks at.
+//! The findings of `doctor` about this machine and its etcd processes, with and without the privileges, files
+//! and etcd that it inspects.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +16,7 @@ use probe_tests::probe::loaded_programs;
 use probe_tests::probe::{self, Finished, Invocation};
 use serde_json::Value;
 
-/// What every machine is told about, whatever is missing.
+/// The findings that every machine has, even if much is missing.
 const LINES: [&str; 18] = [
     "version",
     "BTF",
@@ -48,7 +49,7 @@ fn member(version: &str, name: &str, scratch: &Scratch) -> Member {
     Member::new(&etcd::find(version).unwrap(), name, scratch.path())
 }
 
-/// Returns certificates in which one side's is of another validity.
+/// Returns certificates where that of one side has another validity.
 fn certificates(scratch: &Scratch, server: Validity, client: Validity) -> Mutual {
     let authority = Authority::create(scratch.path(), "ca").unwrap();
     Mutual {
@@ -62,7 +63,7 @@ fn flags(pair: &Pair) -> [&str; 4] {
     ["--cert", pair.certificate.to_str().unwrap(), "--key", pair.key.to_str().unwrap()]
 }
 
-/// Runs it to its end; nothing is left in the kernel.
+/// Runs it to completion; nothing remains in the kernel.
 fn examine(call: &Invocation) -> Finished {
     let orphans = loaded_programs::orphans().unwrap();
     let finished = call.start("doctor").unwrap().wait(Duration::from_secs(30)).unwrap();
@@ -77,7 +78,7 @@ fn examine(call: &Invocation) -> Finished {
     finished
 }
 
-/// Returns the findings as JSON, held against what the text of a second run says, and the exit code.
+/// Returns the findings as JSON, compared with the text of a second run, and the exit code.
 fn findings(call: &Invocation) -> (Vec<Value>, i32) {
     let text = examine(call);
     println!("{}", text.stdout);
@@ -97,12 +98,12 @@ fn findings(call: &Invocation) -> (Vec<Value>, i32) {
     if code <= 1 {
         let acute =
             findings.iter().any(|finding| finding["state"] == "warning" || finding["state"] == "failed");
-        assert_eq!(code, i32::from(acute), "1 if somebody has to act: {findings:#?}");
+        assert_eq!(code, i32::from(acute), "1 if the operator must act: {findings:#?}");
     }
     (findings, code)
 }
 
-/// Returns what is said of something: of a member if it is named, else of the machine.
+/// Returns the finding on a subject: of a member if one is named, else of the machine.
 fn states(findings: &[Value], member: Option<&Etcd>, what: &str) -> Vec<(String, String)> {
     let group = member.map(|etcd| format!("etcd {}, pid {}", etcd.name(), etcd.pid()));
     let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
@@ -115,7 +116,7 @@ fn states(findings: &[Value], member: Option<&Etcd>, what: &str) -> Vec<(String,
         .collect()
 }
 
-/// Asserts that exactly one line says something, and what.
+/// Asserts that exactly one line reports a subject, and checks it.
 fn assert_line(findings: &[Value], member: Option<&Etcd>, what: &str, state: &str, part: &str) {
     let said = states(findings, member, what);
     assert_eq!(said.len(), 1, "one line about {what}: {findings:#?}");
@@ -124,7 +125,7 @@ fn assert_line(findings: &[Value], member: Option<&Etcd>, what: &str, state: &st
 }
 
 #[test]
-fn a_member_is_told_with_its_disk_its_endpoint_and_its_certificates() {
+fn a_member_is_reported_with_disk_endpoint_and_certificates() {
     requirements::require(&[Need::Root, Need::Bpf, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     for version in ["3.4", "3.5.16"] {
         let scratch = Scratch::on_disk("doctor").unwrap();
@@ -143,18 +144,18 @@ fn a_member_is_told_with_its_disk_its_endpoint_and_its_certificates() {
         assert_line(&found, Some(&etcd), "endpoint", "ok", &answers);
         assert_line(&found, Some(&etcd), "authority", "ok", "ca.pem is valid for 365 days");
         assert_line(&found, Some(&etcd), "certificate", "ok", "server.pem is valid for 365 days");
-        assert!(loaded_programs::loaded().unwrap().is_subset(&loaded), "version {version}: it only looks");
+        assert!(loaded_programs::loaded().unwrap().is_subset(&loaded), "version {version}: it loads nothing");
 
-        // The certificate that we are told to show, instead of etcd's own.
+        // The certificate that the flags specify, not etcd's own.
         let (found, code) = findings(&call(&scratch).arguments(&flags(&tls.client)));
         assert_line(&found, Some(&etcd), "server certificate", "ok", "server.pem is valid for 365 days");
         assert_line(&found, Some(&etcd), "client certificate", "warning", "client.pem is valid for 10 days");
         assert_line(&found, Some(&etcd), "endpoint", "ok", &answers);
-        assert_eq!(code, 1, "somebody has to renew it");
+        assert_eq!(code, 1, "the operator must renew it");
     }
 }
 
-/// Returns the file system with this number, as the kernel lists its mounts.
+/// Returns the file system with this device number from the kernel's list of mounts.
 fn filesystem(device: u64) -> String {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let number = format!(" {}:{} ", rustix::fs::major(device), rustix::fs::minor(device));
@@ -164,7 +165,7 @@ fn filesystem(device: u64) -> String {
 }
 
 #[test]
-fn expired_certificates_are_told_and_so_is_what_they_break() {
+fn expired_certificates_are_reported_with_their_effect() {
     requirements::require(&[Need::Root, Need::Bpf, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     for version in ["3.4", "3.5.16"] {
         let scratch = Scratch::on_disk("doctor").unwrap();
@@ -182,7 +183,7 @@ fn expired_certificates_are_told_and_so_is_what_they_break() {
     }
 }
 
-/// One that only listens may not have created its WAL yet.
+/// A member that only listens may not have created its WAL yet.
 fn wait_for_wal(etcd: &Etcd) {
     let wal = etcd.data_dir().join("member/wal/0000000000000000-0000000000000000.wal");
     let there = Cancel::default().wait_for(Duration::from_secs(20), || Ok(wal.exists().then_some(())));
@@ -190,13 +191,13 @@ fn wait_for_wal(etcd: &Etcd) {
 }
 
 #[test]
-fn a_member_in_namespaces_of_its_own_is_asked_inside() {
+fn a_member_in_namespaces_is_scraped_inside() {
     requirements::require(&NAMESPACES);
     requirements::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("doctor").unwrap();
     let member = member("3.5.16", "inside", &scratch).inside(Namespaces::over(scratch.path()));
     let etcd = member.readiness(Readiness::Listening).start();
-    // It cannot be reached from here, so there is nothing to wait for but its WAL.
+    // It is not reachable from here, so the test can only wait for its WAL.
     let etcd = etcd.unwrap();
     wait_for_wal(&etcd);
     let (found, _) = findings(&call(&scratch));
@@ -232,15 +233,15 @@ fn no_etcd_is_no_failure() {
 }
 
 #[test]
-fn an_ordinary_user_is_told_what_to_ask_for() {
+fn an_ordinary_user_learns_the_required_privileges() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16"), Need::Tool("setpriv", "util-linux")]);
     let scratch = Scratch::on_disk("doctor").unwrap();
     let etcd = member("3.5.16", "closed", &scratch).start().unwrap();
-    // Where an ordinary user may read it.
+    // A directory that an ordinary user may read.
     let program = scratch.path().join("etcd-disk-probe");
     fs::copy(probe::binary().unwrap(), &program).unwrap();
     let (found, code) = findings(&Invocation::new(&program, scratch.path()).through(&NOBODY));
-    assert_eq!(code, 77, "what the daemon ends with");
+    assert_eq!(code, 77, "the exit code of the daemon");
     assert_line(&found, None, "user", "note", "65534");
     assert_line(&found, None, "CAP_BPF", "failed", "capabilities.add");
     assert_line(&found, None, "CAP_SYS_PTRACE", "warning", "settings, descriptors");
@@ -254,7 +255,7 @@ fn an_ordinary_user_is_told_what_to_ask_for() {
 }
 
 #[test]
-fn what_a_machine_lacks_is_one_line_and_all_others_stay() {
+fn a_missing_property_changes_only_its_own_line() {
     requirements::require(&NAMESPACES);
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("doctor").unwrap();
@@ -265,7 +266,7 @@ fn what_a_machine_lacks_is_one_line_and_all_others_stay() {
     let rootless = ["unshare", "--user", "--map-root-user"];
     let cases = [
         (&no_btf[..], 69, "BTF", "CONFIG_DEBUG_INFO_BTF", "no BTF"),
-        (&own_pids, 69, "pid namespace", "hostPID: true", "pids of its own"),
+        (&own_pids, 69, "pid namespace", "hostPID: true", "a pid namespace"),
         (&no_privilege, 77, "CAP_PERFMON", "CapabilityBoundingSet=", "root without capabilities"),
         (&rootless, 77, "user namespace", "hostUsers: true", "root of a rootless container"),
     ];

@@ -1,5 +1,5 @@
-//! The probe agrees with real etcds, event by event: under load, over rotations, snapshots and defragmentation, over
-//! restarts of either. And it disagrees when it is built to count wrong.
+//! The probe agrees with real etcd processes, event by event: under load, across rotations, snapshots and
+//! defragmentation, and across restarts of either. It disagrees when it is built to count wrong.
 
 #![expect(clippy::float_cmp, reason = "counts are whole numbers, which floats hold exactly")]
 
@@ -33,8 +33,8 @@ fn start_etcd(version: &str, name: &str, scratch: &Scratch, tls: &Mutual) -> Etc
     member.set("snapshot-count", "10000").start().unwrap()
 }
 
-/// Holds the probe's counts against etcd's own, read by the test itself. etcd commits once more after the last put, so
-/// the two are read until neither moves; a count that is off stays off.
+/// Compares the probe's counts with etcd's own, read by the test itself. etcd commits once more after the
+/// last put, so both are read until neither changes; a wrong count stays wrong.
 fn assert_equal_to(etcd: &Etcd, probe: &Probe) -> [Crosscheck; 2] {
     let mut last = None;
     let equal = Cancel::default().wait_for(Duration::from_secs(15), || {
@@ -86,14 +86,15 @@ fn every_event_of_a_long_load_is_matched() {
             let labels = [member[0], ("file", file)];
             metrics.sum("etcd_disk_probe_operation_duration_seconds_count", &labels)
         };
-        assert!(count("snapshot") > 0.0 && count("defrag") > 0.0, "{}: both were seen", etcd.name());
+        assert!(count("snapshot") > 0.0 && count("defrag") > 0.0, "{}: both were recorded", etcd.name());
     }
     assert_nothing_missed(&probe);
 }
 
-/// Nothing that an etcd does to its data is unknown to the probe. Left out are `unknown_file`, for etcd's logger (zap)
-/// syncs its standard error; `unclaimed_process`, for other tests' etcds end, too; and what is of the disk and not of etcd:
-/// how much others have in flight there is theirs.
+/// The probe misses nothing that etcd does to its data. Four reasons are excluded: `unknown_file`, because
+/// etcd's logger (zap) syncs its standard error; `unclaimed_process`, because the etcd processes of other
+/// tests end too; `requests_full` and `owners_full`, which belong to the disk, not to etcd, and depend on the
+/// requests that other processes have in flight there.
 fn assert_nothing_missed(probe: &Probe) {
     let metrics = probe.metrics().unwrap();
     for reason in metrics.label_values("etcd_disk_probe_misses_total", "reason") {
@@ -108,7 +109,7 @@ fn assert_nothing_missed(probe: &Probe) {
 }
 
 #[test]
-fn a_probe_that_counts_wrong_is_found_out() {
+fn a_probe_that_counts_wrong_is_detected() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     for (fault, sign) in [("drop", 1.0), ("double", -1.0)] {
         let scratch = Scratch::on_disk("faulty").unwrap();
@@ -118,7 +119,7 @@ fn a_probe_that_counts_wrong_is_found_out() {
         let probe = call.arguments(&["--scrape-interval", "200ms", "--window", "10s"]).run().unwrap();
         let name = format!("faulty-{fault}");
         let etcd = start_etcd("3.5.16", &name, &scratch, &tls);
-        // One connection syncs once a put.
+        // One connection causes one sync per put.
         let load = Load { amount: Amount::Puts(3_500), connections: 1, value_bytes: 100, ..Load::default() };
         load.start(etcd.endpoint()).wait().unwrap();
         thread::sleep(Duration::from_secs(3));
@@ -131,7 +132,7 @@ fn a_probe_that_counts_wrong_is_found_out() {
         assert!(!probe.is_ready(), "{fault}: a probe that disagrees is not ready");
         let verdict = [("member", name.as_str()), ("verdict", "blind")];
         assert_eq!(metrics.expect("etcd_disk_probe_verdict", &verdict), 1.0, "{fault}");
-        // One more event does not wash it away.
+        // One more event does not hide the fault.
         Load { amount: Amount::Puts(300), ..load }.start(etcd.endpoint()).wait().unwrap();
         let [later, _] = crosscheck::of(&probe.metrics().unwrap(), &name).unwrap();
         assert!(later.difference * sign >= wal.difference * sign, "{fault}: {later:?}");
@@ -139,7 +140,7 @@ fn a_probe_that_counts_wrong_is_found_out() {
 }
 
 #[test]
-fn an_etcd_in_mid_life_is_reconciled_once_it_rests() {
+fn an_etcd_found_later_is_reconciled_once_idle() {
     requirements::require(&[Need::Root, Need::Etcd("3.4")]);
     let scratch = Scratch::on_disk("midlife").unwrap();
     let tls = Mutual::create(scratch.path()).unwrap();
@@ -151,7 +152,7 @@ fn an_etcd_in_mid_life_is_reconciled_once_it_rests() {
     let probe = run_probe(&scratch, &["--scrape-interval", "400ms"]);
     thread::sleep(Duration::from_secs(5));
     load.stop().unwrap();
-    // Two seconds of rest, and the time that a scrape and a look at it take.
+    // Two idle seconds, and the time for a scrape and a reading of it.
     thread::sleep(Duration::from_millis(2_500));
     let figures = crosscheck::of(&probe.metrics().unwrap(), "midlife").expect("the member is known");
     assert!(figures.iter().all(Crosscheck::is_exact), "pinned within two idle seconds: {figures:#?}");
@@ -163,7 +164,7 @@ fn an_etcd_in_mid_life_is_reconciled_once_it_rests() {
 }
 
 #[test]
-fn ten_deaths_under_load_lose_nothing() {
+fn ten_kills_under_load_lose_nothing() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("deaths").unwrap();
     let tls = Mutual::create(scratch.path()).unwrap();
@@ -173,7 +174,8 @@ fn ten_deaths_under_load_lose_nothing() {
     let load = Load { tolerant: true, value_bytes: 512, ..Load::default() }.start(etcd.endpoint());
     let mut puts = 0;
     for death in 0..10 {
-        // Every life is long enough to be discovered and scraped, and dies at a moment of its own.
+        // Every incarnation lives long enough to be discovered and scraped, and is killed at a different
+        // moment.
         thread::sleep(Duration::from_millis(2_000 + 137 * death));
         etcd.kill9().unwrap();
         assert!(load.so_far().puts > puts, "life {death} did some work");
@@ -188,24 +190,25 @@ fn ten_deaths_under_load_lose_nothing() {
     assert!(figures[0].unverified > 0.0, "ten tails cannot all have been scraped: {figures:#?}");
     assert_nothing_missed(&probe);
     let living = living_etcds();
-    let places = entries::<ProcessKey>(&probe, "TARGET_BY_PROCESS");
+    let slots = entries::<ProcessKey>(&probe, "TARGET_BY_PROCESS");
     assert_eq!(
-        places,
+        slots,
         living.len() + 1,
-        "one place per living etcd, one for the self-test, none for the dead"
+        "one slot per running etcd, one for the self-test, none for exited ones"
     );
     let tasks = living.iter().map(|pid| fs::read_dir(format!("/proc/{pid}/task")).unwrap().count());
-    let (threads, places) = (tasks.sum(), entries::<ThreadKey>(&probe, "THREAD_BY_KEY"));
-    assert!((1..=threads).contains(&places), "{places} places for {threads} living threads");
+    let (threads, slots) = (tasks.sum(), entries::<ThreadKey>(&probe, "THREAD_BY_KEY"));
+    assert!((1..=threads).contains(&slots), "{slots} slots for {threads} running threads");
 }
 
-/// Returns how many entries one of the probe's hash maps has.
+/// Returns the number of entries in one of the probe's hash maps.
 fn entries<K: aya::Pod>(probe: &Probe, map: &str) -> usize {
     let map: HashMap<_, K, u32> = loaded_programs::hash_map(probe.pid(), map).unwrap();
     map.keys().filter_map(Result::ok).count()
 }
 
-/// Returns the processes called etcd, whosesoever: the probe gives a place to each that syncs a WAL.
+/// Returns all processes called etcd, including those outside the tests: the probe allocates a slot for each
+/// that syncs a WAL.
 fn living_etcds() -> Vec<u32> {
     let processes =
         fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -222,7 +225,7 @@ fn without_fsync_commits_still_reconcile() {
         let member = Member::new(&etcd::find(version).unwrap(), name, scratch.path()).tls(&tls);
         let etcd = member.set("unsafe-no-fsync", "true").start().unwrap();
         let watch = Watch::start(&probe, &[name], Demand::Exact, OFTEN);
-        // Enough for a rotation, whose directory is synced all the same.
+        // Enough for a rotation, which syncs the directory even with this setting.
         Load { amount: Amount::Puts(17_000), ..Load::default() }.start(etcd.endpoint()).wait().unwrap();
         let figures = assert_equal_to(&etcd, &probe);
         watch.stop().unwrap();
@@ -251,7 +254,8 @@ fn a_probe_killed_under_load_recovers_by_itself() {
     assert!(figures[0].kernel > 0.0, "{figures:#?}");
 }
 
-/// Under 28 MiB at its peak, 2 % of a core at a scrape a second, and ready within 5 s, on a machine on which other tests run.
+/// At most 28 MiB at its peak, 2 % of a core with one scrape per second, and ready within 5 s, on a machine
+/// that also runs other tests.
 #[test]
 fn the_daemon_is_small_and_quick() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);

@@ -1,4 +1,4 @@
-//! How etcd is asked: every reason for a failure brought about for real, answers without end, IPv6, and names.
+//! Requests to etcd: every real cause of a failed scrape, endless answers, IPv6, and names.
 
 use std::fs;
 use std::thread;
@@ -18,14 +18,14 @@ use serde_json::Value;
 
 const ERRORS: &str = "etcd_disk_probe_etcd_scrape_errors_total";
 
-/// As many as there are reasons in the closed set.
+/// The number of reasons in the closed set.
 const REASONS: usize = 13;
 
-/// How much more than for a plain answer the probe may have resident while it reads one without end: the bound of 4 MiB, twice while
-/// it grows, and what the allocator keeps of it.
+/// The additional resident memory while the probe reads an endless answer, compared with an ordinary one: the
+/// bound of 4 MiB, twice while the buffer grows, and what the allocator retains.
 const EXTRA_BYTES: u64 = 24 << 20;
 
-/// An empty SETTINGS frame, with which every server of HTTP/2 begins.
+/// An empty SETTINGS frame, the first bytes of every HTTP/2 server.
 const SETTINGS: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 
 fn call(scratch: &Scratch) -> Invocation {
@@ -50,7 +50,7 @@ fn wait_until_up(probe: &Probe, member: &str, why: &str) -> Metrics {
     found.unwrap().unwrap_or_else(|| panic!("{why}: {member} is not up: {}", probe.log().unwrap()))
 }
 
-/// A way for a scrape to fail, and how the probe has to tell it.
+/// A cause for a failed scrape, and how the probe must report it.
 struct Failing<'a> {
     why: &'a str,
     flags: Vec<&'a str>,
@@ -58,24 +58,24 @@ struct Failing<'a> {
     sentence: &'a str,
 }
 
-/// Holds what a probe that cannot scrape a member says against what it should say.
-fn assert_told(probe: &Probe, member: &str, case: &Failing) {
+/// Compares the output of a probe that cannot scrape a member with the expected output.
+fn assert_reported(probe: &Probe, member: &str, case: &Failing) {
     let Failing { why, reason, sentence, .. } = case;
     let counts = |metrics: &Metrics| -> Vec<(String, f64)> {
         let named = [("member", member)];
         let all = metrics.all(ERRORS, &named);
         all.map(|sample| (sample.labels["reason"].clone(), sample.value)).collect()
     };
-    let told = Cancel::default().wait_for(Duration::from_secs(10), || {
+    let reported = Cancel::default().wait_for(Duration::from_secs(10), || {
         let metrics = probe.metrics()?;
         let enough = counts(&metrics).iter().any(|(of, count)| of == reason && *count >= 2.0);
         Ok(enough.then_some(metrics))
     });
-    let metrics = told
+    let metrics = reported
         .unwrap()
         .unwrap_or_else(|| panic!("{why}: {:?} {}", counts(&probe.metrics().unwrap()), probe.log().unwrap()));
     let counts = counts(&metrics);
-    assert_eq!(counts.len(), REASONS, "{why}: every reason is there: {counts:?}");
+    assert_eq!(counts.len(), REASONS, "{why}: every reason is exported: {counts:?}");
     assert!(
         counts.iter().all(|(of, count)| of == reason || *count == 0.0),
         "{why}: for one reason: {counts:?}"
@@ -85,21 +85,21 @@ fn assert_told(probe: &Probe, member: &str, case: &Failing) {
     let mine = format!("member=\"{member}\" reason=\"{reason}\"");
     let lines: Vec<_> =
         log.lines().filter(|line| line.contains(" cannot scrape etcd: ") && line.contains(&mine)).collect();
-    assert_eq!(lines.len(), 1, "{why}: told once: {log}");
-    println!("{why}: {}", lines[0].split_once("etcd: ").map_or(lines[0], |(_, told)| told));
+    assert_eq!(lines.len(), 1, "{why}: reported once: {log}");
+    println!("{why}: {}", lines[0].split_once("etcd: ").map_or(lines[0], |(_, reported)| reported));
     assert!(lines[0].contains(sentence), "{why}: {sentence:?} in {}", lines[0]);
     let report = probe.get("/api/v1/report").unwrap().text().unwrap();
     assert!(!report.contains("-key.pem"), "{why}: no path of a key: {report}");
 }
 
 /// Runs a probe for each case, a few at a time.
-fn assert_all_told(scratch: &Scratch, member: &str, cases: &[Failing]) {
+fn assert_all_reported(scratch: &Scratch, member: &str, cases: &[Failing]) {
     for some in cases.chunks(8) {
         let mut probes: Vec<_> =
             some.iter().map(|case| call(scratch).arguments(&case.flags).launch().unwrap()).collect();
         for (probe, case) in probes.iter_mut().zip(some) {
             probe.wait_until_ready(Duration::from_secs(20)).unwrap();
-            assert_told(probe, member, case);
+            assert_reported(probe, member, case);
         }
     }
 }
@@ -109,7 +109,7 @@ fn flags(pair: &Pair) -> Vec<&str> {
 }
 
 #[test]
-fn a_port_that_is_not_what_it_was_taken_for_is_told() {
+fn a_port_of_another_protocol_is_reported() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("fetch").unwrap();
     let authority = Authority::create(scratch.path(), "ca").unwrap();
@@ -178,9 +178,9 @@ fn a_port_that_is_not_what_it_was_taken_for_is_told() {
             sentence: "its address cannot be reached from here",
         },
     ];
-    assert_all_told(&scratch, name, &cases);
+    assert_all_reported(&scratch, name, &cases);
 
-    // etcd reads its certificate anew for every connection.
+    // etcd reads its certificate for every new connection.
     for (pair, reason, sentence) in [
         (authority.named("named", &["etcd.example"]).unwrap(), "tls_name", "not valid for the host"),
         (authority.client("usage", Validity::Current).unwrap(), "tls_untrusted", "was not made for servers"),
@@ -194,7 +194,7 @@ fn a_port_that_is_not_what_it_was_taken_for_is_told() {
             reason,
             sentence,
         };
-        assert_all_told(&scratch, name, &[case]);
+        assert_all_reported(&scratch, name, &[case]);
         if reason == "tls_name" {
             let named = call(&scratch).arguments(&trusting).arguments(&["--tls-server-name", "etcd.example"]);
             wait_until_up(&named.run().unwrap(), name, "the name that the certificate has");
@@ -205,7 +205,7 @@ fn a_port_that_is_not_what_it_was_taken_for_is_told() {
 }
 
 #[test]
-fn answers_that_are_none_are_told_apart() {
+fn invalid_answers_are_distinguished() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("fetch").unwrap();
     let name = "answered-for";
@@ -239,7 +239,7 @@ fn answers_that_are_none_are_told_apart() {
             sentence,
         })
         .collect();
-    assert_all_told(&scratch, name, &all);
+    assert_all_reported(&scratch, name, &all);
 }
 
 #[test]
@@ -263,12 +263,13 @@ fn an_answer_without_end_ends_in_time_and_takes_no_memory() {
         let url = format!("http://{}", server.address());
         let since = Instant::now();
         let probe = call(&scratch).arguments(&["--endpoints", &url]).run().unwrap();
-        assert_told(
+        assert_reported(
             &probe,
             name,
             &Failing { why: &format!("{answer:?}"), flags: Vec::new(), reason, sentence },
         );
-        // Two scrapes have ended, or it would not have been told; how soon is for the probe's clock to say, not for a busy machine's.
+        // Two scrapes have ended, otherwise it would not be reported. The test does not check how soon: that
+        // depends on the load of the machine, while the probe uses its own clock.
         let took = since.elapsed();
         thread::sleep(Duration::from_secs(2).saturating_sub(took));
         let bytes = process::peak_resident_bytes(probe.pid()).unwrap();
@@ -278,7 +279,7 @@ fn an_answer_without_end_ends_in_time_and_takes_no_memory() {
     }
 }
 
-/// Returns the first endpoint that is asked for a member's metrics.
+/// Returns the first endpoint at which a member's metrics are requested.
 fn endpoint_of(probe: &Probe, name: &str) -> Value {
     let report: Value = serde_json::from_str(&probe.get("/api/v1/report").unwrap().text().unwrap()).unwrap();
     let mut members = report["members"].as_array().expect("members are a list").iter();
@@ -286,7 +287,7 @@ fn endpoint_of(probe: &Probe, name: &str) -> Value {
         .clone()
 }
 
-/// Returns in how many days each certificate ends, by the label `certificate`.
+/// Returns the days until each certificate expires, by the label `certificate`.
 fn days(metrics: &Metrics, member: &str) -> [Option<i64>; 3] {
     let now_s = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
     ["ca", "server", "client"].map(|certificate| {
@@ -298,7 +299,7 @@ fn days(metrics: &Metrics, member: &str) -> [Option<i64>; 3] {
     })
 }
 
-/// Waits until the certificates end in so many whole days.
+/// Waits until the certificates expire in this many whole days.
 fn wait_for_days(probe: &Probe, member: &str, expected: [i64; 3], why: &str) {
     let expected = expected.map(Some);
     let found = Cancel::default().wait_for(Duration::from_secs(12), || {
@@ -309,7 +310,7 @@ fn wait_for_days(probe: &Probe, member: &str, expected: [i64; 3], why: &str) {
 }
 
 #[test]
-fn etcd_is_asked_over_ipv6_and_its_certificates_are_told_without_tls() {
+fn etcd_is_scraped_over_ipv6_with_its_certificates_reported() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("fetch").unwrap();
     let authority = Authority::create(scratch.path(), "ca").unwrap();
@@ -327,7 +328,12 @@ fn etcd_is_asked_over_ipv6_and_its_certificates_are_told_without_tls() {
     let found = call(&scratch).run().unwrap();
     wait_until_up(&found, name, "the plain listener");
     assert_eq!(endpoint_of(&found, name), plain, "the simplest one is asked");
-    wait_for_days(&found, name, [365, 10, 10], "those of the client port, although nobody speaks TLS to it");
+    wait_for_days(
+        &found,
+        name,
+        [365, 10, 10],
+        "the certificates of the client port, although the probe does not use it",
+    );
     let log = found.log().unwrap();
     let warnings: Vec<_> =
         log.lines().filter(|line| line.contains("renew it soon") && line.contains(name)).collect();

@@ -1,4 +1,4 @@
-//! Shows that the tests' own tools do what the other tests rely on, with real etcds and without the probe.
+//! The harness provides what the other tests rely on, with real etcd processes and without the probe.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use probe_tests::machine::process;
 use probe_tests::machine::requirements::{self, Need};
 use probe_tests::machine::scratch::{Format, LoopFs, Scratch, SlowFs, Tmpfs};
 
-/// One at a time: they look at the mounts and loop devices of the whole machine.
+/// One at a time: these tests check the mounts and loop devices of the whole machine.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -26,7 +26,7 @@ fn put(etcd: &Etcd, puts: u64) -> Done {
     Load { amount: Amount::Puts(puts), ..Load::default() }.start(etcd.endpoint()).wait().expect("load ends")
 }
 
-/// Returns what is mounted below a path, and which loop devices have their image there.
+/// Returns the mounts below a path, and the loop devices whose images are there.
 fn left_below(path: &Path) -> BTreeSet<String> {
     let path = path.to_str().expect("a path in UTF-8");
     let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts can be read");
@@ -50,7 +50,7 @@ fn each_etcd_serves_loads_dies_and_restarts() {
         let mut etcd = member.tls(&tls).set("snapshot-count", "1000").config_source(given).start().unwrap();
         assert_eq!(process::comm(etcd.pid()).as_deref(), Some("etcd"), "{why}");
         let stranger = Endpoint::plain(etcd.endpoint().address()).get("/metrics").and_then(Response::text);
-        assert!(stranger.is_err(), "{why}: nobody gets in without a certificate");
+        assert!(stranger.is_err(), "{why}: no access without a certificate");
 
         let before = etcd.observations().unwrap();
         let done = put(&etcd, 2000);
@@ -108,7 +108,7 @@ fn a_wal_rotates_and_may_live_on_another_file_system() {
         std::thread::sleep(Duration::from_secs(1));
         assert_eq!(load.so_far().puts, 0, "nothing is durable on a frozen file system");
         drop(frozen);
-        assert_eq!(load.wait().unwrap().puts, 10, "thawed, it goes on");
+        assert_eq!(load.wait().unwrap().puts, 10, "thawed, it continues");
         assert_eq!(left_below(scratch.path()).len(), 5, "three mounts and two loop devices");
     }
     assert_eq!(left_below(scratch.path()), BTreeSet::new(), "all undone on drop");
@@ -150,11 +150,7 @@ fn certificates_that_must_not_work_do_not() {
     let clients = [
         (good.clone(), true, "ours"),
         (authority.client("late-client", Validity::Expired).unwrap(), false, "expired"),
-        (
-            other.client("other-client", Validity::Current).unwrap(),
-            false,
-            "of an authority that nobody trusts",
-        ),
+        (other.client("other-client", Validity::Current).unwrap(), false, "of an untrusted authority"),
     ];
     let binary = etcd::find("3.5").unwrap();
     let server = authority.server("server", &[], Validity::Current).unwrap();
@@ -182,11 +178,11 @@ fn an_etcd_that_cannot_start_says_why() {
     let member = Member::new(&etcd::find("3.4").unwrap(), "member", scratch.path()).tls(&tls);
     let error = format!("{:#}", member.start().unwrap_err());
     assert!(error.starts_with("cannot start etcd member: it ended with exit code 1; the end of"), "{error}");
-    assert!(error.contains("server-key.pem: no such file"), "the log's end tells the reason: {error}");
+    assert!(error.contains("server-key.pem: no such file"), "the end of the log has the reason: {error}");
 }
 
 #[test]
-fn a_slow_disk_is_as_slow_as_it_is_told_and_leaves_nothing() {
+fn a_slow_disk_has_the_set_latency_and_leaves_nothing() {
     requirements::require(&[&[Need::Root][..], &requirements::SLOW_EXT4].concat());
     let _alone = alone();
     let scratch = Scratch::on_disk("harness").unwrap();
@@ -195,7 +191,7 @@ fn a_slow_disk_is_as_slow_as_it_is_told_and_leaves_nothing() {
     file.write_all_at(&[0; 4096], 0).unwrap();
     file.sync_all().unwrap();
 
-    // Long, for a busy machine adds to it.
+    // Long, because a busy machine adds to it.
     let delay = Duration::from_millis(200);
     let cases = [
         (Duration::ZERO, Duration::ZERO, 0, "nothing"),
@@ -208,7 +204,7 @@ fn a_slow_disk_is_as_slow_as_it_is_told_and_leaves_nothing() {
         disk.flush_delay(flush);
         let before = disk.served();
         let since = Instant::now();
-        // The block is there: one write and one flush.
+        // The block is allocated: one write and one flush.
         file.write_all_at(&[1; 4096], 0).unwrap();
         file.sync_data().unwrap();
         let (took, after) = (since.elapsed(), disk.served());

@@ -1,4 +1,5 @@
-//! Which hook is taken: the one that was asked for or an error that says why not, and else the cheapest that works.
+//! The choice of the hook: the requested one or an error with the reason, and by default the cheapest that
+//! works.
 
 use std::time::Duration;
 
@@ -20,13 +21,14 @@ fn check(call: &Invocation) -> Finished {
 fn auto_takes_the_cheapest_hook_that_works() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("hooks").unwrap();
-    // What works here is not ours to say: a forced hook tells, with an error that says why not.
+    // The test does not assume what works here: with a forced hook the probe reports an error with the
+    // reason.
     let works = |hook: &str| {
         let finished = check(&call(&scratch, hook));
         let starts = matches!(finished.code, Some(0..=2));
         println!("{hook}: {}", if starts { "works here" } else { finished.stderr.trim() });
         if starts {
-            assert_eq!(finished.json().unwrap()["hook"], hook, "no other one is taken in its place");
+            assert_eq!(finished.json().unwrap()["hook"], hook, "no other one is used instead");
         } else {
             assert!(matches!(finished.code, Some(69 | 77)), "{finished:?}");
             assert!(finished.stderr.contains("cannot start the kernel probe: "), "{finished:?}");

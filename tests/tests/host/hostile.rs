@@ -1,4 +1,5 @@
-//! An etcd that means harm gets nowhere: the daemon's memory is bounded, its page stays valid, and the kernel's counts are exact.
+//! A hostile etcd does no harm: the daemon's memory is bounded, its page stays valid, and the kernel's counts
+//! are exact.
 
 use std::os::unix::fs::symlink;
 use std::thread;
@@ -15,16 +16,16 @@ use probe_tests::observability::prometheus;
 use probe_tests::probe::metrics::Metrics;
 use probe_tests::probe::{self, Invocation, Probe};
 
-/// The most that the daemon may have resident, whatever an etcd answers. docs/etcd-metrics.md says so, too.
+/// The limit of the daemon's resident memory for any answer of etcd. docs/etcd-metrics.md states it.
 const RESIDENT_MAX_BYTES: u64 = 64 << 20;
 
-/// How long each way to spoil an answer lasts: long enough for a scrape to run out of time.
+/// The duration of each malformed answer: long enough for a scrape to time out.
 const EACH: Duration = Duration::from_millis(1_400);
 
-/// Seconds that the test takes at least; all ways come at least once.
+/// The minimum duration of the test in seconds; every kind of answer occurs at least once.
 const DURATION: &str = "ETCD_DISK_PROBE_HOSTILE_SECONDS";
 
-/// The longest that `/metrics` may take: a second for etcd, and some for a machine that is busy.
+/// The time limit for `/metrics`: a second for etcd, and a margin for a busy machine.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 const LIGHT: Load =
@@ -48,18 +49,18 @@ fn a_hostile_etcd_costs_neither_memory_nor_events() {
     let stated = format!("below {} MiB resident", RESIDENT_MAX_BYTES >> 20);
     assert!(
         include_str!("../../../docs/etcd-metrics.md").contains(&stated),
-        "docs/etcd-metrics.md says {stated}"
+        "docs/etcd-metrics.md states {stated}"
     );
     let seconds = std::env::var(DURATION).map_or(30, |text| text.parse().expect("a number of seconds"));
     let end = Instant::now() + Duration::from_secs(seconds);
     let scratch = Scratch::on_disk("hostile").unwrap();
     let hostile = Hostile::start().unwrap();
-    // A name of its own, so that the probe asks the hostile server about this etcd only.
+    // A unique name, so that the probe queries only the hostile server for this etcd.
     let name = format!("etcd-{}", std::process::id());
     let binary = scratch.path().join(&name);
     symlink(etcd::find("3.5").unwrap(), &binary).unwrap();
     let url = hostile.url();
-    // Before etcd, so that it sees it from its first sync.
+    // Before etcd, so that the probe observes its first sync.
     let arguments = ["--process-name", &name, "--endpoints", &url, "--scrape-interval", "500ms"];
     let arguments = [&arguments[..], &["--command-timeout", "1s", "--window", "5s"]].concat();
     let call = Invocation::new(&probe::binary().unwrap(), scratch.path());
@@ -79,13 +80,13 @@ fn a_hostile_etcd_costs_neither_memory_nor_events() {
     while round == 0 || Instant::now() < end {
         round += 1;
         for answer in ways.clone() {
-            suffer(&setting, *answer);
+            serve_malformed(&setting, *answer);
         }
         assert!(setting.probe.is_ready(), "an etcd that cannot be scraped is no fault of the probe's");
         let resident = process::resident_bytes(setting.probe.pid()).unwrap();
         println!("round {round}: {} resident, {} at most", mib(resident), mib(peak(&setting)));
     }
-    suffer(&setting, lasting);
+    serve_malformed(&setting, lasting);
     assert!(!setting.probe.is_ready(), "the counts of kernel and etcd contradict each other from here on");
     println!("{:?}; {} at most", load.stop().unwrap(), mib(peak(&setting)));
 
@@ -95,16 +96,16 @@ fn a_hostile_etcd_costs_neither_memory_nor_events() {
     assert_eq!(setting.probe.get("/-/healthy").unwrap().status, 200);
 }
 
-/// Has the probe suffer one way for a while, and watches it.
-fn suffer(setting: &Setting, answer: Malformed) {
+/// Serves one malformed answer for a while and watches the probe.
+fn serve_malformed(setting: &Setting, answer: Malformed) {
     setting.hostile.answer_with(answer);
     let began = Instant::now();
     let mut slowest = Duration::ZERO;
     let mut text = String::new();
     while began.elapsed() < EACH {
-        let asked = Instant::now();
+        let sent = Instant::now();
         text = setting.probe.get("/metrics").unwrap().text().unwrap();
-        slowest = slowest.max(asked.elapsed());
+        slowest = slowest.max(sent.elapsed());
         thread::sleep(Duration::from_millis(100));
     }
     let metrics = Metrics::parse(&text).unwrap();
@@ -114,18 +115,18 @@ fn suffer(setting: &Setting, answer: Malformed) {
     assert!(slowest < ANSWER_LIMIT, "{answer:?}: /metrics took {slowest:?}");
     let resident = peak(setting);
     assert!(resident < RESIDENT_MAX_BYTES, "{answer:?}: {} resident", mib(resident));
-    // Whatever etcd serves, Prometheus can read the page; what is wrong with it is etcd's names.
+    // Prometheus can read the page for every answer of etcd; the only complaints are about etcd's own names.
     let found = prometheus::check_metrics(&text).unwrap();
     let of_names = |line: &&String| !line.ends_with("suffix") && !line.ends_with("no help text");
     assert_eq!(found.iter().filter(of_names).count(), 0, "{answer:?}: {found:?}");
     if answer.keeps_the_cross_check() {
-        assert!(served > 0.5, "{answer:?}: what is good is passed on: {}", setting.probe.log().unwrap());
+        assert!(served > 0.5, "{answer:?}: valid series are re-exported: {}", setting.probe.log().unwrap());
     } else {
         assert_ne!(verdict, "healthy", "{answer:?}");
     }
 }
 
-/// Returns the verdict on the member; `blind` until there is one.
+/// Returns the verdict on the member; `blind` while there is none.
 fn verdict(setting: &Setting, metrics: &Metrics) -> String {
     let of_member = [("member", setting.etcd.name())];
     let mut verdicts = metrics.all("etcd_disk_probe_verdict", &of_member);
@@ -133,7 +134,7 @@ fn verdict(setting: &Setting, metrics: &Metrics) -> String {
     current.map_or_else(|| "blind".to_owned(), |sample| sample.labels["verdict"].clone())
 }
 
-/// Holds the kernel's counts over the whole against those of the real etcd, at rest.
+/// Compares the total of the kernel's counts with the counts of the real etcd, when idle.
 fn assert_exact(setting: &Setting) {
     let mut last = None;
     let equal = Cancel::default().wait_for(Duration::from_secs(15), || {

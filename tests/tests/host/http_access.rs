@@ -1,4 +1,5 @@
-//! What the probe tells whom: strangers, clients with a certificate or a password, and those who mean no good.
+//! HTTP access control: anonymous and malicious clients on every route, and clients with a certificate or a
+//! password.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +18,7 @@ use probe_tests::machine::scratch::Scratch;
 use probe_tests::probe::{self, Invocation, Probe};
 use probe_user::server;
 
-/// A change is seen within a second.
+/// The probe detects a change within a second.
 const SEEN: Duration = Duration::from_secs(5);
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
@@ -39,7 +40,7 @@ fn call(scratch: &Scratch) -> Invocation {
     call.arguments(&["--scrape-interval", "200ms"])
 }
 
-/// Starts the probe with this web configuration, in a file of the scratch directory.
+/// Starts the probe with this web configuration in a file of the scratch directory.
 fn launch(scratch: &Scratch, web_config: &str) -> Probe {
     let file = scratch.path().join("web.yml");
     fs::write(&file, web_config).unwrap();
@@ -72,7 +73,7 @@ fn tls_of(pair: &Pair, more: &str) -> String {
     format!("tls_server_config:\n  cert_file: {certificate}\n  key_file: {key}\n{more}")
 }
 
-/// Returns what the metrics say of the last load of the web configuration.
+/// Returns the result of the last load of the web configuration from the metrics.
 fn reload_success(client: &RawClient, headers: &str) -> Option<String> {
     let answer = client.request("GET", "/metrics", headers).ok()?;
     let mut lines = answer.body.lines();
@@ -80,7 +81,7 @@ fn reload_success(client: &RawClient, headers: &str) -> Option<String> {
 }
 
 #[test]
-fn a_stranger_without_a_password_learns_nothing_on_any_route() {
+fn an_anonymous_client_learns_nothing_on_any_route() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("stranger").unwrap();
     let tls = Mutual::create(scratch.path()).unwrap();
@@ -94,7 +95,7 @@ fn a_stranger_without_a_password_learns_nothing_on_any_route() {
     wait_until_served(&client, &alice);
 
     let strangers = [
-        ("", "nobody"),
+        ("", "anonymous"),
         (&basic("alice:wrong"), "a wrong password"),
         (&basic("bob:wonderland"), "an unknown user"),
         ("authorization: Bearer x\r\n", "another scheme"),
@@ -104,7 +105,7 @@ fn a_stranger_without_a_password_learns_nothing_on_any_route() {
     paths.push(&long);
     assert!(paths.contains(&"/metrics") && paths.contains(&"/-/healthy"), "{paths:?}");
     for (authorization, who) in strangers {
-        // Wrong passwords take their time, so those try a few only.
+        // Verifying wrong passwords is slow, so those cases try only a few paths.
         let methods = if authorization.is_empty() { &METHODS[..] } else { &METHODS[..1] };
         for path in &paths {
             for method in methods {
@@ -144,7 +145,7 @@ fn no_answer_names_a_key_though_the_log_does() {
     let flags = ["--cert", tls.client.certificate.to_str().unwrap(), "--key", key.to_str().unwrap()];
     let probe = call(&scratch).arguments(&flags).run().unwrap();
     let client = RawClient::plain(probe.endpoint().address());
-    let report = within(Duration::from_secs(10), "it does not say what is wrong", || {
+    let report = within(Duration::from_secs(10), "it does not report the error", || {
         let report: serde_json::Value =
             serde_json::from_str(&client.request("GET", "/api/v1/report", "")?.body)?;
         let mut members = report["members"].as_array().into_iter().flatten();
@@ -155,8 +156,8 @@ fn no_answer_names_a_key_though_the_log_does() {
     });
     assert!(!report["reason"].as_str().unwrap().contains(scratch.path().to_str().unwrap()), "{report:#}");
     let log = probe.log().unwrap();
-    assert!(log.contains(key.to_str().unwrap()), "whoever can mend it is told where it is: {log}");
-    assert!(!log.contains(secret), "and not what is in it: {log}");
+    assert!(log.contains(key.to_str().unwrap()), "the log names the file for the operator: {log}");
+    assert!(!log.contains(secret), "but not its content: {log}");
 
     let paths: Vec<_> = server::paths().chain(ODD_PATHS).collect();
     for path in paths {
@@ -178,14 +179,14 @@ fn no_answer_names_a_key_though_the_log_does() {
                 "PRIVATE KEY",
             ];
             for secret in secrets {
-                assert!(!text.contains(secret), "{method} {path} tells {secret}: {text}");
+                assert!(!text.contains(secret), "{method} {path} reveals {secret}: {text}");
             }
         }
     }
 }
 
 #[test]
-fn certificates_of_clients_are_asked_for_and_judged() {
+fn client_certificates_are_requested_and_verified() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("stranger").unwrap();
     let tls = Mutual::create(scratch.path()).unwrap();
@@ -198,15 +199,16 @@ fn certificates_of_clients_are_asked_for_and_judged() {
     let config = |kind: &str, more: &str| tls_of(&tls.server, &format!("  client_auth_type: {kind}\n{more}"));
     let clients = "  client_ca_file: clients.pem\n";
     let sans = "  client_ca_file: clients.pem\n  client_allowed_sans: [prometheus.local]\n";
-    // Who gets in: nobody known, one with the name, one without, one too late, one of a foreign authority.
+    // Which clients are admitted: without a certificate, with the name, without the name, expired, of a
+    // foreign authority.
     let cases = [
-        (config("NoClientCert", ""), [true, true, true, true, true], "nobody is asked"),
-        (config("RequestClientCert", ""), [true, true, true, true, true], "whatever is shown is taken"),
+        (config("NoClientCert", ""), [true, true, true, true, true], "no certificate is requested"),
+        (config("RequestClientCert", ""), [true, true, true, true, true], "any certificate is accepted"),
         (config("RequireAnyClientCert", ""), [false, true, true, true, true], "any is taken"),
         (
             config("VerifyClientCertIfGiven", clients),
             [true, true, true, false, false],
-            "what is shown is judged",
+            "a presented certificate is verified",
         ),
         (config("RequireAndVerifyClientCert", clients), [false, true, true, false, false], "one is needed"),
         (config("RequireAndVerifyClientCert", sans), [false, true, false, false, false], "with this name"),
@@ -226,10 +228,10 @@ fn certificates_of_clients_are_asked_for_and_judged() {
 }
 
 #[test]
-fn what_changes_under_the_daemon_counts_and_what_is_broken_does_not() {
+fn valid_changes_take_effect_and_broken_ones_do_not() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("stranger").unwrap();
-    // As Kubernetes lays out a secret: the files are links through `..data`, which is swapped.
+    // The layout of a Kubernetes secret: the files are links through `..data`, which is swapped.
     let make = |version: &str| {
         let directory = scratch.path().join(version);
         fs::create_dir(&directory).unwrap();
@@ -252,7 +254,7 @@ fn what_changes_under_the_daemon_counts_and_what_is_broken_does_not() {
     wait_until_served(&before, &alice);
     assert!(after.request("GET", "/metrics", &alice).is_err(), "its authority has signed nothing yet");
 
-    // Whoever was let in stays no longer than the certificate that he was let in by.
+    // A connection ends no later than the client certificate that it was authenticated with.
     let mut kept = before.connect().unwrap();
     let request = format!("GET /-/healthy HTTP/1.1\r\nhost: probe\r\n{alice}\r\n");
     kept.write_all(request.as_bytes()).unwrap();
@@ -277,20 +279,20 @@ fn what_changes_under_the_daemon_counts_and_what_is_broken_does_not() {
             Ok((reload_success(&after, &alice).as_deref() == Some("0.0")).then_some(()))
         });
         assert_eq!(after.request("GET", "/metrics", "").unwrap().status, 401, "{sentence}: still locked");
-        let told = |log: &str| log.lines().filter(|line| line.contains(sentence)).count();
+        let reports = |log: &str| log.lines().filter(|line| line.contains(sentence)).count();
         let log = probe.log().unwrap();
-        assert_eq!(told(&log), 1, "{sentence}: {log}");
+        assert_eq!(reports(&log), 1, "{sentence}: {log}");
         fs::write(&file, &whole).unwrap();
         within(SEEN, "mended", || {
             Ok((reload_success(&after, &alice).as_deref() == Some("1.0")).then_some(()))
         });
-        assert_eq!(told(&probe.log().unwrap()), 1, "{sentence}: told once");
+        assert_eq!(reports(&probe.log().unwrap()), 1, "{sentence}: reported once");
     }
     let http2 = || after.protocol(&[b"h2", b"http/1.1"]).unwrap();
     assert_eq!(http2().as_deref(), Some(&b"h2"[..]));
     fs::write(&file, format!("{whole}http_server_config: {{http2: false}}\n")).unwrap();
     within(SEEN, "without HTTP/2", || Ok((http2().as_deref() == Some(b"http/1.1")).then_some(())));
-    // Another password counts at once, and the one that was remembered does not.
+    // A new password is effective at once, and the cached one is not accepted any more.
     fs::write(&file, format!("{tls}{}", users("alice", "through the looking-glass"))).unwrap();
     wait_until_served(&after, &basic("alice:through the looking-glass"));
     assert_eq!(after.request("GET", "/metrics", &alice).unwrap().status, 401, "the old password");
@@ -319,12 +321,12 @@ fn a_thousand_idle_connections_and_slow_ones_do_not_stop_a_scrape() {
         let started = Instant::now();
         let answer = client.request("GET", "/metrics", "").unwrap();
         assert_eq!(answer.status, 200);
-        println!("scraped in {:?} beside {} idle connections", started.elapsed(), idle.len());
+        println!("scraped in {:?} next to {} idle connections", started.elapsed(), idle.len());
         assert!(started.elapsed() < Duration::from_secs(1), "after {:?}", started.elapsed());
         let descriptors = fs::read_dir(format!("/proc/{}/fd", probe.pid())).unwrap().count();
         assert!(descriptors < 400, "{descriptors} descriptors are open");
 
-        // A head, or a handshake, that drips is cut off after five seconds.
+        // A head, or a handshake, that arrives byte by byte is cut off after five seconds.
         let mut slow = idle.pop().unwrap();
         let started = Instant::now();
         let first: &[u8] =
@@ -341,7 +343,7 @@ fn a_thousand_idle_connections_and_slow_ones_do_not_stop_a_scrape() {
 }
 
 #[test]
-fn a_flood_of_wrong_passwords_delays_nobody_who_is_known() {
+fn a_flood_of_wrong_passwords_delays_no_known_client() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("stranger").unwrap();
     let probe = launch(&scratch, &users("alice", "wonderland"));
@@ -387,7 +389,7 @@ fn a_web_configuration_that_cannot_be_used_stops_the_start() {
     let mixed = Pair { certificate: tls.server.certificate.clone(), key: other.key };
     let cases = [
         (Some("nonsense: 1\n".to_owned()), 64, "unknown key `nonsense`", "an unknown key"),
-        (Some(tls_of(&tls.server, "  min_version: TLS10\n")), 64, "min_version", "what rustls cannot"),
+        (Some(tls_of(&tls.server, "  min_version: TLS10\n")), 64, "min_version", "unsupported by rustls"),
         (Some(tls_of(&mixed, "")), 64, "belongs to another certificate", "a key of another certificate"),
         (
             Some("tls_server_config: {cert_file: a, key_file: b}".to_owned()),

@@ -1,4 +1,4 @@
-//! The image: what is in it, what that is made of, and that it does in containers and pods what the binary does without.
+//! The image: its contents, its SBOM, and that it works in containers and pods like the binary outside them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,10 +36,10 @@ const BYTES_MAX: u64 = 15 << 20;
 
 const OFTEN: Duration = Duration::from_millis(200);
 
-/// With the right to everything, tracefs mounted by the probe itself.
+/// With all privileges; the probe itself mounts tracefs.
 const PRIVILEGED: [&str; 3] = ["--privileged", "--pid=host", "--network=host"];
 
-/// With what docs/kernels.md lists, and nothing to write to.
+/// With the privileges of docs/kernels.md and a read-only root file system.
 const CAPABILITIES: [&str; 8] = [
     "--cap-drop=all",
     "--cap-add=BPF,PERFMON,SYS_RESOURCE,SYS_PTRACE,DAC_READ_SEARCH,SYS_ADMIN",
@@ -51,10 +51,11 @@ const CAPABILITIES: [&str; 8] = [
     "--network=host",
 ];
 
-/// Machines that there are images for, each with what `e_machine` of elf.h says in its binaries; the first is this one.
+/// The architectures of the images, each with `e_machine` (elf.h) of its binaries; the first is this
+/// machine's.
 const MACHINES: [(&str, u16); 2] = [("amd64", 62), ("arm64", 183)];
 
-/// The images of all machines, made once for all of these tests.
+/// Returns the images of all architectures, built once for all of these tests.
 fn images() -> &'static [Image] {
     static IMAGES: OnceLock<Vec<Image>> = OnceLock::new();
     IMAGES.get_or_init(|| build("first"))
@@ -69,7 +70,7 @@ fn build(directory: &str) -> Vec<Image> {
     Image::build(&directory, VERSION, &MACHINES.map(|(machine, _)| machine)).unwrap()
 }
 
-/// Returns tracefs where every node has it, if it is not there.
+/// Mounts tracefs at its usual mount point if it is not mounted.
 fn tracefs() -> Option<Tracefs> {
     (!Path::new(Tracefs::POINT).join("events").exists()).then(|| Tracefs::mount().unwrap())
 }
@@ -115,7 +116,7 @@ fn an_image_is_one_static_binary_and_its_licences_and_always_the_same() {
         assert_eq!(files, expected.collect(), "{machine}");
         let binary = fs::read(root.join("etcd-disk-probe")).unwrap();
         assert_eq!(u16::from_le_bytes([binary[18], binary[19]]), elf, "{machine}");
-        // Directories of the machine that built it are in none of its messages.
+        // No message contains directories of the build machine.
         let home = std::env::var("HOME").unwrap();
         for directory in [workspace(), Path::new(&home)] {
             let directory = format!("{}/", directory.display());
@@ -129,35 +130,35 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
 }
 
 #[test]
-fn all_that_is_linked_is_in_the_bill_of_materials() {
+fn every_linked_crate_is_in_the_sbom() {
     let bill = sbom::read(&image().sbom).unwrap();
     let (linked, built_with) = (sbom::parts(&bill, "required"), sbom::parts(&bill, "excluded"));
     println!("{} linked, {} built with", linked.len(), built_with.len());
 
-    // What cargo says is linked, into the binary and into the kernel programs.
+    // The crates that cargo links into the binary and into the kernel programs.
     let binary = ["probe-user", "--target=x86_64-unknown-linux-gnu"];
     let kernel = ["probe-ebpf", "--target=bpfel-unknown-none", "--features=kernel"];
     let mut cargo = BTreeSet::new();
     for of in [&binary[..], &kernel] {
         let tree = ["tree", "--prefix=none", "--edges=normal,no-proc-macro", "--manifest-path"];
         let manifest = workspace().join("Cargo.toml").display().to_string();
-        let told = command::run("cargo", &[&tree[..], &[&manifest, "--package"], of].concat()).unwrap();
-        let named = told.lines().filter_map(|line| line.split_once(" v"));
+        let text = command::run("cargo", &[&tree[..], &[&manifest, "--package"], of].concat()).unwrap();
+        let named = text.lines().filter_map(|line| line.split_once(" v"));
         cargo.extend(named.map(|(name, rest)| format!("{name} {}", rest.split(' ').next().unwrap())));
     }
     let libraries = BTreeSet::from(["core", "glibc", "libgcc", "std"]);
     let is_library = |name: &&String| libraries.contains(name.split(' ').next().unwrap());
     let crates: BTreeSet<_> = linked.iter().filter(|name| !is_library(name)).cloned().collect();
     assert_eq!(crates, cargo);
-    assert_eq!(linked.len(), cargo.len() + libraries.len(), "and what comes with compilers");
+    assert_eq!(linked.len(), cargo.len() + libraries.len(), "and the libraries of the compiler");
 
-    // What the binary itself says: a panic names its source.
+    // The crates that the binary itself reveals: a panic message contains its source path.
     let scratch = Scratch::on_disk("bill").unwrap();
     image().unpack(scratch.path()).unwrap();
     let sources = sbom::sources(&fs::read(scratch.path().join("etcd-disk-probe")).unwrap());
     assert!(sources.len() > 50 && sources.is_subset(&linked), "{:?}", sources.difference(&linked));
 
-    // Only tests have these.
+    // Dependencies of tests only.
     for name in ["proptest", "rcgen", "cyclonedx-bom", "libtest-mimic"] {
         let of_it = |all: &BTreeSet<String>| all.iter().any(|part| part.starts_with(&format!("{name} ")));
         assert!(!of_it(&linked) && !of_it(&built_with), "{name}");
@@ -165,7 +166,7 @@ fn all_that_is_linked_is_in_the_bill_of_materials() {
 }
 
 #[test]
-fn the_bill_of_materials_is_valid_and_complete() {
+fn the_sbom_is_valid_and_complete() {
     let text = fs::read_to_string(&image().sbom).unwrap();
     let problems = |text: &str| match Bom::parse_from_json_v1_5(text.as_bytes()) {
         Ok(bill) => bill
@@ -202,7 +203,7 @@ fn the_bill_of_materials_is_valid_and_complete() {
     let named =
         edges.iter().flat_map(|edge| edge["dependsOn"].as_array().unwrap()).map(|on| on.as_str().unwrap());
     let named: BTreeSet<_> = named.collect();
-    assert_eq!(named, references, "somebody depends on each of them");
+    assert_eq!(named, references, "each is a dependency of another");
     let scratch = Scratch::on_disk("bill").unwrap();
     image().unpack(scratch.path()).unwrap();
     let sum = command::run("sha256sum", &[scratch.path().join("etcd-disk-probe")]).unwrap();
@@ -221,7 +222,8 @@ fn start_etcd(name: &str, scratch: &Scratch) -> Container {
     Container::start(&etcd::find(ETCD).unwrap(), &name, &scratch.path().join("e")).unwrap()
 }
 
-/// Has the probe agree with an etcd that it met only after its first syncs, and then at every look while there is load.
+/// Checks that the probe agrees with an etcd that it discovered only after its first syncs, and then at every
+/// reading under load.
 fn reconcile(probe: &Endpoint, etcd: &Container) -> [Crosscheck; 2] {
     let name = etcd.name();
     put_some(&etcd.endpoint());
@@ -244,7 +246,7 @@ fn verdict(probe: &Endpoint, member: &str) -> String {
     current[0].labels["verdict"].clone()
 }
 
-/// What a verdict is that a reconciled etcd under load may get on a disk that may be slow.
+/// The verdicts that a reconciled etcd under load may have on a disk that may be slow.
 fn is_sensible(verdict: &str) -> bool {
     !["blind", "endpoint_mismatch", "too_few_samples", "fsync_disabled"].contains(&verdict)
 }
@@ -280,16 +282,16 @@ fn a_probe_in_a_container_reconciles_an_etcd_in_another() {
         assert!(is_sensible(&verdict), "{profile}: {verdict}");
 
         let held = held(&podman, &container);
-        let asked = Instant::now();
+        let sent = Instant::now();
         podman.run(&["stop", "--time=10", &container]).unwrap();
         let Finished { code, stderr, .. } = probe.ended(Duration::from_secs(20)).unwrap();
-        println!("{profile}: stopped after {:?}", asked.elapsed());
+        println!("{profile}: stopped after {:?}", sent.elapsed());
         assert_eq!(code, Some(0), "{profile}: {stderr}");
         assert_nothing_left(&held);
     }
 }
 
-/// Returns what the probe in a container has in the kernel.
+/// Returns the kernel objects of the probe in a container.
 fn held(podman: &Podman, container: &str) -> Held {
     let held = Held::by(podman.pid(container).unwrap()).unwrap();
     assert!(
@@ -311,7 +313,7 @@ fn assert_nothing_left(held: &Held) {
     assert!(gone.unwrap().is_some(), "the kernel still has {:?} of {held:?}", held.left());
 }
 
-/// Files and mounts that the probe may have left.
+/// Returns files and mounts that the probe may have left.
 fn traces(scratch: &Scratch) -> BTreeSet<PathBuf> {
     let listed =
         ["/sys/fs/bpf", "/dev/shm", "/run", "/tmp"].into_iter().filter_map(|place| fs::read_dir(place).ok());
@@ -326,11 +328,11 @@ fn traces(scratch: &Scratch) -> BTreeSet<PathBuf> {
 }
 
 #[test]
-fn the_pods_of_the_daemon_set_run_as_the_manifest_has_them() {
+fn the_pods_of_the_daemon_set_run_as_in_the_manifest() {
     require_all();
     let node = Node::new("pod").unwrap();
     let _tracefs = tracefs();
-    let etcd = start_etcd("beside-a-pod", node.scratch());
+    let etcd = start_etcd("next-to-a-pod", node.scratch());
     let pod = node.run(image()).unwrap();
     for probe in PROBES {
         println!("{probe} after {:?}", node.wait_until(probe, &pod).unwrap());
@@ -340,7 +342,7 @@ fn the_pods_of_the_daemon_set_run_as_the_manifest_has_them() {
     println!("{:?} events of each side, {verdict}", figures.each_ref().map(|figure| figure.kernel));
     assert!(is_sensible(&verdict), "{verdict}");
     pod.remove().unwrap();
-    assert!(!node.endpoint().listens(), "nobody is left who answers");
+    assert!(!node.endpoint().listens(), "no process answers any more");
 }
 
 #[test]
@@ -357,7 +359,7 @@ fn a_new_version_takes_over_under_load_and_leaves_nothing_behind() {
     node.wait_until("readinessProbe", &pod).unwrap();
     let old = held(node.podman(), &pod.container());
 
-    // The same binary under another name: a version of it that is newer there is not yet.
+    // The same binary under another name: no newer version exists yet.
     let name = format!("{}-next", image().name);
     node.podman().run(&["tag", &image().name, &name]).unwrap();
     let since = Instant::now();

@@ -1,4 +1,5 @@
-//! Every way in which an etcd is set up is found without a flag, asked with a pair that it takes, and matched event by event.
+//! Every etcd layout is discovered without a flag, scraped with a certificate that it accepts, and reconciled
+//! event by event.
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +29,7 @@ fn member(version: &str, name: &str, directory: &Path) -> Member {
     Member::new(&etcd::find(version).unwrap(), name, directory)
 }
 
-/// Waits until both sides agree on an etcd that the probe met only after its first syncs.
+/// Waits until both sides agree on an etcd that the probe discovered only after its first syncs.
 fn assert_agreed(probe: &Probe, label: &str) {
     let figures = crosscheck::settle(probe, label).unwrap();
     println!(
@@ -67,7 +68,7 @@ fn mutual_tls_with_and_without_a_listener_for_metrics() {
     }
 }
 
-/// As kubeadm has it: etcd's own certificate is for servers only, and beside it lies one for health checks.
+/// kubeadm: etcd's own certificate is valid for servers only, and one for health checks is next to it.
 #[test]
 fn kubeadm_has_a_pair_for_health_checks() {
     requirements::require(&[Need::Root, Need::Etcd(VERSION)]);
@@ -86,7 +87,7 @@ fn kubeadm_has_a_pair_for_health_checks() {
     assert_exact(&probe, &etcd.endpoint(), "of-kubeadm");
 }
 
-/// As k3s has it: a process of another name, its flags somebody else's, etcd's settings in a file beside the data.
+/// k3s: a process with another name and flags of its own, and etcd's settings in a file next to the data.
 #[test]
 fn k3s_embeds_its_etcd() {
     requirements::require(&[Need::Root, Need::Etcd(VERSION)]);
@@ -97,8 +98,8 @@ fn k3s_embeds_its_etcd() {
     let probe = run_probe(&scratch);
     let member = Member::new(&program, "by-flag", scratch.path()).data_dir(&data_dir);
     let etcd = member.tls(&Mutual::create(scratch.path()).unwrap()).start().unwrap();
-    let told = etcd.settings_file().replace("by-flag", "by-k3s");
-    fs::write(data_dir.join("config"), told).unwrap();
+    let text = etcd.settings_file().replace("by-flag", "by-k3s");
+    fs::write(data_dir.join("config"), text).unwrap();
     let found = Cancel::default().wait_for(Duration::from_secs(10), || {
         Ok(probe.metrics()?.value("etcd_disk_probe_etcd_up", &[("member", "by-k3s")]).filter(|up| *up > 0.0))
     });
@@ -107,7 +108,8 @@ fn k3s_embeds_its_etcd() {
     assert_agreed(&probe, "by-k3s");
 }
 
-/// As kOps has it: two members of one name on a node, told by variables, the server's pair for clients, too.
+/// kOps: two members with the same name on one node, configured by environment variables; the server's pair
+/// is valid for clients too.
 #[test]
 fn kops_has_two_members_of_one_name() {
     requirements::require(&[Need::Root, Need::Etcd(VERSION)]);
@@ -129,7 +131,7 @@ fn kops_has_two_members_of_one_name() {
     }
 }
 
-/// HTTP on a socket only, in etcd's working directory; gRPC on a port.
+/// HTTP only on a socket in etcd's working directory; gRPC on a port.
 #[test]
 fn an_etcd_may_listen_on_a_socket() {
     requirements::require(&[Need::Root, Need::Etcd(VERSION)]);
@@ -148,7 +150,7 @@ fn an_etcd_may_listen_on_a_socket() {
     }
 }
 
-/// A certificate that nobody signed but etcd, kept in its data directory.
+/// A certificate that etcd signed itself, in its data directory.
 #[test]
 fn an_etcd_may_sign_for_itself() {
     requirements::require(&[Need::Root, Need::Etcd(VERSION)]);

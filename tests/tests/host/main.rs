@@ -1,9 +1,10 @@
-//! Every test that runs on this host, in one binary: it is linked once.
+//! All tests that run on this host, in one binary, which is linked once.
 //!
-//! Tests share one kernel, one disk and the mounts of the machine, so they run one after the other: `--test-threads=1`, as
-//! `cargo xtask test` passes it. No test changes the process that it runs in (environment, working directory, credentials,
-//! limits, namespaces, signal handlers); it changes those of its children. A test that cannot do without gets a binary of
-//! its own, such as `histogram`, which is itself the process that the probe measures.
+//! Tests share one kernel, one disk and the mounts of the machine, so they run in sequence: `cargo xtask
+//! test` passes `--test-threads=1`. No test changes the process that it runs in (environment, working
+//! directory, credentials, limits, namespaces, signal handlers); a test changes only its child processes. A
+//! test that cannot avoid this has a binary of its own, such as `histogram`, whose own process is what the
+//! probe measures.
 
 mod harness;
 

@@ -1,4 +1,4 @@
-//! What the daemon says to a service manager, and that one who does not listen is never waited for.
+//! The daemon's notifications to a service manager; the daemon never blocks on one that does not read.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -10,10 +10,11 @@ use probe_tests::machine::requirements::{self, Need};
 use probe_tests::machine::scratch::Scratch;
 use probe_tests::probe::{self, Invocation};
 
-/// So a message that the daemon lives is due every second.
+/// A keep-alive message is therefore due every second.
 const WATCHDOG: Duration = Duration::from_secs(2);
 
-/// How long the daemon may take to find out that it is blind: it looks every 5 s, and looks at its status every second.
+/// The time limit for the daemon to detect that it is blind: the self-test runs every 5 s, and the status is
+/// updated every second.
 const BLIND_LIMIT: Duration = Duration::from_secs(15);
 
 fn call(binary: &Path, scratch: &Scratch, watchdog: Duration) -> Invocation {
@@ -22,7 +23,7 @@ fn call(binary: &Path, scratch: &Scratch, watchdog: Duration) -> Invocation {
         .environment("WATCHDOG_USEC", &watchdog.as_micros().to_string())
 }
 
-/// Listens as systemd does, and passes on what it hears with the time when it heard it.
+/// Listens like systemd and forwards each message with its time of arrival.
 fn listen(scratch: &Scratch) -> Receiver<(Instant, String)> {
     let socket = UnixDatagram::bind(scratch.path().join("notify")).unwrap();
     let (heard, messages) = mpsc::channel();
@@ -43,7 +44,7 @@ fn has(message: &str, line: &str) -> bool {
 }
 
 #[test]
-fn it_is_told_that_the_daemon_is_ready_and_lives_and_is_blind_and_ends() {
+fn ready_keep_alive_blind_and_stopping_are_notified() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("notify").unwrap();
     let messages = listen(&scratch);
@@ -55,16 +56,16 @@ fn it_is_told_that_the_daemon_is_ready_and_lives_and_is_blind_and_ends() {
 
     let (_, first) = messages.recv_timeout(Duration::from_secs(30)).unwrap();
     assert!(has(&first, "READY=1") && first.contains("STATUS=attached by "), "{first}");
-    assert!(probe.is_ready(), "the first who asks gets an answer");
+    assert!(probe.is_ready(), "the first request is served");
 
     std::fs::write(&blind_now, "").unwrap();
     let since = Instant::now();
     let (mut last, mut blind, mut alive_after) = (since, None, 0);
-    // It goes on to live when it is blind.
+    // The keep-alive messages continue when it is blind.
     while alive_after < 3 {
         let (at, message) = messages.recv_timeout(BLIND_LIMIT).unwrap();
         assert!(has(&message, "WATCHDOG=1") && !has(&message, "READY=1"), "{message}");
-        assert!(at - last < WATCHDOG, "{:?} between two signs of life", at - last);
+        assert!(at - last < WATCHDOG, "{:?} between two keep-alive messages", at - last);
         last = at;
         alive_after += usize::from(blind.is_some());
         if message.contains("STATUS=blind: ") {
@@ -72,10 +73,10 @@ fn it_is_told_that_the_daemon_is_ready_and_lives_and_is_blind_and_ends() {
         }
         assert!(
             blind.is_some() || since.elapsed() < BLIND_LIMIT,
-            "it does not say that it is blind: {message}"
+            "it does not report that it is blind: {message}"
         );
     }
-    println!("told as blind after {:?}", blind.unwrap());
+    println!("reported as blind after {:?}", blind.unwrap());
     assert!(!probe.is_ready());
 
     assert_eq!(probe.stop().unwrap().code(), Some(0));
@@ -87,34 +88,34 @@ fn it_is_told_that_the_daemon_is_ready_and_lives_and_is_blind_and_ends() {
 }
 
 #[test]
-fn one_who_does_not_listen_is_not_waited_for() {
+fn a_listener_that_does_not_read_blocks_nothing() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("notify").unwrap();
     let deaf = UnixDatagram::bind(scratch.path().join("notify")).unwrap();
-    // A message every 20 ms: what the kernel keeps for him is soon full.
+    // A message every 20 ms: the kernel's buffer of the socket is soon full.
     let probe = call(&probe::binary().unwrap(), &scratch, Duration::from_millis(40)).run().unwrap();
     thread::sleep(Duration::from_secs(3));
-    assert!(probe.is_ready(), "it goes on");
+    assert!(probe.is_ready(), "it continues");
     let since = Instant::now();
     assert_eq!(probe.stop().unwrap().code(), Some(0));
     assert!(since.elapsed() < Duration::from_secs(3), "it ended after {:?}", since.elapsed());
-    // He was told until he could take no more.
+    // The daemon sent messages until the buffer was full.
     deaf.set_nonblocking(true).unwrap();
     let kept = std::iter::repeat_with(|| deaf.recv(&mut [0; 4096])).take_while(Result::is_ok).count();
-    println!("{kept} messages were kept for him");
+    println!("{kept} messages were buffered");
     assert!((2..100).contains(&kept), "{kept} messages");
 }
 
 #[test]
-fn nobody_has_to_be_there() {
+fn a_missing_listener_is_no_error() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("notify").unwrap();
     let probe = call(&probe::binary().unwrap(), &scratch, WATCHDOG).run().unwrap();
     thread::sleep(2 * WATCHDOG);
     let messages = listen(&scratch);
-    // Once somebody is there, he is told.
-    let told = messages.recv_timeout(2 * WATCHDOG);
-    assert!(matches!(&told, Ok((_, message)) if has(message, "WATCHDOG=1")), "{told:?}");
+    // Messages are sent once there is a listener.
+    let received = messages.recv_timeout(2 * WATCHDOG);
+    assert!(matches!(&received, Ok((_, message)) if has(message, "WATCHDOG=1")), "{received:?}");
     let log = probe.log().unwrap();
-    assert_eq!(log.matches("cannot tell the service manager").count(), 1, "told once: {log}");
+    assert_eq!(log.matches("cannot tell the service manager").count(), 1, "reported once: {log}");
 }

@@ -1,4 +1,5 @@
-//! The probe measures the right etcd, wherever its files are and whoever else goes by its name; and a sync that hangs.
+//! Placement: the probe measures the right etcd, wherever its files are and even if other processes have its
+//! name; and a sync that hangs.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -38,7 +39,7 @@ fn is_below(path: Option<&PathBuf>, directory: &Path) -> bool {
 }
 
 #[test]
-fn a_wal_is_measured_on_whatever_file_system_it_is() {
+fn a_wal_is_measured_on_every_file_system() {
     let findmnt = Need::Tool("findmnt", "util-linux");
     let needed = [Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16"), findmnt];
     requirements::require(
@@ -57,7 +58,7 @@ fn a_wal_is_measured_on_whatever_file_system_it_is() {
         ("3.4", "where-data-is", None, disk.as_str()),
         ("3.5.16", "where-ext4-is", Some(ext4.path().join("log")), "ext4"),
         ("3.5.16", "where-xfs-is", Some(xfs.path().join("log")), "xfs"),
-        // There `stat` tells another device than the kernel's own.
+        // There `stat` returns another device number than the kernel uses internally.
         ("3.5.16", "where-btrfs-is", Some(btrfs.path().join("log")), "btrfs"),
         ("3.4", "where-overlay-is", Some(overlay.path().join("log")), "overlay"),
         ("3.4", "where-tmpfs-is", Some(memory.path().join("log")), "tmpfs"),
@@ -66,7 +67,7 @@ fn a_wal_is_measured_on_whatever_file_system_it_is() {
         let member = member(version, name, scratch.path());
         wal_dir.iter().fold(member, |member, wal_dir| member.wal_dir(wal_dir)).start().unwrap()
     });
-    // Others in the same system calls, on the same disk.
+    // Other processes in the same system calls, on the same disk.
     let neighbours = Neighbours::start(scratch.path()).unwrap();
     for etcd in &etcds {
         put_some(&etcd.endpoint());
@@ -108,7 +109,7 @@ fn an_etcd_in_namespaces_of_its_own_is_found_and_scraped() {
         assert_eq!(
             metrics.value("etcd_disk_probe_member_info", &labels),
             Some(1.0),
-            "its path is told as it sees it"
+            "its path is the one inside its namespace"
         );
     }
 }
@@ -119,7 +120,7 @@ fn an_etcd_that_wakes_up_is_matched_from_its_first_sync() {
     for (version, name) in [("3.4", "waking-34"), ("3.5.16", "waking-35")] {
         let scratch = Scratch::on_disk("waking").unwrap();
         let etcd = member(version, name, scratch.path()).start().unwrap();
-        // It has a few things to write down of itself first.
+        // etcd first writes a few internal entries.
         let before = Cancel::default().wait_for(Duration::from_secs(20), || {
             let before = etcd.observations()?;
             thread::sleep(Duration::from_secs(2));
@@ -127,7 +128,7 @@ fn an_etcd_that_wakes_up_is_matched_from_its_first_sync() {
         });
         let before = before.unwrap().expect("it comes to rest");
         let probe = run_probe(&scratch);
-        assert_eq!(etcd.observations().unwrap(), before, "{name}: the probe has not seen it sync yet");
+        assert_eq!(etcd.observations().unwrap(), before, "{name}: the probe has not recorded a sync yet");
         put_some(&etcd.endpoint());
         let figures = crosscheck::settle(&probe, name).unwrap();
         let own = etcd.observations().unwrap();
@@ -138,11 +139,11 @@ fn an_etcd_that_wakes_up_is_matched_from_its_first_sync() {
     }
 }
 
-/// A process called `etcd` that is none. Ended on drop.
+/// A process called `etcd` that is not etcd. Ended on drop.
 struct Namesake(Child);
 
 impl Namesake {
-    /// Starts it and waits until it has synced its file as often as it is to.
+    /// Starts it and waits until it has made the given number of syncs.
     fn start(scratch: &Scratch) -> Self {
         let (program, wal) = (scratch.path().join("etcd"), scratch.path().join("wal"));
         fs::copy(env!("CARGO_BIN_EXE_namesake"), &program).unwrap();
@@ -169,7 +170,7 @@ fn unclaimed(probe: &Probe) -> f64 {
 }
 
 #[test]
-fn who_merely_calls_itself_etcd_changes_no_counts() {
+fn a_process_merely_named_etcd_changes_no_counts() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("namesake").unwrap();
     let probe = run_probe(&scratch);
@@ -192,16 +193,20 @@ fn who_merely_calls_itself_etcd_changes_no_counts() {
     assert_eq!(here, [&etcd.data_dir().display().to_string()], "no member's data is where it is");
 
     drop(namesake);
-    let told = Cancel::default().wait_for(Duration::from_secs(5), || {
+    let reported = Cancel::default().wait_for(Duration::from_secs(5), || {
         Ok((unclaimed(&probe) >= before + f64::from(SYNCS_OF_NAMESAKE)).then_some(()))
     });
-    assert!(told.unwrap().is_some(), "its syncs are not forgotten: {before} before, {}", unclaimed(&probe));
+    assert!(
+        reported.unwrap().is_some(),
+        "its syncs are not forgotten: {before} before, {}",
+        unclaimed(&probe)
+    );
     put_some(&etcd.endpoint());
     assert_exact(&probe, &etcd.endpoint(), "the-real-one");
 }
 
 #[test]
-fn members_that_share_a_name_are_told_apart() {
+fn members_with_the_same_name_are_distinguished() {
     requirements::require(&[Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("twins").unwrap();
     let probe = run_probe(&scratch);
@@ -221,11 +226,11 @@ fn members_that_share_a_name_are_told_apart() {
     assert_eq!(
         metrics.value("etcd_disk_probe_etcd_up", &[("member", "twin")]),
         None,
-        "nobody has the bare name"
+        "no member has the bare name"
     );
 }
 
-/// What the probe says of a member at one moment.
+/// The probe's figures for a member at one moment.
 #[derive(Clone, Copy, Debug)]
 struct Moment {
     in_flight_s: f64,
@@ -250,7 +255,7 @@ fn a_sync_that_hangs_shows_while_it_hangs() {
         let scratch = Scratch::on_disk("frozen").unwrap();
         let disk = LoopFs::create(&scratch.path().join("disk"), Format::Ext4, 400).unwrap();
         let probe = run_probe(&scratch);
-        // Its log stays outside: only the disk is to hang.
+        // Its log is outside: only the disk should hang.
         let member = member(version, name, scratch.path()).data_dir(&disk.path().join("data"));
         let etcd = member.start().unwrap();
         let load = Load { connections: 1, value_bytes: 512, tolerant: true, ..Load::default() };
@@ -278,7 +283,7 @@ fn a_sync_that_hangs_shows_while_it_hangs() {
             let now = moment(&probe.metrics()?, name);
             Ok((now.in_flight_s < 1.0 && !now.stalled).then_some(()))
         });
-        assert!(thawed.unwrap().is_some(), "{name}: what has returned hangs no longer");
+        assert!(thawed.unwrap().is_some(), "{name}: a returned sync is not reported as hanging");
         println!("{name}: {rising} of {} readings rose, to {:.1} s", moments.len(), last.in_flight_s);
         load.stop().unwrap();
         assert_exact(&probe, &etcd.endpoint(), name);

@@ -1,5 +1,5 @@
-//! What the probe may do: what it takes to start, what it says of each capability that it lacks, and how few are left
-//! once it is attached.
+//! The probe's privileges: those required to start, the error for each missing capability, and the few that
+//! remain after attaching.
 
 use std::fs;
 use std::path::Path;
@@ -18,18 +18,18 @@ use rustix::thread::CapabilitySet;
 
 const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
 
-/// What loading and attaching take here, where tracefs may have to be mounted.
+/// The capabilities for loading and attaching here, where tracefs may have to be mounted.
 const STARTING: CapabilitySet =
     CapabilitySet::BPF.union(CapabilitySet::PERFMON).union(CapabilitySet::SYS_ADMIN);
 
-/// A user who owns nothing, on every system.
+/// A user without any files, on every system.
 const NOBODY: u32 = 65534;
 
 fn call(scratch: &Scratch) -> Invocation {
     Invocation::new(&probe::binary().unwrap(), scratch.path()).arguments(&["--scrape-interval", "200ms"])
 }
 
-/// Name and status file of every thread of a process.
+/// Returns name and status file of every thread of a process.
 fn threads(pid: u32) -> Vec<(String, std::path::PathBuf)> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().map(|task| task.path());
     let named = |task: std::path::PathBuf| {
@@ -40,7 +40,8 @@ fn threads(pid: u32) -> Vec<(String, std::path::PathBuf)> {
 
 fn assert_dropped(probe: &Probe, why: &str) {
     let threads = threads(probe.pid());
-    // One alone may enter a network namespace, and starts the threads that do; one reads the stacks of others.
+    // Only one thread may enter a network namespace, and starts the threads that do; another reads the stacks
+    // of other processes.
     let privileged = ["namespaces", "stacks"];
     for expected in privileged {
         assert!(threads.iter().any(|(name, _)| name == expected), "{why}: {threads:?}");
@@ -66,7 +67,7 @@ fn what_is_left_after_attaching_can_only_read() {
     let scratch = Scratch::on_disk("privileges").unwrap();
     let probe = call(&scratch).run().unwrap();
     assert_dropped(&probe, "at rest");
-    // Members are found, measured and forgotten with what is left.
+    // Members are discovered, measured and dropped with the remaining privileges.
     let member = Member::new(&etcd::find("3.5.16").unwrap(), "few-privileges", scratch.path());
     let mut etcd = member.start().unwrap();
     let load = Load { amount: Amount::Puts(300), connections: 2, value_bytes: 512, ..Load::default() };
@@ -100,7 +101,7 @@ fn each_capability_that_is_missing_has_a_sentence_of_its_own() {
     let names =
         |missed: &[MissingCapability]| missed.iter().map(|missed| missed.capability).collect::<Vec<_>>();
     let unmounted = least_privilege::needed_to_start(&probe, scratch.path(), "tracepoint").unwrap();
-    // Where tracefs is mounted already, this has nothing to mount.
+    // If tracefs is already mounted, there is nothing to mount here.
     let mounted = Path::new("/sys/kernel/tracing/events").exists();
     let tracefs = (!mounted).then(|| Tracefs::mount().unwrap());
     let with_tracefs = least_privilege::needed_to_start(&probe, scratch.path(), "tracepoint").unwrap();
@@ -115,7 +116,7 @@ fn each_capability_that_is_missing_has_a_sentence_of_its_own() {
 }
 
 #[test]
-fn who_may_not_look_at_a_process_says_for_want_of_what() {
+fn a_process_that_may_not_be_read_names_the_capability() {
     requirements::require(&[
         Need::Root,
         Need::Bpf,
@@ -123,7 +124,8 @@ fn who_may_not_look_at_a_process_says_for_want_of_what() {
         Need::Tool("setpriv", "util-linux"),
     ]);
     let scratch = Scratch::on_disk("privileges").unwrap();
-    // Another user's etcd, as of a package's unit: its directory and its `/proc` are closed to all others.
+    // An etcd of another user, as in the unit of a distribution's package: its directory and its `/proc` are
+    // closed to all others.
     let home = scratch.path().join("home");
     fs::create_dir(&home).unwrap();
     std::os::unix::fs::chown(&home, Some(NOBODY), Some(NOBODY)).unwrap();

@@ -1,5 +1,5 @@
-//! What etcd says of itself, passed on by the probe: to the byte as etcd says it, and enough for a Prometheus that has no key
-//! of etcd's.
+//! etcd's own metrics, re-exported by the probe: byte for byte as etcd exports them, and sufficient for a
+//! Prometheus without a client key for etcd.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ use probe_tests::probe::metrics::Metrics;
 use probe_tests::probe::{self, Invocation, Probe};
 use rustix::process::Signal;
 
-/// Every family of the default allow-list, as etcd 3.5.14 and newer have them, by name.
+/// Every family of the default allow-list, as etcd 3.5.14 and newer export them, by name.
 const FAMILIES: [&str; 26] = [
     "etcd_cluster_version",
     "etcd_disk_backend_commit_duration_seconds",
@@ -55,14 +55,14 @@ const FAMILIES: [&str; 26] = [
     "process_start_time_seconds",
 ];
 
-/// Families that may rise and fall between two readings.
+/// Families whose values may rise and fall between two readings.
 const RESTLESS: [&str; 3] = [
     "etcd_server_proposals_pending",
     "etcd_mvcc_db_total_size_in_bytes",
     "etcd_mvcc_db_total_size_in_use_in_bytes",
 ];
 
-/// All that `promtool` finds wrong: etcd's own names, which docs/etcd-metrics.md lists.
+/// All complaints of `promtool`: etcd's own names, which docs/etcd-metrics.md lists.
 const EXCEPTIONS: [&str; 3] = [
     "etcd_disk_wal_write_bytes_total",
     "etcd_server_proposals_applied_total",
@@ -71,14 +71,14 @@ const EXCEPTIONS: [&str; 3] = [
 
 const ROUND_TRIPS: &str = "etcd_network_peer_round_trip_time_seconds_count";
 
-/// Who may ask the probe.
+/// The user that may access the probe.
 const USER: &str = "prometheus";
 const PASSWORD: &str = "none of etcd's keys";
 
-/// How long the probe may take to find a member and scrape it.
+/// The time limit for the probe to discover a member and scrape it.
 const FOUND_WITHIN: Duration = Duration::from_secs(20);
 
-/// Puts one after the other, small ones.
+/// Small puts, one after the other.
 const LIGHT: Load =
     Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 100, keys: 100, tolerant: false };
 
@@ -88,7 +88,7 @@ struct Setting {
     _scratch: Scratch,
 }
 
-/// Starts a cluster of three, and one probe that is told nothing of it.
+/// Starts a cluster of three and one probe, without any configuration about it.
 fn start(name: &str) -> (Setting, std::path::PathBuf) {
     let scratch = Scratch::on_disk(name).unwrap();
     let tls = Mutual::create(scratch.path()).unwrap();
@@ -122,7 +122,7 @@ fn launch(directory: &Path, tls: &Mutual) -> Probe {
     probe.reached_by(endpoint.as_user(USER, PASSWORD))
 }
 
-/// Waits until etcd tells of the way to its peers, which it does once it has probed them: after 5 s, or 30.
+/// Waits until etcd exports the round trip to its peers, after it has first measured it: after 5 s, or 30.
 fn wait_for_peers(setting: &Setting) {
     for etcd in &setting.members {
         let probed = Cancel::default().wait_for(Duration::from_secs(45), || {
@@ -137,21 +137,22 @@ fn up(metrics: &Metrics, member: &str) -> Option<f64> {
     metrics.value("etcd_disk_probe_etcd_up", &[("member", member)])
 }
 
-fn is_passed_on(family: &str) -> bool {
+fn is_reexported(family: &str) -> bool {
     FAMILIES.contains(&family)
 }
 
 fn own_page(etcd: &Etcd) -> Page {
-    Page::of(&etcd.endpoint().get("/metrics").unwrap().text().unwrap(), is_passed_on)
+    Page::of(&etcd.endpoint().get("/metrics").unwrap().text().unwrap(), is_reexported)
 }
 
-/// Reads a member's own page, the probe's text, and the own page again, so that the copy in the probe is of between.
+/// Reads a member's own page, the probe's text, and the own page again, so that the probe's copy was made in
+/// between.
 fn sandwich(setting: &Setting, etcd: &Etcd) -> (Page, String, Page) {
     let name = "etcd_disk_probe_etcd_scrape_age_seconds";
     for _ in 0..20 {
         let before = own_page(etcd);
         let read = Instant::now();
-        // A copy of before would still be fresh.
+        // A copy from before that would still be fresh.
         thread::sleep(Duration::from_millis(1_050));
         let youngest_s = read.elapsed().as_secs_f64();
         let text = setting.probe.get("/metrics").unwrap().text().unwrap();
@@ -160,7 +161,7 @@ fn sandwich(setting: &Setting, etcd: &Etcd) -> (Page, String, Page) {
             return (before, text, own_page(etcd));
         }
     }
-    panic!("{} is not scraped anew: {}", etcd.name(), setting.probe.log().unwrap());
+    panic!("{} is not scraped again: {}", etcd.name(), setting.probe.log().unwrap());
 }
 
 /// Returns the series that only one of the two has.
@@ -169,13 +170,13 @@ fn difference<'a>(one: &'a BTreeMap<String, String>, other: &'a BTreeMap<String,
     one.keys().chain(other.keys()).filter(only).map(String::as_str).collect()
 }
 
-/// Asserts that the probe's value of every series is etcd's own of that moment.
+/// Asserts that the probe's value of every series is etcd's own at that moment.
 fn assert_between(etcd: &Etcd, (before, text, after): &(Page, String, Page), at_rest: bool) {
-    let passed_on = Page::of(text, is_passed_on).of_member(etcd.name());
-    assert_eq!(difference(&passed_on, &after.samples), Vec::<&str>::new(), "{}: and none else", etcd.name());
+    let reexported = Page::of(text, is_reexported).of_member(etcd.name());
+    assert_eq!(difference(&reexported, &after.samples), Vec::<&str>::new(), "{}: and none else", etcd.name());
     assert_eq!(difference(&before.samples, &after.samples), Vec::<&str>::new(), "{}: no more", etcd.name());
     let mut moved = 0;
-    for (series, value) in &passed_on {
+    for (series, value) in &reexported {
         let [low, now, high] =
             [&before.samples[series], value, &after.samples[series]].map(|text| text.parse::<f64>().unwrap());
         if !at_rest && RESTLESS.iter().any(|family| series == family) {
@@ -184,14 +185,14 @@ fn assert_between(etcd: &Etcd, (before, text, after): &(Page, String, Page), at_
         }
         let range = low.min(high)..=low.max(high);
         assert!(range.contains(&now), "{}: {series} is {now}, etcd's own {range:?}", etcd.name());
-        // To the byte: what etcd wrote twice is what is passed on.
+        // Byte for byte: if etcd wrote the same text before and after, the re-exported text is the same.
         if before.samples[series] == after.samples[series] {
             assert_eq!(value, &after.samples[series], "{}: {series}", etcd.name());
         } else {
             moved += 1;
         }
     }
-    println!("{}: {} series, {moved} moved between two readings", etcd.name(), passed_on.len());
+    println!("{}: {} series, {moved} moved between two readings", etcd.name(), reexported.len());
     assert!(at_rest || moved >= 10, "{}: the load shows: {moved}", etcd.name());
 }
 
@@ -211,15 +212,15 @@ fn every_allowed_series_is_etcds_own_and_nothing_else_leaks() {
     for etcd in &setting.members {
         let page = sandwich(&setting, etcd);
         assert_between(etcd, &page, true);
-        let passed_on = Page::of(&page.1, is_passed_on);
+        let reexported = Page::of(&page.1, is_reexported);
         assert_eq!(
-            passed_on.comments, page.0.comments,
+            reexported.comments, page.0.comments,
             "types and help are etcd's own, once for all members"
         );
-        assert_eq!(passed_on.comments.len(), 2 * FAMILIES.len(), "{:?}", passed_on.comments);
+        assert_eq!(reexported.comments.len(), 2 * FAMILIES.len(), "{:?}", reexported.comments);
         last = page.1;
     }
-    let others = Page::of(&last, |family| !family.starts_with("etcd_disk_probe_") && !is_passed_on(family));
+    let others = Page::of(&last, |family| !family.starts_with("etcd_disk_probe_") && !is_reexported(family));
     assert_eq!(others, Page::default(), "nothing else leaks");
     let misses = Metrics::parse(&last).unwrap();
     for reason in ["etcd_series_limit", "etcd_line_malformed", "etcd_series_duplicate", "etcd_type_conflict"]
@@ -239,13 +240,14 @@ fn every_allowed_series_is_etcds_own_and_nothing_else_leaks() {
 }
 
 #[test]
-fn many_who_ask_share_one_scrape() {
+fn concurrent_requests_share_one_scrape() {
     const REQUESTS: &str = "promhttp_metric_handler_requests_total";
-    /// The probe answers 16 at once.
+    /// The probe serves 16 requests at a time.
     const MANY: usize = 12;
     requirements::require(&[Need::Root, Need::Bpf, Need::Etcd("3.4"), Need::Tool("gzip", "gzip")]);
     let scratch = Scratch::on_disk("sharing").unwrap();
-    // Between etcd and the probe, to count what this probe asks; a name of its own, so that it is asked for this etcd only.
+    // A proxy between etcd and the probe counts the probe's requests; etcd has a unique name, so that the
+    // probe queries the proxy for this etcd only.
     let between = Hostile::start().unwrap();
     let name = format!("etcd-{}", std::process::id());
     let binary = scratch.path().join(&name);
@@ -259,15 +261,15 @@ fn many_who_ask_share_one_scrape() {
         call.arguments(&arguments).arguments(&["--scrape-interval", "1m", "--window", "1m"]).run().unwrap();
     let labels = [("member", name.as_str()), ("code", "200")];
     let found = Cancel::default().wait_for(FOUND_WITHIN, || Ok(probe.metrics()?.value(REQUESTS, &labels)));
-    assert!(found.unwrap().is_some(), "what the flag adds is there: {}", probe.log().unwrap());
+    assert!(found.unwrap().is_some(), "the family of the flag is exported: {}", probe.log().unwrap());
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(1_100));
-        let before = between.asked();
+        let before = between.requests();
         let pages: Vec<_> = thread::scope(|scope| {
             let asking: Vec<_> = (0..MANY).map(|_| scope.spawn(|| probe.metrics().unwrap())).collect();
             asking.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        assert_eq!(between.asked() - before, 1, "one for all");
+        assert_eq!(between.requests() - before, 1, "one for all");
         let mut copies: Vec<_> = pages.iter().map(|page| page.expect(REQUESTS, &labels).to_bits()).collect();
         copies.dedup();
         assert_eq!(copies.len(), 1, "all have the same: {copies:?}");
@@ -276,7 +278,7 @@ fn many_who_ask_share_one_scrape() {
 }
 
 #[test]
-fn an_etcd_that_hangs_costs_a_second_and_its_series_go() {
+fn a_hanging_etcd_costs_a_second_and_loses_its_series() {
     requirements::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5")]);
     let (setting, _) = start("hanging");
     let etcd = &setting.members[0];
@@ -305,13 +307,13 @@ fn an_etcd_that_hangs_costs_a_second_and_its_series_go() {
         assert!(age(&metrics) > last_age_s, "the age grows: {last_age_s} s, then {} s", age(&metrics));
         last_age_s = age(&metrics);
         let alive = metrics.value("etcd_server_has_leader", &[("member", setting.members[1].name())]);
-        assert!(alive.is_some(), "the others are not kept waiting");
+        assert!(alive.is_some(), "the others are not delayed");
     }
     process::send(etcd.pid(), Signal::CONT).unwrap();
     println!("answers after {times:?}; served until {served_until:?} after it hung; age {last_age_s:.1} s");
-    // A busy machine may hold up one of them, but not for as long as etcd may take.
+    // A busy machine may delay one of them, but not for as long as etcd may take.
     times.sort_unstable();
-    let [.., second, slowest] = times[..] else { panic!("it is asked often: {times:?}") };
+    let [.., second, slowest] = times[..] else { panic!("there are many requests: {times:?}") };
     assert!(second < Duration::from_millis(1_600), "a second and a little: {times:?}");
     assert!(slowest < Duration::from_secs(3), "{times:?}");
     // No copy was older than five seconds, by the probe's own clock.
@@ -320,7 +322,7 @@ fn an_etcd_that_hangs_costs_a_second_and_its_series_go() {
     assert!(back.unwrap().is_some(), "they come back: {}", setting.probe.log().unwrap());
 }
 
-/// How Prometheus reaches the probe.
+/// Returns the scrape target of the probe.
 fn target(address: SocketAddr, directory: &Path) -> Target {
     Target {
         authority: Some(directory.join("ca.pem")),
@@ -355,7 +357,7 @@ fn a_real_prometheus_answers_from_the_probe_alone() {
 
     assert_prometheus_has_what_etcd_says(&setting, &server, load.so_far().puts);
 
-    // Two of three die, the leader among them: the third has no quorum, and so no leader.
+    // Two of three members die, among them the leader: the third has no quorum and therefore no leader.
     let leading = setting.members.iter().position(is_leader).unwrap();
     let (survivor, dead) = ((leading + 1) % 3, [leading, (leading + 2) % 3]);
     let name = setting.members[survivor].name().to_owned();
@@ -365,7 +367,7 @@ fn a_real_prometheus_answers_from_the_probe_alone() {
         setting.members[index].kill9().unwrap();
     }
     server.wait_for(&of_survivor("etcd_server_has_leader{~}"), soon, |value| one(value, 0.0)).unwrap();
-    // Those of the dead are gone at once, by a marker of staleness, not after five minutes.
+    // The series of the dead members disappear at once through staleness markers, not after five minutes.
     server.wait_for(&of_own("count(etcd_server_has_leader{~})"), soon, |count| one(count, 1.0)).unwrap();
     server.wait_for(&of_own("sum(etcd_disk_probe_etcd_up{~})"), soon, |sum| one(sum, 1.0)).unwrap();
     setting.members[dead[1]].restart().unwrap();
@@ -396,13 +398,13 @@ fn a_real_prometheus_answers_from_the_probe_alone() {
     println!("{}: p99 of commits {p99:?}", load.stop().unwrap().puts);
 }
 
-/// Holds all series that a Prometheus has of the members against etcd's own, read before and after it scraped.
+/// Compares all of Prometheus' series of the members with etcd's own, read before and after the scrape.
 fn assert_prometheus_has_what_etcd_says(setting: &Setting, server: &Prometheus, puts: u64) {
     let soon = Duration::from_secs(10);
-    assert!(puts > 0, "there is load");
+    assert!(puts > 0, "the load shows");
     for etcd in &setting.members {
         let before = own_page(etcd);
-        // The copy of a scrape that begins two seconds from now is of after this reading.
+        // The copy of a scrape that begins in two seconds was made after this reading.
         let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
         let scraped = format!("timestamp(up) > {:.3}", now_s + 2.0);
         server.wait_for(&scraped, soon, |value| value.len() == 1).unwrap();
@@ -424,7 +426,7 @@ fn assert_prometheus_has_what_etcd_says(setting: &Setting, server: &Prometheus, 
     }
 }
 
-/// Writes a series as etcd does: labels in order, `le` last.
+/// Formats a series as etcd does: labels in order, `le` last.
 fn as_written(element: &Element) -> String {
     let is_own = |name: &str| !["__name__", "member", "instance", "job", "le"].contains(&name);
     let mut labels: Vec<_> = element.labels.iter().filter(|(name, _)| is_own(name)).collect();

@@ -1,4 +1,5 @@
-//! What cannot work is refused in one sentence: scrapes that fail while the kernel side goes on, and bad usage.
+//! Every impossible configuration fails with one sentence: scrapes that fail while the kernel side continues,
+//! and incorrect usage.
 
 use std::fs;
 use std::net::TcpListener;
@@ -20,7 +21,7 @@ use probe_tests::probe::{self, Finished, Invocation};
 
 const PACE: [&str; 2] = ["--scrape-interval", "200ms"];
 
-/// Enough puts to be seen, and not enough to keep the machine busy.
+/// Enough puts to be visible, but not enough to keep the machine busy.
 const LITTLE: Load =
     Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 512, keys: 100, tolerant: false };
 
@@ -36,7 +37,7 @@ fn verdict_is(metrics: &Metrics, member: &str, verdict: &str) -> bool {
     metrics.value("etcd_disk_probe_verdict", &[("member", member), ("verdict", verdict)]) == Some(1.0)
 }
 
-/// A way for a scrape to fail, and how the probe has to tell it.
+/// A cause for a failed scrape, and how the probe must report it.
 struct Failing<'a> {
     why: &'a str,
     flags: Vec<&'a str>,
@@ -44,8 +45,8 @@ struct Failing<'a> {
     sentence: &'a str,
 }
 
-/// Runs a probe that cannot scrape the members, and holds all that it says against what it should.
-fn assert_told(scratch: &Scratch, case: &Failing, members: &[&str]) {
+/// Runs a probe that cannot scrape the members, and compares its output with the expected output.
+fn assert_reported(scratch: &Scratch, case: &Failing, members: &[&str]) {
     let why = case.why;
     let probe = call(scratch).arguments(&PACE).arguments(&case.flags).run().unwrap();
     for &member in members {
@@ -57,13 +58,13 @@ fn assert_told(scratch: &Scratch, case: &Failing, members: &[&str]) {
             metrics.value("etcd_disk_probe_etcd_scrape_errors_total", &labels).unwrap_or(0.0)
         };
         let first = count(&probe.metrics().unwrap()).unwrap_or(0.0);
-        let told = Cancel::default().wait_for(Duration::from_secs(10), || {
+        let reported = Cancel::default().wait_for(Duration::from_secs(10), || {
             let metrics = probe.metrics()?;
             assert!(!verdict_is(&metrics, member, "healthy"), "{why}: {member} is not known to be healthy");
             let measured = count(&metrics).is_some_and(|count| count > first + 10.0);
             Ok((errors(&metrics) >= 2.0 && measured).then_some(metrics))
         });
-        let metrics = told.unwrap().unwrap_or_else(|| {
+        let metrics = reported.unwrap().unwrap_or_else(|| {
             let metrics = probe.metrics().unwrap();
             let all: Vec<_> = metrics.all("etcd_disk_probe_etcd_scrape_errors_total", &named).collect();
             panic!(
@@ -84,12 +85,12 @@ fn assert_told(scratch: &Scratch, case: &Failing, members: &[&str]) {
         let mine = format!("member=\"{member}\"");
         let scrapes = log.lines().filter(|line| line.contains(" WARN cannot scrape etcd: "));
         let lines: Vec<_> = scrapes.filter(|line| line.contains(&mine)).collect();
-        assert_eq!(lines.len(), 1, "{why}: told once: {log}");
+        assert_eq!(lines.len(), 1, "{why}: reported once: {log}");
         assert!(lines[0].contains(case.sentence), "{why}: {:?} in {}", case.sentence, lines[0]);
     }
 }
 
-/// Two etcds under load, with the same certificates.
+/// Two etcd members under load, with the same certificates.
 fn two_under_load(scratch: &Scratch, names: [&str; 2], tls: Option<&Mutual>) -> [(Running, Etcd); 2] {
     [("3.4", names[0]), ("3.5.16", names[1])].map(|(version, name)| {
         let member = member(version, name, scratch);
@@ -103,7 +104,7 @@ fn flags(pair: &Pair) -> Vec<&str> {
 }
 
 #[test]
-fn certificates_that_do_not_work_are_told_apart() {
+fn unusable_certificates_are_distinguished() {
     requirements::require(&[Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("refusals").unwrap();
     let authority = Authority::create(scratch.path(), "ca").unwrap();
@@ -134,26 +135,27 @@ fn certificates_that_do_not_work_are_told_apart() {
         ),
     ];
     for (why, flags, reason, sentence) in cases {
-        assert_told(&scratch, &Failing { why, flags, reason, sentence }, &names);
+        assert_reported(&scratch, &Failing { why, flags, reason, sentence }, &names);
     }
 
-    // etcd reads its certificate anew for every connection; those of the load are open already.
+    // etcd reads its certificate for every new connection; the connections of the load are open already.
     let expired = authority.server("expired-server", &[], Validity::Expired).unwrap();
     fs::rename(&expired.certificate, &server.certificate).unwrap();
     fs::rename(&expired.key, &server.key).unwrap();
     let sentence = "cannot verify etcd's certificate: it has expired, or is not valid yet";
     let ca = authority.certificate().to_str().unwrap();
-    // Without a flag etcd's own certificate vouches for itself, and is judged by us; with it, by the authority.
+    // Without a flag the probe trusts etcd's own certificate and checks its validity itself; with the flag it
+    // verifies the authority.
     for (why, authority) in
         [("an expired server", vec![]), ("an expired server by its CA", vec!["--cacert", ca])]
     {
         let flags = [flags(&client), authority].concat();
-        assert_told(&scratch, &Failing { why, flags, reason: "tls_expired", sentence }, &names);
+        assert_reported(&scratch, &Failing { why, flags, reason: "tls_expired", sentence }, &names);
     }
 }
 
 #[test]
-fn servers_that_are_no_etcd_are_told_apart() {
+fn servers_that_are_not_etcd_are_distinguished() {
     requirements::require(&[Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("refusals").unwrap();
     let names = ["misled-34", "misled-35"];
@@ -161,7 +163,7 @@ fn servers_that_are_no_etcd_are_told_apart() {
     let nobody = format!("http://{}", free_address().unwrap());
     let late = "cannot get etcd's metrics in time: no answer within 1s";
     let cases = [
-        ("nobody listens", None, "refused", "cannot connect to etcd: the connection was refused"),
+        ("no listener", None, "refused", "cannot connect to etcd: the connection was refused"),
         ("no end", Some(Answer::Endless), "too_large", "the answer is larger than 4194304 bytes"),
         ("a drop at a time", Some(Answer::Dripping), "timeout", late),
         ("silence", Some(Answer::Nothing), "timeout", late),
@@ -172,7 +174,7 @@ fn servers_that_are_no_etcd_are_told_apart() {
             "cannot read etcd's metrics: its first line is no metric",
         ),
         (
-            "somebody else's metrics",
+            "metrics of another program",
             Some(Answer::Page("up 1\n")),
             "not_etcd",
             "cannot take the answer for etcd's metrics: etcd_disk_wal_fsync_duration_seconds is missing",
@@ -189,12 +191,12 @@ fn servers_that_are_no_etcd_are_told_apart() {
         let url =
             server.as_ref().map_or_else(|| nobody.clone(), |server| format!("http://{}", server.address()));
         let flags = vec!["--command-timeout", "1s", "--endpoints", &url];
-        assert_told(&scratch, &Failing { why, flags, reason, sentence }, &names);
+        assert_reported(&scratch, &Failing { why, flags, reason, sentence }, &names);
     }
 }
 
 #[test]
-fn the_endpoint_of_another_etcd_is_noticed() {
+fn the_endpoint_of_another_etcd_is_detected() {
     requirements::require(&[Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("refusals").unwrap();
     let one = member("3.4", "mistaken", &scratch).start().unwrap();
@@ -218,7 +220,7 @@ fn the_endpoint_of_another_etcd_is_noticed() {
     assert!(measured >= 100.0, "the kernel side does not depend on it: {measured}");
 }
 
-/// Runs a command that has to be refused.
+/// Runs a command that must fail.
 fn refused(call: &Invocation, command: &str) -> Finished {
     let orphans = loaded_programs::orphans().unwrap();
     let finished = call.start(command).unwrap().wait(Duration::from_secs(10)).unwrap();
@@ -240,7 +242,7 @@ fn bad_usage_is_one_sentence_and_an_exit_code() {
     let occupied = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = occupied.local_addr().unwrap().to_string();
     let free = || free_address().unwrap().to_string();
-    // Where an ordinary user may read it.
+    // A directory that an ordinary user may read.
     let program = scratch.path().join("etcd-disk-probe");
     fs::copy(probe::binary().unwrap(), &program).unwrap();
     let call = || Invocation::new(&program, scratch.path());
@@ -272,7 +274,7 @@ fn bad_usage_is_one_sentence_and_an_exit_code() {
         assert_eq!(finished.code, Some(code), "{why}: {finished:?}");
         assert_eq!(finished.stdout, "", "{why}");
         let said = finished.stderr.trim_end();
-        // clap adds how it is used, below its sentence.
+        // clap appends the usage after its sentence.
         let sentences = said.split_once("\n\nUsage:").map_or(said, |(sentence, _)| sentence);
         let sentences = sentences.split("\n\n  tip:").next().unwrap();
         assert_eq!(sentences.lines().count(), 1, "{why}: one sentence: {said}");
@@ -281,7 +283,7 @@ fn bad_usage_is_one_sentence_and_an_exit_code() {
 
     let check = call().arguments(&["--process-name", "no-such-etcd", "--duration", "1s"]);
     let finished = refused(&check, "check");
-    assert_eq!(finished.code, Some(2), "nobody to judge: {finished:?}");
+    assert_eq!(finished.code, Some(2), "no member to judge: {finished:?}");
     let sentence = "no etcd found: no process of its name holds a WAL open (see --process-name)\n";
     assert_eq!(finished.stdout, sentence, "{finished:?}");
 }

@@ -1,9 +1,10 @@
-//! Certificates that are replaced under a probe that runs: no scrape is lost, and the expiry that it exports moves.
+//! Certificates that are replaced under a running probe: no scrape is lost, and the exported expiry changes.
 //!
-//! etcd reads its certificate and key anew for every connection, and its client authorities once, when it starts (`baseConfig`
-//! and `ServerConfig` of client/pkg/transport/listener.go, 3.4 to 3.6). So an overlap of authorities has three steps: etcd is
-//! restarted with both, then certificates are replaced, then the old authority is taken out. What happens here is the second
-//! and the third, for the restart in the first loses scrapes whatever the probe does.
+//! etcd reads its certificate and key for every new connection, but its client authorities only once at its
+//! start (`baseConfig` and `ServerConfig` of client/pkg/transport/listener.go, 3.4 to 3.6). A rollover of
+//! authorities therefore takes three steps: etcd is restarted with both, then certificates are replaced, then
+//! the old authority is removed. This test performs the second and the third, because the restart in the
+//! first always loses scrapes.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -33,7 +34,7 @@ const SOME_SCRAPES: Duration = Duration::from_millis(700);
 const LITTLE: Load =
     Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 512, keys: 100, tolerant: false };
 
-/// Looks at what a probe says of the scrapes, on a thread of its own.
+/// Polls the probe's scrape metrics on a separate thread.
 struct Watch(Cancel, JoinHandle<anyhow::Result<u32>>);
 
 impl Watch {
@@ -43,14 +44,14 @@ impl Watch {
         Self(stop, thread::spawn(move || watch(&endpoint, lost, &stopped)))
     }
 
-    /// Returns how often it looked; the first look that was not as it should be is an error.
+    /// Returns the number of readings; the first incorrect reading is an error.
     fn stop(self) -> anyhow::Result<u32> {
         self.0.cancel();
         self.1.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
-/// Returns how many scrapes have failed.
+/// Returns the number of failed scrapes.
 fn lost(metrics: &Metrics) -> u32 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of scrapes")]
     let count = metrics.sum(ERRORS, &[("member", NAME)]) as u32;
@@ -63,13 +64,13 @@ fn watch(endpoint: &Endpoint, before: u32, stop: &Cancel) -> anyhow::Result<u32>
         let metrics = Metrics::parse(&endpoint.get("/metrics")?.text()?)?;
         ensure!(
             metrics.value("etcd_disk_probe_etcd_up", &named) == Some(1.0),
-            "look {looks}: etcd is not up"
+            "reading {looks}: etcd is not up"
         );
-        ensure!(lost(&metrics) == before, "look {looks}: {} scrapes failed", lost(&metrics) - before);
+        ensure!(lost(&metrics) == before, "reading {looks}: {} scrapes failed", lost(&metrics) - before);
         let figures = crosscheck::of(&metrics, NAME);
         ensure!(
             figures.as_ref().is_some_and(|all| all.iter().all(crosscheck::Crosscheck::is_exact)),
-            "look {looks}: {figures:?}"
+            "reading {looks}: {figures:?}"
         );
         looks += 1;
         thread::sleep(Duration::from_millis(50));
@@ -77,7 +78,7 @@ fn watch(endpoint: &Endpoint, before: u32, stop: &Cancel) -> anyhow::Result<u32>
     Ok(looks)
 }
 
-/// Returns in how many days a certificate ends.
+/// Returns the days until a certificate expires.
 fn days(probe: &Probe, certificate: &str) -> Option<f64> {
     let labels = [("member", NAME), ("certificate", certificate)];
     let metrics = probe.metrics().ok()?;
@@ -94,7 +95,7 @@ fn wait_for_days(probe: &Probe, certificate: &str, expected: f64, why: &str) {
     println!("{why}: {certificate} ends in {:.1} days", now.unwrap_or_default());
 }
 
-/// Replaces a certificate, and its key a while later: in between they do not fit.
+/// Replaces a certificate and, after a while, its key: in between they do not match.
 fn replace(old: &Pair, new: &Pair) {
     fs::rename(&new.certificate, &old.certificate).unwrap();
     thread::sleep(SOME_SCRAPES);
@@ -102,7 +103,7 @@ fn replace(old: &Pair, new: &Pair) {
     thread::sleep(SOME_SCRAPES);
 }
 
-/// Puts files where kubelet would: in a directory that `..data` points to, and the names beside it to what is in there.
+/// Replaces files as the kubelet does: in a directory that `..data` points to, with links next to it.
 fn mount(at: &Path, version: &str, files: &[(&str, &Path)]) {
     fs::create_dir_all(at.join(version)).unwrap();
     for (name, from) in files {
@@ -121,7 +122,7 @@ fn no_scrape_is_lost_while_certificates_are_replaced() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.30")]);
     let scratch = Scratch::on_disk("rotation").unwrap();
     let directory = scratch.path();
-    // The old authority is about to end, which is why it is replaced.
+    // The old authority is about to expire, which is why it is replaced.
     let old = Authority::lasting(directory, "old-ca", Validity::Ending).unwrap();
     let new = Authority::create(directory, "new-ca").unwrap();
     let both = directory.join("both-ca.pem");
@@ -135,7 +136,7 @@ fn no_scrape_is_lost_while_certificates_are_replaced() {
         server: old.server("server", &[], Validity::Ending).unwrap(),
         client: old.client("client", Validity::Ending).unwrap(),
     };
-    // What the operator gives, as a pod has it.
+    // The operator's files, as in a pod.
     let given = directory.join("given");
     let files = |ca: &'static str, pair: &Pair| {
         [("ca.pem", directory.join(ca)), ("tls.crt", pair.certificate.clone()), ("tls.key", pair.key.clone())]
@@ -147,13 +148,13 @@ fn no_scrape_is_lost_while_certificates_are_replaced() {
 
     let call =
         Invocation::new(&probe::binary().unwrap(), directory).arguments(&["--scrape-interval", "100ms"]);
-    // One that finds everything by itself, and one that is told.
+    // One probe discovers everything itself, the other is configured by flags.
     let found = call.clone().run().unwrap();
     let paths = ["ca.pem", "tls.crt", "tls.key"].map(|name| given.join(name).display().to_string());
-    let told =
+    let configured =
         call.arguments(&["--cacert", &paths[0], "--cert", &paths[1], "--key", &paths[2]]).run().unwrap();
     let etcd = Member::new(&etcd::find("3.5.30").unwrap(), NAME, directory).tls(&tls).start().unwrap();
-    for probe in [&found, &told] {
+    for probe in [&found, &configured] {
         let up = Cancel::default().wait_for(Duration::from_secs(10), || {
             Ok((probe.metrics()?.value("etcd_disk_probe_etcd_up", &[("member", NAME)]) == Some(1.0))
                 .then_some(()))
@@ -161,49 +162,51 @@ fn no_scrape_is_lost_while_certificates_are_replaced() {
         assert!(up.unwrap().is_some(), "{}", probe.log().unwrap());
         wait_for_days(probe, "server", 10.5, "before");
     }
-    // An etcd that starts may have been asked before it listened; from here on nothing may fail.
-    let before = [&found, &told].map(|probe| lost(&probe.metrics().unwrap()));
+    // A starting etcd may have been queried before it listened; from here on nothing may fail.
+    let before = [&found, &configured].map(|probe| lost(&probe.metrics().unwrap()));
     let load = LITTLE.start(etcd.endpoint());
-    let watches = [Watch::start(&found, before[0]), Watch::start(&told, before[1])];
+    let watches = [Watch::start(&found, before[0]), Watch::start(&configured, before[1])];
 
     replace(&tls.server, &old.server("server-2", &[], Validity::Current).unwrap());
-    for probe in [&found, &told] {
+    for probe in [&found, &configured] {
         wait_for_days(probe, "server", 365.5, "the server's was replaced");
     }
     wait_for_days(&found, "client", 365.5, "etcd's own pair is shown, too");
 
-    // A client's that this etcd does not take: the connection that there is serves on, and it is said.
+    // A client certificate that this etcd rejects: the open connection continues to work, and the probe
+    // reports it.
     let stranger = Authority::create(directory, "stranger-ca").unwrap();
     put("..2", files("old-ca.pem", &stranger.client("of-stranger", Validity::Current).unwrap()));
     assert!(
-        told.log()
+        configured
+            .log()
             .unwrap()
             .contains("the old connection serves on: cannot log in to etcd: it rejected our client")
     );
     let client = new.client("client-2", Validity::Current).unwrap();
     put("..3", files("old-ca.pem", &client));
-    wait_for_days(&told, "client", 365.5, "the client's was replaced by one of the new authority");
+    wait_for_days(&configured, "client", 365.5, "the client's was replaced by one of the new authority");
 
-    wait_for_days(&told, "ca", 10.5, "the old authority alone");
+    wait_for_days(&configured, "ca", 10.5, "the old authority alone");
     put("..4", files("both-ca.pem", &client));
     replace(&tls.server, &new.server("server-3", &[], Validity::Current).unwrap());
     put("..5", files("new-ca.pem", &client));
     fs::copy(new.certificate(), directory.join("next")).unwrap();
     fs::rename(directory.join("next"), &trusted).unwrap();
-    for probe in [&found, &told] {
+    for probe in [&found, &configured] {
         wait_for_days(probe, "ca", 365.5, "the new authority alone");
     }
 
     let looks = watches
-        .map(|watch| watch.stop().unwrap_or_else(|error| panic!("{error:#}: {}", told.log().unwrap())));
+        .map(|watch| watch.stop().unwrap_or_else(|error| panic!("{error:#}: {}", configured.log().unwrap())));
     load.stop().unwrap();
-    for (probe, before) in [&found, &told].into_iter().zip(before) {
+    for (probe, before) in [&found, &configured].into_iter().zip(before) {
         let figures = crosscheck::settle(probe, NAME).unwrap();
         assert!(figures[0].kernel > 100.0, "the load shows: {figures:?}");
         assert_eq!(lost(&probe.metrics().unwrap()), before, "{}", probe.log().unwrap());
         let renewed = probe.log().unwrap().matches("connected anew").count();
         println!(
-            "{looks:?} looks, {renewed} times connected anew, difference 0 over {} syncs",
+            "{looks:?} readings, {renewed} reconnections, difference 0 over {} syncs",
             figures[0].kernel
         );
         assert!(renewed >= 2, "{}", probe.log().unwrap());

@@ -1,4 +1,4 @@
-//! The rules that are shipped: promtool's own tests of them, and that nothing is missing there.
+//! The shipped rules: promtool's own tests of them, and their completeness.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,10 +15,11 @@ use probe_user::verdict::Verdict;
 use promql_parser::parser::{Expr, LabelModifier};
 use promql_parser::util::parse_duration;
 
-/// Where the project's runbooks are.
+/// The directory of the project's runbooks.
 const RUNBOOKS: &str = "https://github.com/etcd-disk-probe/etcd-disk-probe/blob/main/docs/runbooks";
 
-/// Alerts of etcd's mixin (contrib/mixin of 3.4 to 3.6, which kube-prometheus takes over), and those that others add to it.
+/// Alerts of etcd's mixin (contrib/mixin of 3.4 to 3.6, which kube-prometheus adopts), and alerts that others
+/// add to it.
 const TAKEN: [&str; 16] = [
     "etcdMembersDown",
     "etcdInsufficientMembers",
@@ -38,14 +39,14 @@ const TAKEN: [&str; 16] = [
     "etcdDatabaseHighFragmentationRatio",
 ];
 
-/// What every runbook tells, in this order.
+/// The sections of every runbook, in this order.
 const SECTIONS: [&str; 4] =
     ["## What it means", "## How to see it", "## What to do", "## When it is harmless"];
 
-/// By what a record may aggregate: labels whose values are few, and known.
+/// The labels that a recording rule may aggregate by: those with few, known values.
 const LEVELS: [&str; 6] = ["cluster", "job", "member", "le", "verdict", "cause"];
 
-/// Verdicts that nobody has to act on; and the one that the alert on operations in flight has better.
+/// Verdicts that require no action; and one that the alert on operations in flight covers better.
 const NO_ALERT: [Verdict; 3] = [Verdict::Healthy, Verdict::TooFewSamples, Verdict::Stalled];
 
 fn alerts() -> Vec<Rule> {
@@ -59,7 +60,7 @@ fn test_files() -> Vec<PathBuf> {
     files
 }
 
-/// Runs promtool, and fails with what it says if it does.
+/// Runs promtool and fails with its output if it fails.
 fn promtool(words: &[&str], files: &[PathBuf]) {
     requirements::require(&[Need::Prometheus]);
     let output =
@@ -80,7 +81,7 @@ fn promtools_tests_pass() {
     promtool(&["test", "rules"], &test_files());
 }
 
-/// The name of a case says which alert it is about and of which kind it is; `promtool` sees to it that what it expects is so.
+/// The name of a case contains its alert and its kind; `promtool` verifies its expectations.
 #[test]
 fn every_alert_has_a_case_that_fires_it_one_that_does_not_and_a_gap() {
     let mut kinds: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
@@ -99,16 +100,16 @@ fn every_alert_has_a_case_that_fires_it_one_that_does_not_and_a_gap() {
     assert_eq!(kinds, expected);
 }
 
-/// Returns the kind of a case, if it is what its name says.
+/// Returns the kind of a case if it matches its name.
 fn kind_of(case: &Case, alert: &str, kind: &str) -> &'static str {
     let expected: Vec<_> = case.alert_rule_test.iter().filter(|test| test.alertname == alert).collect();
     if kind.starts_with("fires") {
         let fires = expected.iter().any(|test| !test.exp_alerts.is_empty());
-        assert!(fires, "{}: no moment at which it fires", case.name);
+        assert!(fires, "{}: it never fires", case.name);
         "fires"
     } else if kind.starts_with("stays quiet") {
         let is_quiet = !expected.is_empty() && expected.iter().all(|test| test.exp_alerts.is_empty());
-        assert!(is_quiet, "{}: it has to be quiet at every moment", case.name);
+        assert!(is_quiet, "{}: it must stay quiet at every time", case.name);
         "stays quiet"
     } else if kind.starts_with("survives a gap") {
         // `_x8` between two values.
@@ -121,19 +122,19 @@ fn kind_of(case: &Case, alert: &str, kind: &str) -> &'static str {
         let selector = format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\"}}");
         let of_alert = case.promql_expr_test.iter().filter(|test| test.expr.contains(&selector));
         let fires = of_alert.filter(|test| !test.exp_samples.is_empty()).count();
-        assert!(fires >= 2, "{}: it has to fire at two moments at least", case.name);
+        assert!(fires >= 2, "{}: it must fire at least at two times", case.name);
         "survives a gap"
     } else {
-        panic!("{}: what kind of case is this?", case.name)
+        panic!("{}: unknown kind of case", case.name)
     }
 }
 
 #[test]
-fn every_alert_is_whole_and_named_like_no_other() {
+fn every_alert_is_complete_and_has_a_unique_name() {
     let (mut names, alerts) = (BTreeSet::new(), alerts());
     for rule in &alerts {
         let name = rule.name();
-        assert!(names.insert(name.to_lowercase()), "{name} is there twice");
+        assert!(names.insert(name.to_lowercase()), "{name} occurs twice");
         assert!(name.starts_with("Etcd"), "{name}: all begin alike");
         assert!(!TAKEN.iter().any(|taken| taken.eq_ignore_ascii_case(name)), "{name} is etcd's own");
         let severity = rule.labels.get("severity").map(String::as_str);
@@ -150,9 +151,9 @@ fn every_alert_is_whole_and_named_like_no_other() {
     }
 }
 
-/// Whoever is alerted has to be able to tell which verdict it was.
+/// Every notification must contain the verdict.
 #[test]
-fn every_verdict_that_asks_somebody_to_act_has_an_alert() {
+fn every_verdict_that_requires_action_has_an_alert() {
     let alerts = alerts();
     for verdict in Verdict::ALL {
         let matcher = format!("{{verdict=\"{}\"}}", verdict.as_str());
@@ -191,7 +192,8 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
     assert_eq!(there, expected);
 }
 
-/// A range shorter than two scrapes of a slow Prometheus would be empty; one longer than six hours costs more than it tells.
+/// A range shorter than two scrapes of a slow Prometheus would be empty; one longer than six hours costs more
+/// than it is worth.
 #[test]
 fn durations_are_sane() {
     for rule in alerts() {
@@ -207,7 +209,7 @@ fn durations_are_sane() {
     }
 }
 
-/// What a record costs must depend on nothing but members, verdicts and causes.
+/// The cost of a recording rule may depend only on members, verdicts and causes.
 #[test]
 fn every_record_says_by_which_labels_it_aggregates() {
     for rule in RuleFile::shipped("records.yaml").unwrap().rules() {
@@ -222,7 +224,7 @@ fn every_record_says_by_which_labels_it_aggregates() {
             "cluster_cause" => vec!["cluster", "job", "cause"],
             "member" => vec!["cluster", "job", "member"],
             "member_verdict" => vec!["cluster", "job", "member", "verdict"],
-            other => panic!("{name}: what level is {other}?"),
+            other => panic!("{name}: unknown level {other}"),
         };
         let without_bounds: Vec<_> = labels.iter().filter(|label| *label != "le").collect();
         assert_eq!(without_bounds, expected, "{name}");

@@ -1,4 +1,4 @@
-//! What the probe serves over HTTP, how it ends, and what `check` prints.
+//! The probe's HTTP server, its exit, and the output of `check`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -30,7 +30,7 @@ fn start_etcd(version: &str, name: &str, scratch: &Scratch) -> Etcd {
     Member::new(&etcd::find(version).unwrap(), name, scratch.path()).tls(&tls).start().unwrap()
 }
 
-/// Asks as a client that accepts one media type, or does not say; returns head and body.
+/// Requests as a client that accepts one media type, or any; returns head and body.
 fn ask(endpoint: &Endpoint, path: &str, accept: Option<&str>) -> (String, String) {
     let mut stream = TcpStream::connect(endpoint.address()).unwrap();
     let accept = accept.map_or_else(String::new, |accept| format!("accept: {accept}\r\n"));
@@ -42,14 +42,14 @@ fn ask(endpoint: &Endpoint, path: &str, accept: Option<&str>) -> (String, String
     (head.to_lowercase(), body.to_owned())
 }
 
-/// Returns what the report says of a member.
+/// Returns the report on a member.
 fn member_of<'a>(report: &'a Value, name: &str) -> &'a Value {
     let mut members = report["members"].as_array().expect("members are a list").iter();
     members.find(|member| member["member"] == name).unwrap_or_else(|| panic!("{name} is not in {report:#}"))
 }
 
 #[test]
-fn every_page_is_served_to_whoever_asks() {
+fn every_page_is_served_to_every_client() {
     requirements::require(&[Need::Root, Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("service").unwrap();
     let probe = call(&scratch).run().unwrap();
@@ -97,7 +97,7 @@ fn nothing_stays_attached_however_it_ends() {
             held.is_subset(&loaded_programs::loaded().unwrap()) && !held.is_empty(),
             "{why}: it is attached"
         );
-        // Clients that stay must not keep it from ending: one that was answered, one that never asked.
+        // Open connections must not delay its exit: one after an answer, one without a request.
         let mut answered = TcpStream::connect(probe.endpoint().address()).unwrap();
         answered.write_all(b"GET /healthz HTTP/1.1\r\nhost: probe\r\n\r\n").unwrap();
         assert!(answered.read(&mut [0; 1024]).unwrap() > 0);
@@ -119,7 +119,7 @@ fn nothing_stays_attached_however_it_ends() {
     }
 }
 
-/// Returns the exit code that a report stands for: 1 if any member is unhealthy, 2 if any cannot be judged.
+/// Returns the exit code that a report implies: 1 if any member is unhealthy, 2 if any cannot be judged.
 fn exit_code_of(report: &Value) -> i32 {
     let members = report["members"].as_array().expect("members are a list");
     let verdicts: Vec<_> = members.iter().filter_map(|member| member["verdict"].as_str()).collect();

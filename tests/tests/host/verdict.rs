@@ -1,6 +1,8 @@
-//! Every culprit is named: each test makes one fault for real, with a real etcd under load, and the probe has to tell which.
+//! Every culprit is named: each test causes one real fault with a real etcd under load, and the probe must
+//! identify it.
 //!
-//! All of them begin with the same word, so that `cargo xtask test --only verdict_ --repeat 10` runs these and no others.
+//! All names begin with the same word, so that `cargo xtask test --only verdict_ --repeat 10` runs only
+//! these.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -18,27 +20,27 @@ use probe_tests::probe::check_report::{self, CheckReport, Effect};
 
 const ETCD: &str = "3.5.16";
 
-/// How long each fault is looked at.
+/// The duration of `check` for each fault.
 const WINDOW: Duration = Duration::from_secs(8);
 
-/// How long load and fault last before they are looked at.
+/// How long load and fault last before `check` starts.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// Two segments of a WAL are 128 MiB.
+/// Two WAL segments take 128 MiB.
 const DISK_MIB: u32 = 320;
 
-/// What a disk takes that is good enough: a WAL sync is two writes, often two flushes, and the journal's.
+/// The latency of an adequate disk: a WAL sync takes two writes and often two flushes, plus the journal's.
 const GOOD_WRITE: Duration = Duration::from_micros(300);
 const GOOD_FLUSH: Duration = Duration::from_micros(500);
 
-/// Both limits of CPU time are of this period.
+/// The period of both limits of CPU time.
 const PERIOD_US: u32 = 100_000;
 
 /// Syncs one by one.
 const LOAD: Load =
     Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 512, keys: 100, tolerant: true };
 
-/// Where a test has its files: in memory, so that only the disk under test can be slow.
+/// The directory of a test's files: in memory, so that only the disk under test can be slow.
 struct Place {
     memory: Tmpfs,
     _scratch: Scratch,
@@ -64,7 +66,7 @@ impl Place {
         SlowFs::create(&self.at("disk"), DISK_MIB).unwrap()
     }
 
-    /// Returns an etcd with its data in `data`; its log, and what the probe prints, are elsewhere.
+    /// Returns an etcd with its data in `data`; its log and the probe's output are elsewhere.
     fn member(&self, name: &str, data: &Path) -> Member {
         let member = Member::new(&etcd::find(ETCD).unwrap(), name, self.memory.path());
         member.data_dir(&data.join(format!("{name}.data")))
@@ -74,7 +76,7 @@ impl Place {
         check_report::check(&probe::binary().unwrap(), self.memory.path(), window, arguments).unwrap()
     }
 
-    /// Puts load on an etcd, makes the fault, and looks for as long as it lasts.
+    /// Puts load on an etcd, makes the fault, and runs `check` while it lasts.
     fn examine<F>(&self, etcd: &Etcd, fault: impl FnOnce() -> F) -> CheckReport {
         self.examine_under(LOAD, etcd, fault)
     }
@@ -91,7 +93,7 @@ impl Place {
     }
 }
 
-/// Prints what was told of the member, and fails unless it is the fault that was made.
+/// Prints the summary of the member, and fails unless it names this fault.
 fn expect(report: &CheckReport, name: &str, verdict: &str, effect: Effect) {
     let member = report.member(name).unwrap();
     println!("{name}: {}", member.summary());
@@ -105,13 +107,13 @@ fn require(more: &[&[Need]]) {
     requirements::require(&[&always[..], &more.concat()].concat());
 }
 
-/// Sets both times of a disk.
+/// Sets both latencies of a disk.
 fn slow_down(disk: &SlowFs, write: Duration, flush: Duration) {
     disk.write_delay(write);
     disk.flush_delay(flush);
 }
 
-/// Makes a group for a neighbour in each hierarchy in which the kernel may look for it.
+/// Creates a cgroup for a neighbour in each hierarchy that the kernel may use to attribute its requests.
 fn neighbourhood(name: &str) -> Vec<Cgroup> {
     let hierarchies = [Hierarchy::Controller("blkio"), Hierarchy::Controller("cpu"), Hierarchy::Unified];
     let there = hierarchies.into_iter().filter(|hierarchy| hierarchy.root().is_ok());
@@ -123,7 +125,7 @@ fn worker(work: &Work, groups: &[&Cgroup]) -> Culprit {
     Culprit::start(work.command(Path::new(env!("CARGO_BIN_EXE_worker"))), groups).unwrap()
 }
 
-/// Leaves a group this share of one processor.
+/// Limits a cgroup to this share of one CPU.
 fn limit_cpu(group: &Cgroup, percent: u32) {
     group.set("cpu.cfs_period_us", &PERIOD_US.to_string()).unwrap();
     group.set("cpu.cfs_quota_us", &(PERIOD_US / 100 * percent).to_string()).unwrap();
@@ -148,7 +150,7 @@ fn verdict_memory_is_healthy() {
     expect(&report, "memory", "healthy", Effect::Healthy);
 }
 
-/// The disk of those who are slowed down by others: without them nothing is wrong with it.
+/// The disk for the cases with neighbours: without them it is healthy.
 #[test]
 fn verdict_a_good_disk_is_healthy() {
     require(&[&requirements::SLOW_EXT4]);
@@ -221,18 +223,19 @@ fn verdict_a_limit_of_cpu_time_is_named() {
     let disk = place.fast_disk();
     let group = Cgroup::create(Hierarchy::Controller("cpu"), "probe-quota").unwrap();
     let etcd = place.member("quota", disk.path()).in_groups(&[&group]).start().unwrap();
-    // So little that it runs out between any dozen of syncs: a limit that hits one of a hundred leaves the p99 as it was.
+    // So little that it is exhausted within any dozen syncs: a limit that affects one sync in a hundred does
+    // not change the p99.
     let report = place.examine(&etcd, || limit_cpu(&group, 4));
     group.set("cpu.cfs_quota_us", "-1").unwrap();
     expect(&report, "quota", "cpu_starved", Effect::Slow);
 }
 
 #[test]
-fn verdict_others_on_the_processor_are_named() {
+fn verdict_others_on_the_cpu_are_named() {
     require(&[&requirements::LOOP_EXT4, &[Need::Cgroups(Hierarchy::Controller("cpu"))]]);
     let place = Place::make("verdict");
     let disk = place.fast_disk();
-    // One group for all, so that nothing but their priority decides.
+    // One cgroup for all, so that only priority decides.
     let group = Cgroup::create(Hierarchy::Controller("cpu"), "probe-crowded").unwrap();
     let etcd = place.member("crowded", disk.path()).in_groups(&[&group]).start().unwrap();
     faults::pin(etcd.pid(), 1).unwrap();
@@ -255,7 +258,7 @@ fn verdict_a_frozen_file_system_stalls_until_it_thaws() {
     let load = LOAD.start(etcd.endpoint());
     thread::sleep(SETTLE);
     thread::scope(|scope| {
-        // What hangs already when the probe comes it has not seen begin.
+        // The probe has not seen the start of an operation that hangs already when it attaches.
         let during = scope.spawn(|| place.check(Duration::from_secs(3), &[]));
         thread::sleep(Duration::from_millis(1200));
         let frozen = disk.freeze().unwrap();
@@ -265,9 +268,9 @@ fn verdict_a_frozen_file_system_stalls_until_it_thaws() {
     });
     let after = place.check(Duration::from_secs(3), &[]);
     load.stop().unwrap();
-    let told = after.member("frozen").unwrap().summary();
-    println!("frozen: thawed: {told}");
-    assert_ne!(after.member("frozen").unwrap().verdict(), "stalled", "{told}");
+    let summary = after.member("frozen").unwrap().summary();
+    println!("frozen: thawed: {summary}");
+    assert_ne!(after.member("frozen").unwrap().verdict(), "stalled", "{summary}");
 }
 
 #[test]
@@ -289,7 +292,7 @@ fn verdict_the_endpoint_of_another_is_named() {
     for load in loads {
         load.stop().unwrap();
     }
-    // The code is the worst of both.
+    // The code is the worse of both.
     expect(&report, "mine", "endpoint_mismatch", Effect::Any);
 }
 
@@ -329,7 +332,8 @@ fn verdict_slow_flushes_are_named() {
     expect(&report, "flushing", "flush_slow", Effect::Slow);
 }
 
-/// Which fault takes more depends on the machine, on which both disk and etcd are slower the slower it is; etcd's own figures tell.
+/// Which fault takes more time depends on the machine, whose speed affects both disk and etcd; etcd's own
+/// figures decide.
 #[test]
 fn verdict_of_two_faults_the_larger_comes_first() {
     require(&[&requirements::SLOW_EXT4, &[Need::Cgroups(Hierarchy::Controller("cpu"))]]);
@@ -338,7 +342,7 @@ fn verdict_of_two_faults_the_larger_comes_first() {
     let group = Cgroup::create(Hierarchy::Controller("cpu"), "probe-both").unwrap();
     let etcd = place.member("both", disk.path()).in_groups(&[&group]).start().unwrap();
     slow_down(&disk, Duration::from_millis(20), Duration::from_micros(100));
-    // So many puts between two syncs that etcd wants more than its share of the processor.
+    // So many puts between two syncs that etcd needs more than its share of the CPU.
     let many = Load { connections: 256, ..LOAD };
     let report = place.examine_under(many, &etcd, || limit_cpu(&group, 5));
     group.set("cpu.cfs_quota_us", "-1").unwrap();
@@ -347,7 +351,7 @@ fn verdict_of_two_faults_the_larger_comes_first() {
     let order =
         if kernel_s > beyond_s { ["device_slow", "cpu_starved"] } else { ["cpu_starved", "device_slow"] };
     println!("both: {kernel_s:.2} s in the kernel, {beyond_s:.2} s beyond it");
-    // Where they are about equal either may be the first; the verdict is what comes first.
+    // If they are about equal either may come first; the verdict must equal the first cause.
     let are_equal = (0.8..1.25).contains(&(kernel_s / beyond_s));
     let first = if are_equal { member.verdict() } else { order[0] };
     assert!(order.contains(&first), "{}", member.summary());
@@ -356,7 +360,7 @@ fn verdict_of_two_faults_the_larger_comes_first() {
     assert!(order.iter().all(|cause| member.causes().contains(cause)), "{}", member.summary());
 }
 
-/// Samples cost nothing while etcd is fast; the hook on the scheduler tells whether they can be believed.
+/// Sampling costs nothing while etcd is fast; the scheduler hook verifies its accuracy.
 #[test]
 fn samples_agree_with_the_scheduler() {
     require(&[&requirements::SLOW_EXT4]);

@@ -1,4 +1,5 @@
-//! How far quantiles that are read from buckets are from those of the single latencies, over syncs of a real file system.
+//! The error of quantiles computed from buckets, compared with the single latencies, over syncs of a real
+//! file system.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,10 +24,10 @@ const SYNCS: usize = 6000;
 
 const RUNS: usize = 3;
 
-/// The thread that is etcd.
+/// The name of the thread that imitates etcd.
 const NAME: &str = "bench-etcd";
 
-/// What quantiles are read from.
+/// The bucket bounds for quantiles.
 const OURS: &str = "the probe's, middle of a slot (its report)";
 const OURS_INTERPOLATED: &str = "the probe's, interpolated";
 const EXPORTED: &str = "the probe's metrics, interpolated";
@@ -51,10 +52,10 @@ pub fn run(options: &Options, hook: Hook) -> anyhow::Result<Vec<Table>> {
         sync_beside_another(scratch.path(), run)?;
         let own = std::process::id();
         let process = kernel.processes().into_iter().find(|process| process.pid == own);
-        let process = process.context("the probe has not seen the syncs")?;
+        let process = process.context("the probe has not recorded the syncs")?;
         let total = kernel.latencies(process.target, WAL_FSYNC);
         let measured = before.replace(total.clone()).map_or(total.clone(), |before| total.since(&before));
-        // The twin of etcd's figure is not recorded by itself; it holds what the syncs of segments hold.
+        // The series for etcd's metric is not recorded separately; it contains the syncs of segments.
         let mut exact = latencies(&mut kernel);
         exact.sort_unstable();
         ensure!(
@@ -67,15 +68,15 @@ pub fn run(options: &Options, hook: Hook) -> anyhow::Result<Vec<Table>> {
         for (name, q) in QUANTILES {
             let truth = quantile(&exact, q).context("there are latencies")? as f64;
             exact_ms.entry(name).or_default().push(truth / 1e6);
-            let told = [
+            let reported = [
                 (OURS, measured.quantile(q).map(|seconds| seconds * 1e9)),
                 (OURS_INTERPOLATED, interpolated(&exact, q, &edges())),
                 (EXPORTED, interpolated(&exact, q, &BOUNDS_NS.map(|ns| ns as f64))),
                 (POWERS_OF_TWO, interpolated(&exact, q, &powers_of_two())),
                 (ETCDS, interpolated(&exact, q, &etcds_bounds())),
             ];
-            for (buckets, told) in told {
-                let error = (told.context("there are latencies")? / truth - 1.0).abs() * 100.0;
+            for (buckets, reported) in reported {
+                let error = (reported.context("there are latencies")? / truth - 1.0).abs() * 100.0;
                 errors.entry((buckets, name)).or_default().push(error);
             }
         }
@@ -102,16 +103,16 @@ fn table(errors: &BTreeMap<(&str, &str), Vec<f64>>, exact_ms: &BTreeMap<&str, Ve
     table
 }
 
-/// Returns the single latencies of syncs of segments since the last call.
+/// Returns the single latencies of segment syncs since the last call.
 fn latencies(kernel: &mut Kernel) -> Vec<u64> {
     let syncs = series(Role::Wal, Op::Fdatasync);
     let of_syncs = kernel.records().into_iter().filter(|record| Some(record.series) == syncs);
     of_syncs.map(|record| record.latency_ns).collect()
 }
 
-/// Appends to a segment and syncs it, while another thread keeps the disk busy, as the backend of an etcd does.
+/// Appends to a segment and syncs it while another thread keeps the disk busy, as etcd's backend does.
 ///
-/// A process has one directory of segments, so that every run has a segment there.
+/// A process has one directory of segments, so every run has a segment there.
 fn sync_beside_another(directory: &Path, run: usize) -> anyhow::Result<()> {
     let wal = directory.join("wal");
     fs::create_dir_all(&wal).with_context(|| format!("cannot create {}", wal.display()))?;
@@ -141,7 +142,7 @@ fn sync_beside_another(directory: &Path, run: usize) -> anyhow::Result<()> {
     })
 }
 
-/// The probe's own.
+/// The probe's own bounds.
 fn edges() -> Vec<f64> {
     (0..SLOTS).map(|slot| edge_seconds(slot) * 1e9).collect()
 }
@@ -156,8 +157,8 @@ fn etcds_bounds() -> Vec<f64> {
     (0..14).map(|power| 1e6 * f64::from(1_u32 << power)).collect()
 }
 
-/// Returns a quantile as Prometheus' `histogram_quantile` tells it of buckets with these upper bounds: latencies are spread evenly
-/// within a bucket, and what is beyond the last bound is at that.
+/// Returns a quantile as Prometheus' `histogram_quantile` computes it from buckets with these upper bounds:
+/// latencies are spread evenly within a bucket, and latencies above the last bound count as that bound.
 fn interpolated(latencies_ns: &[u64], q: f64, bounds_ns: &[f64]) -> Option<f64> {
     let at_most = |bound: f64| latencies_ns.iter().filter(|ns| **ns as f64 <= bound).count() as f64;
     let rank = q * latencies_ns.len() as f64;
@@ -180,11 +181,11 @@ mod tests {
             (0.2, Some(1000.0), "all of the first bucket"),
             (0.5, Some(1500.0), "half way through the second"),
             (0.8, Some(2000.0), "its end"),
-            (1.0, Some(4000.0), "the last bound, for want of another"),
+            (1.0, Some(4000.0), "the last bound, without another above it"),
         ];
         for (q, expected, why) in cases {
             assert_eq!(interpolated(&latencies, q, &[1000.0, 2000.0, 4000.0]), expected, "{why}");
         }
-        assert_eq!(interpolated(&[], 0.5, &[1000.0]), None, "of none there is none");
+        assert_eq!(interpolated(&[], 0.5, &[1000.0]), None, "no quantile without latencies");
     }
 }

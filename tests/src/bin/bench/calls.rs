@@ -1,4 +1,4 @@
-//! Nanoseconds that tracing adds to one call: of a process that is traced, and of one that is not.
+//! Nanoseconds that tracing adds to one call: of a traced process, and of one that is not traced.
 
 use std::collections::BTreeMap;
 
@@ -10,16 +10,16 @@ use crate::table::{Cell, Table};
 use crate::tracers::{Stage, Tracer};
 use crate::worker::{Call, Worker};
 
-/// Calls in a row, by somebody who is not slowed down.
+/// Consecutive calls of a process that is not slowed down.
 const TIMES: u32 = 100_000;
 
 /// A switch or a request takes longer than a call.
 const FEWER_TIMES: u32 = 20_000;
 
-/// What a slow tracer adds is larger than any noise.
+/// The overhead of a slow tracer exceeds any noise.
 const ROUNDS_OF_SLOW: u32 = 2;
 
-/// By whom.
+/// The tracers to measure.
 const TRACERS: [Tracer; 9] = [
     Tracer::Probe,
     Tracer::WithoutBlock,
@@ -32,7 +32,7 @@ const TRACERS: [Tracer; 9] = [
     Tracer::Strace,
 ];
 
-/// By those that have to do with switches and requests.
+/// The tracers that affect switches and requests.
 const AROUND: [Tracer; 3] = [Tracer::WithoutBlock, Tracer::Probe, Tracer::Exact];
 
 pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
@@ -51,7 +51,7 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
     Ok(tables)
 }
 
-/// Returns what a switch of the scheduler and a block request get slower by.
+/// Returns the overhead of a context switch and of a block request.
 fn around(options: &Options, stage: &Stage) -> anyhow::Result<Table> {
     let disk = options.on_disk("around")?;
     let stage = Stage { device: Some(disk.device()?), ..stage.clone() };
@@ -65,26 +65,26 @@ fn around(options: &Options, stage: &Stage) -> anyhow::Result<Table> {
     Ok(comparison.table(title, &there))
 }
 
-/// Nanoseconds a call without a tracer, and those added by it, of every round.
+/// Nanoseconds per call without a tracer, and the overhead of it, of every round.
 #[derive(Default)]
 struct Added {
     without: Vec<f64>,
     added: Vec<f64>,
 }
 
-/// Tracers, side by side.
+/// Tracers, compared with each other.
 struct Comparison {
-    /// The first is the one that is traced.
+    /// The first is the traced one.
     callers: Vec<(&'static str, Worker)>,
-    /// What is called, and by which of them.
+    /// The calls, each with the index of its caller.
     columns: Vec<(usize, Call)>,
     times: u32,
     measured: BTreeMap<(Tracer, usize, Call), Added>,
 }
 
 impl Comparison {
-    /// Measures without and with each tracer in turn, round after round; what a tracer adds is taken from what was measured just
-    /// before. Returns those that are there.
+    /// Measures without and with each tracer in turn, round after round; the overhead of a tracer is relative
+    /// to the measurement just before. Returns the tracers that are available.
     fn interleave(
         &mut self,
         options: &Options,
@@ -121,7 +121,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// Returns nanoseconds a call, by column.
+    /// Returns nanoseconds per call, by column.
     fn measure(&mut self, times: u32) -> anyhow::Result<Vec<f64>> {
         self.columns.iter().map(|(caller, call)| self.callers[*caller].1.time(*call, times)).collect()
     }
@@ -153,14 +153,14 @@ impl Comparison {
         table
     }
 
-    /// Returns what the probe adds by what others add.
+    /// Returns the probe's overhead divided by that of the others.
     fn ratios(&self) -> Table {
         let mut table = self
             .empty_table("what the probe adds, all that is always on, by what others add (medians)", "by");
         for other in [Tracer::Bpftrace, Tracer::Empty, Tracer::EmptyTwice, Tracer::Exporter] {
             let ratio = self.columns.iter().map(|(caller, call)| {
                 let of = |tracer| median(&self.measured.get(&(tracer, *caller, *call))?.added);
-                // What adds nothing has no ratio.
+                // Without overhead there is no ratio.
                 let ratio = of(Tracer::Probe).zip(of(other).filter(|theirs| *theirs > 5.0));
                 ratio.map(|(ours, theirs)| ours / theirs).into()
             });

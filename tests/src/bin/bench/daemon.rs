@@ -1,4 +1,4 @@
-//! The daemon beside real etcds: its start, its memory, its CPU time, and what a scrape takes.
+//! The daemon with real etcd processes: its start, memory, CPU time, and the cost of a scrape.
 
 use std::fs;
 use std::path::Path;
@@ -18,31 +18,31 @@ use crate::puts::{Generator, Pace};
 use crate::system::cpu_time;
 use crate::table::{Cell, Table};
 
-/// How many etcds, and whether the first has load.
+/// The number of etcd members, and whether the first has load.
 const SETTINGS: [(usize, bool); 4] = [(1, false), (1, true), (8, false), (64, false)];
 
-/// What the load is.
+/// The kind of load.
 const LOAD: Pace = Pace::PerSecond { puts: 500, connections: 32 };
 
-/// Starts of the daemon, each of which ends again.
+/// Starts of the daemon, each followed by its end.
 const STARTS: u32 = 5;
 
-/// How long it is watched.
+/// The duration of the measurement.
 const AT_REST: Duration = Duration::from_secs(10);
 const SCRAPED: Duration = Duration::from_secs(20);
 
-/// What CPU time is told by.
+/// The clock for CPU time.
 const PER: Duration = Duration::from_secs(30);
 
 const SCRAPED_EVERY: Duration = Duration::from_secs(1);
 
-/// Etcds that start at the same time.
+/// Etcd members that start at the same time.
 const AT_ONCE: usize = 8;
 
-/// How long the daemon may take to start.
+/// The time limit for the daemon to start.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// How often it is looked whether it has.
+/// The polling interval for its start.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 const COLUMNS: [&str; 13] = [
@@ -64,7 +64,7 @@ const COLUMNS: [&str; 13] = [
 pub fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     let binary = probe::binary()?;
     let mut whole = Table::new("the binary", ["file", "bytes"]);
-    let bytes = fs::metadata(&binary).context("cannot look at the probe")?.len();
+    let bytes = fs::metadata(&binary).context("cannot poll the probe")?.len();
     whole.row(["etcd-disk-probe".into(), bytes.into()]);
     let mut table = Table::new("the daemon (start: median and quartiles of its starts)", COLUMNS);
     for (members, loaded) in SETTINGS {
@@ -81,21 +81,21 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     Ok(vec![whole, table])
 }
 
-/// Measures the daemon beside what runs.
+/// Measures the daemon with what is running.
 fn beside(members: usize, loaded: bool, binary: &Path, directory: &Path) -> anyhow::Result<Vec<Cell>> {
     let max_members = members.max(16).to_string();
     let invocation = Invocation::new(binary, directory).arguments(&["--max-members", &max_members]);
     let mut starts = Vec::new();
     let mut probe = None;
     for _ in 0..STARTS {
-        // The one before has to be gone.
+        // The previous one must have ended.
         drop(probe.take());
         let started = start(&invocation)?;
         starts.push(started.1);
         probe = Some(started.0);
     }
     let probe = probe.context("it was started")?;
-    // What comes with the start is not rest.
+    // The cost of the start is not part of the idle cost.
     thread::sleep(Duration::from_secs(2));
     let pid = probe.pid();
     let at_rest = cpu_seconds(pid, AT_REST, &mut || {
@@ -142,7 +142,7 @@ fn beside(members: usize, loaded: bool, binary: &Path, directory: &Path) -> anyh
     ])
 }
 
-/// Returns the CPU time that a process takes while something else is done, as if that took 30 s.
+/// Returns the CPU time that a process uses during another action, scaled to 30 s.
 fn cpu_seconds(
     pid: u32,
     lasting: Duration,
@@ -154,7 +154,7 @@ fn cpu_seconds(
     Ok(took.as_secs_f64() * PER.as_secs_f64() / lasting.as_secs_f64())
 }
 
-/// How long the daemon took from its start.
+/// The time from the daemon's start.
 struct Start {
     self_test: Duration,
     ready: Duration,
@@ -178,7 +178,7 @@ fn start(invocation: &Invocation) -> anyhow::Result<(Probe, Start)> {
     bail!("the probe is not ready after {START_LIMIT:?}: {}", probe.log()?)
 }
 
-/// Starts so many etcds, each a cluster of its own.
+/// Starts this many etcd members, each a cluster of its own.
 fn start_all(members: usize, directory: &Path) -> anyhow::Result<Vec<Etcd>> {
     let binary = etcd::find("3.5.16")?;
     let numbers: Vec<_> = (0..members).collect();
@@ -202,7 +202,7 @@ fn start_all(members: usize, directory: &Path) -> anyhow::Result<Vec<Etcd>> {
 fn stop_all(etcds: Vec<Etcd>) {
     thread::scope(|scope| {
         for mut etcd in etcds {
-            // An error is told when it is dropped.
+            // Its drop prints an error.
             scope.spawn(move || etcd.stop());
         }
     });

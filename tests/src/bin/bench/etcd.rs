@@ -1,4 +1,4 @@
-//! What tracing does to a real etcd: at full load, and at a fixed rate that a stall does not slow down.
+//! The effect of tracing on a real etcd: at full load, and at a fixed rate that a stall does not slow down.
 
 use std::time::{Duration, Instant};
 
@@ -13,21 +13,21 @@ use crate::puts::{Generator, Pace};
 use crate::table::{Cell, Table};
 use crate::tracers::{Stage, Tracer, always_on};
 
-/// As many as go.
+/// As many puts as possible.
 const FULL: Pace = Pace::Full { connections: 8 };
 
-/// What a quiet cluster has.
+/// The rate of a quiet cluster.
 const FIXED: Pace = Pace::PerSecond { puts: 500, connections: 32 };
 
-/// Where etcd has its files.
+/// The location of etcd's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Files {
-    /// Whatever tracing adds shows there, for nothing waits for a disk.
+    /// All overhead of tracing is visible there, because nothing waits for a disk.
     InMemory,
     OnDisk,
 }
 
-/// Who traces what.
+/// The tracer, load and location of each run.
 const RUNS: [(Tracer, Pace, Files); 10] = [
     (Tracer::Probe, FULL, Files::InMemory),
     (Tracer::Empty, FULL, Files::InMemory),
@@ -41,20 +41,20 @@ const RUNS: [(Tracer, Pace, Files); 10] = [
     (Tracer::Probe, FULL, Files::OnDisk),
 ];
 
-/// How long the probe is attached or not, at a time; and a peer, whose start takes longer.
+/// The length of a phase with or without the probe; and with a peer, whose start takes longer.
 const PHASE: Duration = Duration::from_millis(200);
 const PHASE_OF_PEER: Duration = Duration::from_secs(3);
 
-/// Fewer tell nothing of their own scatter.
+/// With fewer pairs their scatter is unknown.
 const FEWEST_PAIRS: usize = 40;
 
-/// An interval that is narrower is good enough, in percent from end to end.
+/// The width at which an interval is narrow enough, in percent from end to end.
 const NARROW: f64 = 1.0;
 
-/// How often it is looked whether it is.
+/// The number of pairs between two checks of this width.
 const LOOK_EVERY: usize = 20;
 
-/// Room for what is put at full load in all the time there is.
+/// Room for all puts at full load within the maximum time.
 const MIB: u32 = 4096;
 
 const COLUMNS: [&str; 13] = [
@@ -81,7 +81,7 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
             eprintln!("bench: without {}: {why}", tracer.as_str());
             continue;
         }
-        // Each on an etcd of its own, which has as much behind it as the other's.
+        // Each on an etcd of its own with the same history.
         let memory = options.in_memory("etcd", MIB)?;
         let scratch = Scratch::new(&options.directory, "etcd")?;
         let place = if files == Files::InMemory { memory.path() } else { scratch.path() };
@@ -95,7 +95,7 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
     Ok(vec![table])
 }
 
-/// Turns the tracer on and off under a load until enough is known.
+/// Switches the tracer on and off under a load until the intervals are narrow enough.
 fn under(
     load: &Generator,
     etcd: &Etcd,
@@ -103,7 +103,7 @@ fn under(
     options: &Options,
     stage: &Stage,
 ) -> anyhow::Result<Vec<Pair>> {
-    // Connections open, caches fill.
+    // Warm-up: connections open, caches fill.
     std::thread::sleep(Duration::from_secs(2));
     let (mut switched, lasting) = if tracer == Tracer::Probe {
         let kernel =
@@ -111,7 +111,7 @@ fn under(
         let toggle = Toggle::new(kernel).context("cannot detach the probe")?;
         (Switched::Toggle(Box::new(toggle)), PHASE)
     } else {
-        // What does nothing is attached as quickly.
+        // These small programs attach as quickly as the probe.
         let is_quick = matches!(tracer, Tracer::Empty | Tracer::Exporter);
         let lasting = if is_quick { PHASE } else { PHASE_OF_PEER };
         (Switched::Tracer { tracer, stage: stage.clone(), tracing: None }, lasting)

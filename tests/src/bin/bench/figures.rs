@@ -1,8 +1,8 @@
-//! Medians, spreads, and how far a mean of many measurements may be from the truth.
+//! Medians, spreads, and confidence intervals of the mean of many measurements.
 
 use serde::Serialize;
 
-/// What several measurements of one thing came to.
+/// The summary of several measurements of one quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Spread {
     pub median: f64,
@@ -13,7 +13,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Returns none for no measurements.
+    /// Returns `None` without measurements.
     pub fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -26,7 +26,8 @@ impl Spread {
     }
 }
 
-/// Returns the value of that rank in a sorted list: the smallest that a share `q` of all does not exceed.
+/// Returns the value at that rank in a sorted list: the smallest value that at least a share `q` of all does
+/// not exceed.
 pub fn quantile<T: Copy>(sorted: &[T], q: f64) -> Option<T> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank within the list")]
     let rank = (q * sorted.len() as f64).ceil() as usize;
@@ -45,17 +46,17 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// Returns how wide the interval is on either side that holds the truth 95 times in a hundred.
+    /// Returns half the width of the 95 % confidence interval.
     pub fn within(&self) -> f64 {
         1.96 * self.standard_error
     }
 }
 
-/// The share that is left out at either end of a list for its mean: phases in which something else happened.
+/// The share that is trimmed at either end of a list for its mean: phases that something else disturbed.
 const TRIMMED: f64 = 0.2;
 
-/// Returns the mean of the middle of a list, and its error by Yuen: the deviation of the list with its ends drawn in to where they were
-/// cut off.
+/// Returns the trimmed mean of a list and its standard error by Yuen: the winsorized deviation, with both
+/// tails replaced by the values at the cuts.
 pub fn trimmed_mean(values: &[f64]) -> Option<Estimate> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -79,10 +80,11 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Estimates by leaving out one of `blocks` at a time (the jackknife): right for ratios, and for quantiles of all that was measured
-/// if a block holds many measurements. Neighbours share a block, so that what drifts slowly is not taken for noise.
+/// Estimates by leaving out one of `blocks` at a time (the jackknife): valid for ratios, and for quantiles of
+/// all measurements if a block contains many. Adjacent items share a block, so slow drift is not taken for
+/// noise.
 ///
-/// `estimate` is told of each item whether it counts.
+/// `estimate` receives for each item whether it is included.
 pub fn jackknife(
     items: usize,
     blocks: usize,
@@ -140,19 +142,19 @@ mod tests {
         assert!(
             (estimate.value - 5.0).abs() < 1e-12 && (estimate.standard_error - 0.755_928_946).abs() < 1e-6
         );
-        assert_eq!(jackknife(1, 20, |_| Some(1.0)), None, "one tells nothing of its own error");
+        assert_eq!(jackknife(1, 20, |_| Some(1.0)), None, "one measurement has no error");
     }
 
     #[test]
-    fn what_is_far_off_moves_no_trimmed_mean() {
+    fn outliers_do_not_move_a_trimmed_mean() {
         let calm: Vec<f64> = (0..10).map(f64::from).collect();
         let estimate = trimmed_mean(&calm).unwrap();
-        // 2 to 7 are left; with the ends drawn in to those, the deviation is sqrt(42.5 / 9).
+        // 2 to 7 remain; with the tails winsorized to those, the deviation is sqrt(42.5 / 9).
         let expected = (42.5_f64 / 9.0).sqrt() / (0.6 * 10_f64.sqrt());
         assert!((estimate.value - 4.5).abs() < 1e-12 && (estimate.standard_error - expected).abs() < 1e-12);
         let mut disturbed = calm;
         disturbed[9] = 1e9;
         assert_eq!(trimmed_mean(&disturbed), Some(estimate), "one that is far off");
-        assert_eq!(trimmed_mean(&[1.0]), None, "one tells nothing of its own error");
+        assert_eq!(trimmed_mean(&[1.0]), None, "one measurement has no error");
     }
 }

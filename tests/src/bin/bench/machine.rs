@@ -1,7 +1,7 @@
-//! The same in a virtual machine, which boots another kernel and has hooks that this one may lack.
+//! The same benchmark in a virtual machine, which boots another kernel and has hooks that this one may lack.
 //!
-//! It is emulated: what takes ns on a processor takes many more there, and not every instruction the same factor. Compare within a
-//! table only.
+//! It is emulated: nanoseconds on a CPU are many more there, and the factor differs between instructions.
+//! Compare within a table only.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use serde_json::Value;
 
 use crate::{JSON, Options};
 
-/// Calls are fewer there by this factor, if none is given.
+/// The default divisor for the number of calls there.
 const FEWER: u32 = 20;
 
-/// Runs `calls` and `programs` there, prints the tables, and returns what the machine says in JSON.
+/// Runs `calls` and `programs` there, prints the tables, and returns the machine's JSON.
 pub fn run(options: &Options, name: &str) -> anyhow::Result<Value> {
     let all = kernels::recorded()?;
     let kernel = all.iter().find(|kernel| kernel.label() == name).with_context(|| {

@@ -1,7 +1,7 @@
-//! Measures what the probe costs, beside those who do the like: `cargo xtask bench`.
+//! Measures the cost of the probe, compared with similar tools: `cargo xtask bench`.
 //!
-//! Everything is measured in turns, without and with, round after round on one machine; what is told is the median and the
-//! quartiles of the differences, or an estimate and its 95 % interval (±).
+//! Everything is measured alternately without and with a tracer, round after round on one machine; the result
+//! is the median and the quartiles of the differences, or an estimate and its 95 % interval (±).
 
 mod figures;
 mod table;
@@ -34,53 +34,54 @@ use serde_json::{Map, Value, json};
 use self::place::{Disk, Memory};
 use self::tracers::Stage;
 
-/// Before the line that `--json -` prints.
+/// The prefix of the line that `--json -` prints.
 const JSON: &str = "bench: json ";
 
-/// Measure what the probe costs, beside other tracers.
+/// Measure the cost of the probe, compared with other tracers.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "bench")]
 pub struct Options {
     /// What to measure; everything if nothing is named
     #[arg(value_enum)]
     sections: Vec<Section>,
-    /// How often whatever is compared is measured
+    /// How often each comparison is measured
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Write everything to this file, too; `-` prints it as one line
+    /// Also write everything to this file; `-` prints it as one line
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Measure `calls` and `programs` in a virtual machine that boots this kernel, such as 6.12, instead of here
+    /// Measure `calls` and `programs` in a virtual machine that boots this kernel, such as 6.12, instead of
+    /// here
     #[arg(long, value_name = "KERNEL")]
     vm: Option<String>,
-    /// Boot it with this model of preemption, such as `full`, instead of its own
+    /// Boot it with this preemption model, such as `full`, instead of its own
     #[arg(long, value_name = "MODEL", requires = "vm")]
     preempt: Option<String>,
-    /// A directory in memory, in place of a file system that is mounted for it
+    /// A directory in memory, instead of a file system mounted for it
     #[arg(long)]
     memory: Option<PathBuf>,
-    /// A directory on a disk that is read, in place of a loop device
+    /// A directory on a disk that is read, instead of a loop device
     #[arg(long)]
     disk: Option<PathBuf>,
-    /// How the probe's programs are called
+    /// The hook of the probe's programs
     #[arg(long, value_enum, default_value_t = HookChoice::Auto)]
     hook: HookChoice,
-    /// The CPU on which calls are timed; any, if not given and there is one only
+    /// The CPU on which calls are timed; by default any, if there is only one
     #[arg(long)]
     cpu: Option<usize>,
-    /// Divide the number of calls by this, on a machine that is slow
+    /// Divide the number of calls by this, on a slow machine
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     fewer: u32,
-    /// How long `scale` has operations made at a fixed rate
+    /// How long `scale` runs operations at a fixed rate
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// How many seconds `etcd` may take for each load until its intervals are narrow
+    /// The maximum seconds of `etcd` for each load until its intervals are narrow
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
-    /// Where files go that have to be on a disk, or need not be
+    /// The directory for files that must be on a disk, or need not be
     #[arg(long, default_value = "/var/tmp")]
     directory: PathBuf,
-    /// Set by Ctrl-C: what was mounted and started is undone then.
+    /// Set by Ctrl-C: mounts and processes are then undone.
     #[arg(skip)]
     stop: Cancel,
 }
@@ -89,31 +90,31 @@ pub struct Options {
 enum Section {
     /// Nanoseconds added to one call, to a switch and to a block request
     Calls,
-    /// Nanoseconds of a program's run, by the kernel's count
+    /// Nanoseconds per run of a program, as counted by the kernel
     Programs,
     /// Start, memory, CPU time and scrapes of the daemon
     Daemon,
     /// Throughput, latency and CPU time of a real etcd
     Etcd,
-    /// Error of the quantiles that are read from histograms
+    /// Error of the quantiles computed from histograms
     Accuracy,
-    /// Operations a second, threads, targets and memory
+    /// Operations per second, threads, targets and memory
     Scale,
 }
 
 impl Options {
-    /// Returns how many calls to make where a fast machine makes so many.
+    /// Returns the number of calls, given the number for a fast machine.
     fn times(&self, of_a_fast_machine: u32) -> u32 {
         of_a_fast_machine / self.fewer
     }
 
-    /// Ends with an error what somebody has interrupted.
+    /// Returns an error if the run was interrupted.
     fn go_on(&self) -> anyhow::Result<()> {
         ensure!(!self.stop.is_cancelled(), "interrupted");
         Ok(())
     }
 
-    /// Returns a directory in memory that has so much room.
+    /// Returns a directory in memory with this much room.
     fn in_memory(&self, name: &str, mib: u32) -> anyhow::Result<Memory> {
         match &self.memory {
             Some(directory) => Memory::within(directory, name),
@@ -139,7 +140,8 @@ fn main() -> anyhow::Result<()> {
     }
     let options = Options { stop: Cancel::on_signals()?, ..Options::parse() };
     if let Some(path) = options.json.as_deref().filter(|path| *path != Path::new("-")) {
-        // Told now, and not after twenty minutes of measuring; what is there is kept until then.
+        // An unwritable file is reported now, not after twenty minutes of measuring. Until then the content
+        // of an existing file is kept.
         let file = fs::OpenOptions::new().append(true).create(true).open(path);
         file.with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -162,7 +164,7 @@ fn main() -> anyhow::Result<()> {
 fn here(mut options: Options) -> anyhow::Result<Value> {
     requirements::require(&[Need::Root, Need::Bpf]);
     let _tracefs = system::tracefs()?;
-    // The last one: the first has most of the interrupts.
+    // The last CPU: the first handles most of the interrupts.
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     options.cpu = options.cpu.or((cpus > 1).then(|| cpus - 1));
     let hook = start(options.hook, &tracers::always_on(1)).context("cannot start the probe")?.hook();

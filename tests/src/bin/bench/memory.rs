@@ -1,4 +1,4 @@
-//! What the probe takes of the kernel's memory.
+//! The kernel memory that the probe uses.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use anyhow::Context;
 use aya::maps::MapInfo;
 use aya::programs::loaded_programs;
 
-/// What the maps and programs that a process has open take of the kernel's memory.
+/// The kernel memory of the maps and programs that a process has open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelMemory {
     pub maps: Vec<MapMemory>,
@@ -29,15 +29,16 @@ pub struct MapMemory {
 /// `BPF_MAP_TYPE_HASH`
 const HASH: u32 = 1;
 
-/// `BPF_MAP_TYPE_*` of those with a copy of each value per CPU.
+/// The `BPF_MAP_TYPE_*` with a copy of each value per CPU.
 const PER_CPU: [u32; 4] = [5, 6, 10, 21];
 
 impl KernelMemory {
-    /// Asks after each program that the process has open, each map that one uses, and each that is open, too.
+    /// Queries each program that the process has open, each map that one of them uses, and each map that is
+    /// open.
     pub fn of(pid: u32) -> anyhow::Result<Self> {
         let directory = format!("/proc/{pid}/fdinfo");
         let entries = fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))?;
-        // A file that is closed meanwhile has no memory.
+        // A file that is closed meanwhile uses no memory.
         let texts: Vec<_> =
             entries.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect();
         let programs: BTreeMap<u64, u64> = texts
@@ -51,7 +52,7 @@ impl KernelMemory {
                     MapInfo::from_id(id).and_then(|info| info.fd()).context("cannot open a map")?;
                 let text = format!("/proc/self/fdinfo/{}", map_file.as_fd().as_raw_fd());
                 let text = fs::read_to_string(text).context("cannot read of a map")?;
-                unseen.insert(map(&text).context("cannot understand what the kernel tells of a map")?.1);
+                unseen.insert(map(&text).context("cannot parse the kernel's information about a map")?.1);
             }
         }
         Ok(Self { maps: maps.into_values().collect(), program_bytes: programs.values().sum() })
@@ -61,13 +62,14 @@ impl KernelMemory {
         self.maps.iter().map(|map| map.bytes).sum()
     }
 
-    /// Returns how many maps have a copy of their values for each CPU.
+    /// Returns the number of maps with a copy of their values per CPU.
     pub fn per_cpu(&self) -> usize {
         self.maps.iter().filter(|map| PER_CPU.contains(&map.kind)).count()
     }
 
-    /// Returns what one more CPU takes: a hash that is allocated beforehand keeps one spare element for each
-    /// (`prealloc_init` in `kernel/bpf/hashtab.c`: a header of 48 bytes, key and value) and the pointer to it.
+    /// Returns the memory for one more CPU: a preallocated hash keeps one spare element for each
+    /// (`prealloc_init` in `kernel/bpf/hashtab.c`: a header of 48 bytes, key and value) and the pointer to
+    /// it.
     pub fn bytes_per_cpu(&self) -> u64 {
         let element =
             |map: &MapMemory| 48 + map.key_bytes.next_multiple_of(8) + map.value_bytes.next_multiple_of(8);
@@ -79,7 +81,7 @@ fn field(fdinfo: &str, name: &str) -> Option<u64> {
     fdinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
 }
 
-/// Reads what the kernel tells of a map, and its number.
+/// Parses the kernel's information about a map, and its id.
 fn map(fdinfo: &str) -> Option<(u64, MapMemory)> {
     let memory = MapMemory {
         kind: field(fdinfo, "map_type")?.try_into().ok()?,
@@ -107,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_tells_of_a_map_is_read() {
+    fn the_kernels_map_information_is_parsed() {
         let text = "pos:\t0\nmap_type:\t1\nkey_size:\t4\nvalue_size:\t8\nmax_entries:\t16\nmemlock:\t2048\nmap_id:\t7\n";
         let expected = MapMemory { kind: HASH, key_bytes: 4, value_bytes: 8, bytes: 2048 };
         assert_eq!(map(text), Some((7, expected)));

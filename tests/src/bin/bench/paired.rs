@@ -1,4 +1,5 @@
-//! With and without a tracer in turns, under one load that never ends: what a tracer does to etcd is the difference of neighbours.
+//! With and without a tracer alternately, under one continuous load: the effect on etcd is the difference of
+//! adjacent phases.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,17 +11,17 @@ use crate::puts::{Generator, Put, Window};
 use crate::system::cpu_time;
 use crate::tracers::{Stage, Tracer, Tracing};
 
-/// Neighbours that are left out together when the error is estimated.
+/// The number of blocks of adjacent pairs for the estimate of the error.
 const BLOCKS: usize = 20;
 
-/// How much longer the load goes on after a phase, so that what was due in it can be done in it.
+/// How long the load continues after a phase, so that puts that were due in it can complete.
 const BETWEEN: Duration = Duration::from_millis(10);
 
-/// What is turned on and off.
+/// The tracer that is switched on and off.
 pub enum Switched {
     /// The probe, which stays loaded.
     Toggle(Box<Toggle>),
-    /// Something that starts anew each time.
+    /// A tracer that is started again for each phase.
     Tracer { tracer: Tracer, stage: Stage, tracing: Option<Tracing> },
 }
 
@@ -47,14 +48,14 @@ pub struct Phase {
     pub cpu_ns: u64,
 }
 
-/// Neighbouring phases.
+/// Two adjacent phases.
 #[derive(Clone, Debug, Default)]
 pub struct Pair {
     pub without: Phase,
     pub with: Phase,
 }
 
-/// Measures a phase without and one with, in this order or the other.
+/// Measures a phase without and a phase with the tracer, in this order or the other.
 pub fn pair(
     load: &Generator,
     pid: u32,
@@ -65,7 +66,7 @@ pub fn pair(
     let mut pair = Pair::default();
     for with in [with_first, !with_first] {
         switched.turn(with, pid)?;
-        // What straddles the switch counts for neither.
+        // Puts that straddle the switch count for neither.
         thread::sleep(BETWEEN);
         load.take()?;
         let (from, before) = (Instant::now(), cpu_time(pid)?);
@@ -79,7 +80,7 @@ pub fn pair(
     Ok(pair)
 }
 
-/// What a tracer changes, in percent.
+/// The effect of a tracer, in percent.
 #[derive(Clone, Copy, Debug)]
 pub struct Changes {
     pub throughput: Option<Estimate>,
@@ -88,14 +89,14 @@ pub struct Changes {
     pub p99: Option<Estimate>,
 }
 
-/// Something of phases.
+/// A quantity computed from phases.
 type Figure = fn(&[&Phase]) -> Option<f64>;
 
 impl Changes {
-    /// Tells throughput, CPU time and the median by the pairs, each of which has its own change, and those that something disturbed are
-    /// left out; p99 by all puts together.
+    /// Computes throughput, CPU time and the median from the changes of the pairs, without the pairs that
+    /// something disturbed; and p99 from all puts together.
     pub fn of(pairs: &[Pair]) -> Self {
-        // The logarithm, so that half and double are as far away.
+        // The logarithm, so that half and double are equally far away.
         let of_pair = |figure: Figure| {
             let one = |pair: &Pair| {
                 let ratio = figure(&[&pair.with])? / figure(&[&pair.without])?;
@@ -105,7 +106,7 @@ impl Changes {
             let value = estimate.value.exp_m1() * 100.0;
             Some(Estimate { value, standard_error: estimate.standard_error * (100.0 + value) })
         };
-        // A phase has too few puts for its own p99.
+        // A phase has too few puts for a p99 of its own.
         let of_all = |figure: Figure| {
             jackknife(pairs.len(), BLOCKS, |counts| {
                 let counted = || pairs.iter().enumerate().filter(|(n, _)| counts(*n)).map(|(_, pair)| pair);
@@ -122,20 +123,21 @@ impl Changes {
         }
     }
 
-    /// Returns whether the intervals of CPU time and of the median latency are narrower than that, in percent from end to end.
+    /// Returns whether the intervals of CPU time and of the median latency are narrower than this, in percent
+    /// from end to end.
     pub fn are_within(&self, percent: f64) -> bool {
         let narrow = |estimate: Option<Estimate>| estimate.is_some_and(|of| 2.0 * of.within() < percent);
         narrow(self.cpu_per_put) && narrow(self.p50)
     }
 }
 
-/// Returns puts a second.
+/// Returns puts per second.
 pub fn throughput(phases: &[&Phase]) -> Option<f64> {
     let seconds: f64 = phases.iter().map(|phase| phase.window.seconds).sum();
     (seconds > 0.0).then(|| done(phases) / seconds)
 }
 
-/// Returns etcd's CPU time for a put.
+/// Returns etcd's CPU time per put.
 pub fn cpu_per_put_ns(phases: &[&Phase]) -> Option<f64> {
     let cpu_ns: u64 = phases.iter().map(|phase| phase.cpu_ns).sum();
     (done(phases) > 0.0).then(|| cpu_ns as f64 / done(phases))
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_those_of_all_that_was_done() {
+    fn changes_are_computed_from_all_pairs() {
         let pair = Pair { without: phase(100, 1000, 50_000), with: phase(98, 1010, 49_490) };
         let changes = Changes::of(&vec![pair; 40]);
         let near = |estimate: Option<Estimate>, expected: f64| {

@@ -1,4 +1,4 @@
-//! Where workers and etcds have their files.
+//! The directories for the files of workers and etcd members.
 
 use std::fs;
 use std::os::linux::fs::MetadataExt;
@@ -17,7 +17,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Mounts a file system of its own.
+    /// Mounts a new file system.
     pub fn mount(root: &Path, name: &str, mib: u32) -> anyhow::Result<Self> {
         let scratch = Scratch::new(root, name)?;
         let mounted = Tmpfs::mount(&scratch.path().join("memory"), mib)?;
@@ -25,7 +25,7 @@ impl Memory {
         Ok(Self { _mounted: Some(mounted), _scratch: scratch, path })
     }
 
-    /// Takes a directory of a file system that is in memory already.
+    /// Uses a directory of a file system that is in memory already.
     pub fn within(root: &Path, name: &str) -> anyhow::Result<Self> {
         let scratch = Scratch::new(root, name)?;
         let path = scratch.path().to_owned();
@@ -45,14 +45,14 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes a loop device.
+    /// Creates a loop device.
     pub fn mount(root: &Path, name: &str) -> anyhow::Result<Self> {
         let scratch = Scratch::new(root, name)?;
         let mounted = LoopFs::create(&scratch.path().join("disk"), Format::Ext4, 64)?;
         Ok(Self { mounted: Some(mounted), scratch })
     }
 
-    /// Takes a directory of a disk that is there.
+    /// Uses a directory of an existing disk.
     pub fn within(root: &Path, name: &str) -> anyhow::Result<Self> {
         Ok(Self { mounted: None, scratch: Scratch::new(root, name)? })
     }
@@ -61,9 +61,9 @@ impl Disk {
         self.mounted.as_ref().map_or(self.scratch.path(), LoopFs::path)
     }
 
-    /// Returns the number that the kernel has for it inside (`MKDEV` in `include/linux/kdev_t.h`).
+    /// Returns the kernel's internal device number (`MKDEV` in `include/linux/kdev_t.h`).
     pub fn device(&self) -> anyhow::Result<u32> {
-        let device = fs::metadata(self.path()).context("cannot look at a disk")?.st_dev();
+        let device = fs::metadata(self.path()).context("cannot stat a disk")?.st_dev();
         Ok(major(device) << 20 | minor(device))
     }
 }

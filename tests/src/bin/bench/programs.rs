@@ -1,4 +1,4 @@
-//! What the kernel itself tells of its programs: how long each runs, for etcd and for everybody else.
+//! The kernel's statistics of its programs: how long each runs, for etcd and for all other processes.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use crate::worker::{Call, Worker};
 
 const TIMES: u32 = 50_000;
 
-/// What has a program of its own.
+/// The calls that have a program of their own.
 const TRACED: [Call; 3] = [Call::Write, Call::Pwrite64, Call::Fdatasync];
 
-/// Runs of each program so far, and their nanoseconds.
+/// The runs of each program so far, and their nanoseconds.
 type Runs = BTreeMap<String, (u64, u64)>;
 
 pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
@@ -25,16 +25,17 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
     let (mut etcd, mut other) = (start("etcd")?, start("other")?);
     let mut reader = Worker::start("other", disk.path(), options.cpu)?;
     let times = options.times(TIMES);
-    let mut told: BTreeMap<String, [Option<f64>; 2]> = BTreeMap::new();
-    // One that follows switches tells of all the others as well, but not what they are without it.
+    let mut reported: BTreeMap<String, [Option<f64>; 2]> = BTreeMap::new();
+    // The exact variant, which traces switches, also measures the other programs, but not as they are without
+    // it.
     for tracer in [Tracer::Exact, Tracer::Probe] {
         let stage = Stage { device: Some(disk.device()?), ..stage.clone() };
         let Tracing::Probe(kernel) = &tracer.start(&stage, etcd.pid())? else {
             bail!("the probe is the probe")
         };
-        // A thread is made known by its first call.
+        // A thread becomes known by its first call.
         call(&mut etcd, &TRACED, 100)?;
-        // As `kernel.bpf_stats_enabled` does, but until this is closed, however that comes about.
+        // Like `kernel.bpf_stats_enabled`, but only until this file is closed, even by a crash.
         let _counting = enable_stats(Stats::RunTime).context("cannot have the kernel count runs")?;
         let begin = read(kernel);
         call(&mut etcd, &TRACED, times)?;
@@ -46,16 +47,17 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
         for program in begin.keys() {
             let mean = |from: &Runs, to: &Runs| {
                 let (runs, ns) = (to[program].0 - from[program].0, to[program].1 - from[program].1);
-                // Others of the host call now and then.
+                // Other processes of the host call occasionally.
                 (runs >= u64::from(times / 8)).then(|| ns as f64 / runs as f64)
             };
-            told.insert(program.clone(), [mean(&begin, &traced), mean(&traced, &bystander)]);
+            reported.insert(program.clone(), [mean(&begin, &traced), mean(&traced, &bystander)]);
         }
     }
     let title =
         "ns of a run, by the kernel's own count (run_time_ns / run_cnt, which takes some 20 ns a run itself)";
     let mut table = Table::new(title, ["program", "for etcd", "for another"]);
-    for (program, [for_etcd, for_other]) in told.iter().filter(|(_, means)| means.iter().any(Option::is_some))
+    for (program, [for_etcd, for_other]) in
+        reported.iter().filter(|(_, means)| means.iter().any(Option::is_some))
     {
         table.row([program.as_str().into(), (*for_etcd).into(), (*for_other).into()]);
     }

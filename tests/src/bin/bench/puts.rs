@@ -1,7 +1,8 @@
-//! Puts, each with its time: as many as go, or so many a second whatever becomes of those before.
+//! Timed puts: as many as possible, or at a fixed rate regardless of earlier ones.
 //!
-//! At a fixed rate a put is due at its time (an open loop). When etcd stalls, those that become due meanwhile wait, and their wait
-//! counts: a generator that waits for one answer before it puts the next measures the stall once, and hides it.
+//! At a fixed rate each put has a due time (an open loop). When etcd stalls, the puts that become due
+//! meanwhile wait, and their wait counts: a generator that waits for one answer before the next put measures
+//! the stall once, and hides it.
 
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -13,16 +14,16 @@ use probe_tests::machine::cancel::Cancel;
 use probe_tests::machine::http::Endpoint;
 use tokio::sync::mpsc;
 
-/// How many puts there are at a time.
+/// The rate of puts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// One for each of so many connections.
+    /// One at a time for each of this many connections.
     Full { connections: u32 },
-    /// As many as are due; so many at most are under way.
+    /// As many as are due, with at most this many in flight.
     PerSecond { puts: u32, connections: u32 },
 }
 
-/// Keys that are written over and over.
+/// The number of keys, which are overwritten in turn.
 const KEYS: u64 = 1000;
 
 const VALUE_BYTES: usize = 256;
@@ -30,12 +31,12 @@ const VALUE_BYTES: usize = 256;
 /// One put that etcd confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Put {
-    /// When it was due; at full load, when it was sent.
+    /// The due time; at full load, the time of sending.
     pub due: Instant,
     pub done: Instant,
 }
 
-/// Puts in progress, on threads of their own. Ended on drop.
+/// Puts in progress, on separate threads. Ended on drop.
 pub struct Generator {
     stop: Cancel,
     done: Arc<Mutex<Vec<Put>>>,
@@ -51,7 +52,7 @@ impl Generator {
             Pace::PerSecond { puts, connections } => {
                 let (send, receive) = mpsc::unbounded_channel();
                 let stop = stop.clone();
-                // A thread of its own: the runtime's clock knows whole milliseconds only.
+                // A separate thread: the runtime's timer has a resolution of a millisecond.
                 let clock = thread::spawn(move || tick(puts, &stop, &send));
                 (connections, Some(clock), Some(Arc::new(tokio::sync::Mutex::new(receive))))
             }
@@ -73,15 +74,15 @@ impl Generator {
         Self { stop, done, clock, putting: Some(putting) }
     }
 
-    /// Takes what was done since this was last called.
+    /// Returns the puts completed since the last call.
     pub fn take(&self) -> anyhow::Result<Vec<Put>> {
         if self.putting.as_ref().is_none_or(JoinHandle::is_finished) {
             bail!("the load ended early");
         }
-        Ok(std::mem::take(&mut *self.done.lock().expect("nobody panics with the lock")))
+        Ok(std::mem::take(&mut *self.done.lock().expect("no thread panics while it holds the lock")))
     }
 
-    /// Ends it after the puts under way.
+    /// Ends it after the puts in flight.
     pub fn stop(mut self) -> anyhow::Result<()> {
         self.finish()
     }
@@ -106,7 +107,7 @@ impl Drop for Generator {
     }
 }
 
-/// Hands out the times at which puts are due, each when it has come.
+/// Sends the due time of each put when it is reached.
 fn tick(per_second: u32, stop: &Cancel, tickets: &mpsc::UnboundedSender<Instant>) {
     let started = Instant::now();
     for n in 0_u32.. {
@@ -118,7 +119,7 @@ fn tick(per_second: u32, stop: &Cancel, tickets: &mpsc::UnboundedSender<Instant>
     }
 }
 
-/// Returns when the nth put is due, which does not depend on when any other was done.
+/// Returns the due time of the nth put, which does not depend on when any other put completed.
 fn due(started: Instant, n: u32, per_second: u32) -> Instant {
     started + Duration::from_secs(n.into()) / per_second
 }
@@ -128,7 +129,7 @@ struct Connection {
     endpoint: Endpoint,
     stop: Cancel,
     done: Arc<Mutex<Vec<Put>>>,
-    /// None: it puts without a pause.
+    /// `None`: it puts without a pause.
     tickets: Option<Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Instant>>>>,
 }
 
@@ -136,7 +137,7 @@ impl Connection {
     async fn run(self, first: u64) -> anyhow::Result<()> {
         let mut puts = Puts::connect(&self.endpoint).await?;
         let value = [b'v'; VALUE_BYTES];
-        // Each begins elsewhere.
+        // Each connection starts at another key.
         for n in (first * KEYS / 7).. {
             let due = match &self.tickets {
                 None => Instant::now(),
@@ -150,19 +151,19 @@ impl Connection {
             }
             puts.put(format!("key-{}", n % KEYS).as_bytes(), &value).await?;
             let put = Put { due, done: Instant::now() };
-            self.done.lock().expect("nobody panics with the lock").push(put);
+            self.done.lock().expect("no thread panics while it holds the lock").push(put);
         }
         Ok(())
     }
 }
 
-/// What was done between two moments.
+/// The puts between two points in time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Window {
     pub seconds: f64,
-    /// Puts that were done in it, whenever they were due.
+    /// The puts that completed in the interval, whenever they were due.
     pub done: usize,
-    /// Nanoseconds of those that were due in it as well.
+    /// The nanoseconds of the puts that were also due in it.
     pub latencies_ns: Vec<u64>,
 }
 
@@ -193,10 +194,10 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_counts_for_all_that_were_due_in_it() {
+    fn a_stall_counts_for_every_put_due_in_it() {
         let started = Instant::now();
         let at = |ms| started + Duration::from_millis(ms);
-        // Four that are due at 0, 2, 4 and 6 ms, all of which are done at 10 ms.
+        // Four puts that are due at 0, 2, 4 and 6 ms, all of which complete at 10 ms.
         let puts: Vec<_> = (0..4).map(|n| Put { due: due(started, n, 500), done: at(10) }).collect();
         let window = Window::of(&puts, started, at(20));
         assert_eq!(window.latencies_ns, [10_000_000, 8_000_000, 6_000_000, 4_000_000]);
@@ -204,13 +205,13 @@ mod tests {
     }
 
     #[test]
-    fn what_straddles_a_window_has_no_latency_in_it() {
+    fn puts_that_straddle_a_window_have_no_latency_in_it() {
         let started = Instant::now();
         let at = |ms| started + Duration::from_millis(ms);
         let puts =
             [(0, 5), (5, 15), (12, 18), (18, 25)].map(|(due, done)| Put { due: at(due), done: at(done) });
         let window = Window::of(&puts, at(10), at(20));
-        assert_eq!(window.done, 2, "those that were done in it");
+        assert_eq!(window.done, 2, "the puts completed in it");
         assert_eq!(window.latencies_ns, [6_000_000], "the one that was due in it, too");
     }
 }

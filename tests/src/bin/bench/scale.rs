@@ -1,4 +1,4 @@
-//! How far it goes: operations a second, threads, targets, and the memory that all of them take.
+//! Scalability: operations per second, threads, targets, and the memory for all of them.
 
 use anyhow::{Context, bail, ensure};
 use probe_ebpf::series::{Op, Role, series};
@@ -11,16 +11,16 @@ use crate::table::{Cell, Table};
 use crate::tracers::{Stage, Tracer, Tracing, always_on};
 use crate::worker::{Call, Made, Worker};
 
-/// Processes that make operations at the same time.
+/// The number of processes that run operations concurrently.
 const PROCESSES: u64 = 4;
 
-/// Operations a second, of all of them.
+/// The total operations per second.
 const RATE: u64 = 100_000;
 
-/// More than a machine can do.
+/// More than any machine achieves.
 const NO_LIMIT: u64 = 100_000_000;
 
-/// How long they do what they can.
+/// How long they run without a limit.
 const SECONDS_WITHOUT_LIMIT: u64 = 5;
 
 const TIMES: u32 = 200_000;
@@ -28,7 +28,7 @@ const TIMES: u32 = 200_000;
 const THREADS: [u32; 3] = [1, 8, 64];
 const TARGETS: [u32; 3] = [1, 16, 64];
 
-/// A node that is large.
+/// The number of CPUs of a large node.
 const CPUS: u64 = 256;
 
 pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
@@ -42,7 +42,7 @@ pub fn run(options: &Options, stage: &Stage) -> anyhow::Result<Vec<Table>> {
     Ok(vec![counts, threads, targets, memory_by_targets(stage)?])
 }
 
-/// Has operations made at a rate, and holds the probe's counts against what was made.
+/// Runs operations at a rate, and compares the probe's counts with the operations made.
 fn counts(options: &Options, stage: &Stage, workers: &mut [Worker]) -> anyhow::Result<Table> {
     let title = format!("writes and syncs in turn, by {PROCESSES} traced processes at once");
     let columns = [
@@ -85,7 +85,7 @@ fn counts(options: &Options, stage: &Stage, workers: &mut [Worker]) -> anyhow::R
     Ok(table)
 }
 
-/// Returns how many writes and syncs of segments the probe has counted.
+/// Returns the writes and syncs of segments that the probe has counted.
 fn counted_of(kernel: &Kernel, pid: u32) -> anyhow::Result<u64> {
     let process = kernel.processes().into_iter().find(|process| process.pid == pid);
     let target = process.with_context(|| format!("the probe has not found process {pid}"))?.target;
@@ -93,7 +93,7 @@ fn counted_of(kernel: &Kernel, pid: u32) -> anyhow::Result<u64> {
     Ok(count(Op::Write) + count(Op::Fdatasync))
 }
 
-/// Returns what a traced call costs when others make one at the same time.
+/// Returns the cost of a traced call while others make one.
 fn threads(options: &Options, stage: &Stage, worker: &mut Worker) -> anyhow::Result<Table> {
     let title =
         "ns of CPU added to a traced pwrite64 of one byte to a segment, by threads that make them at once";
@@ -113,7 +113,7 @@ fn threads(options: &Options, stage: &Stage, worker: &mut Worker) -> anyhow::Res
     Ok(table)
 }
 
-/// Returns what a traced call costs when there are others to know.
+/// Returns the cost of a traced call with other targets.
 fn targets(options: &Options, stage: &Stage, workers: &mut [Worker]) -> anyhow::Result<Table> {
     let title = "ns added to a traced call, by targets that the probe knows";
     let calls = [Call::Write, Call::Pwrite64, Call::Fdatasync];
@@ -130,7 +130,7 @@ fn targets(options: &Options, stage: &Stage, workers: &mut [Worker]) -> anyhow::
             let Tracing::Probe(kernel) = &Tracer::Probe.start(&stage, 0)? else {
                 bail!("the probe is the probe")
             };
-            // Each is known from its first call on.
+            // Each process becomes known by its first call.
             for worker in &mut workers[..targets as usize] {
                 worker.time(Call::Write, 16)?;
             }
@@ -150,7 +150,7 @@ fn targets(options: &Options, stage: &Stage, workers: &mut [Worker]) -> anyhow::
     Ok(table)
 }
 
-/// Returns what the maps take, and would take on a large node.
+/// Returns the memory of the maps here and on a large node.
 fn memory_by_targets(stage: &Stage) -> anyhow::Result<Table> {
     let title = "memory in the kernel, by targets at most (all that is always on)";
     let columns =

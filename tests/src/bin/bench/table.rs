@@ -1,4 +1,4 @@
-//! What is found out, for people and for programs: tables of named columns.
+//! Results for people and for programs: tables with named columns.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use crate::figures::{Estimate, Spread};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Cell {
-    /// What was not measured, or could not be.
+    /// A value that was not, or could not be, measured.
     Nothing,
     Text(String),
     Number(f64),
@@ -75,7 +75,7 @@ impl Cell {
     }
 }
 
-/// Writes a number with no more digits than mean something.
+/// Formats a number with its significant digits only.
 fn digits(number: f64) -> String {
     let decimals = match number.abs() {
         size if size >= 100.0 || size.fract() <= 0.0 => 0,
@@ -84,7 +84,7 @@ fn digits(number: f64) -> String {
         _ => 4,
     };
     let text = format!("{number:.decimals$}");
-    // Minus nothing is nothing.
+    // Negative zero is printed as zero.
     if text.trim_start_matches('-').chars().all(|digit| digit == '0' || digit == '.') {
         "0".to_owned()
     } else {
@@ -92,7 +92,7 @@ fn digits(number: f64) -> String {
     }
 }
 
-/// Rows that say the same of different things; the first column names those.
+/// Rows with the same quantities for different subjects, which the first column names.
 #[derive(Clone, Debug)]
 pub struct Table {
     title: String,
@@ -111,7 +111,7 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// Returns it with its columns in line.
+    /// Returns it with aligned columns.
     pub fn text(&self) -> String {
         let rows: Vec<Vec<String>> =
             self.rows.iter().map(|row| row.iter().map(Cell::text).collect()).collect();
@@ -136,7 +136,7 @@ impl Table {
         text
     }
 
-    /// Returns it as an object: its title, and its rows by the names of their columns.
+    /// Returns it as an object: its title, and its rows by column name.
     pub fn json(&self) -> Value {
         let row = |row: &Vec<Cell>| -> Map<String, Value> {
             self.columns.iter().cloned().zip(row.iter().map(|cell| json!(cell))).collect()
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_the_digits_that_mean_something() {
+    fn numbers_have_significant_digits_only() {
         let cases = [
             (1234.56, "1235", "thousands"),
             (44.44, "44.4", "tens"),

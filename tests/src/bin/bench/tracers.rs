@@ -1,4 +1,4 @@
-//! Who traces: the probe's kernel side alone, programs at the same hooks, and the probe's peers.
+//! The tracers: the probe's kernel side alone, programs at the same hooks, and the probe's peers.
 
 mod peers;
 mod shapes;
@@ -14,20 +14,21 @@ use probe_user::kernel::{Hook, Kernel, KernelConfig, start};
 
 use self::peers::PEERS;
 
-/// One of them.
+/// One tracer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tracer {
-    /// With all that is always on.
+    /// With the defaults.
     Probe,
-    /// With nothing on block requests.
+    /// Without the programs on block requests.
     WithoutBlock,
     /// With `--causes exact`.
     Exact,
-    /// Programs that do nothing, at the probe's hooks for three of its calls.
+    /// Empty programs at the probe's hooks for three of its calls.
     Empty,
-    /// Two of them at each, as the probe has where a program may be preempted: one sees what the other is skipped for.
+    /// Two empty programs at each hook, as the probe has on preemptible kernels: one observes the events for
+    /// which the other is skipped.
     EmptyTwice,
-    /// There, too, what `ebpf_exporter` does.
+    /// At the same hooks, the work of `ebpf_exporter`.
     Exporter,
     Bpftrace,
     Syscount,
@@ -51,7 +52,7 @@ impl Tracer {
         }
     }
 
-    /// Returns the factor by which it slows a call down, roughly: the fewer need be made.
+    /// Returns roughly by which factor it slows down a call; the number of calls is divided by it.
     pub const fn slowness(self) -> u32 {
         match self {
             Self::PerfTrace => 20,
@@ -60,7 +61,7 @@ impl Tracer {
         }
     }
 
-    /// Returns why it cannot be measured here, if so.
+    /// Returns why it cannot be measured here, if it cannot.
     pub fn missing(self, stage: &Stage) -> Option<String> {
         match self {
             Self::Empty | Self::EmptyTwice | Self::Exporter if stage.shapes.is_none() => {
@@ -73,7 +74,7 @@ impl Tracer {
         }
     }
 
-    /// Begins to trace a process; ends on drop.
+    /// Starts tracing a process; ends on drop.
     pub fn start(self, stage: &Stage, pid: u32) -> anyhow::Result<Tracing> {
         Ok(match self {
             Self::Probe | Self::WithoutBlock | Self::Exact => {
@@ -100,7 +101,7 @@ impl Tracer {
     }
 }
 
-/// Returns what the daemon has on unless it is told otherwise.
+/// Returns the daemon's default configuration.
 pub fn always_on(max_targets: u32) -> KernelConfig {
     KernelConfig {
         process_names: vec!["etcd".to_owned()],
@@ -111,13 +112,13 @@ pub fn always_on(max_targets: u32) -> KernelConfig {
     }
 }
 
-/// Where they trace.
+/// The surroundings of the tracers.
 #[derive(Clone, Debug)]
 pub struct Stage {
     pub hook: Hook,
-    /// The object with the programs that the probe's are measured against.
+    /// The object with the programs that the probe's are compared with.
     pub shapes: Option<PathBuf>,
-    /// A device whose requests the probe follows.
+    /// A device whose requests the probe traces.
     pub device: Option<u32>,
     pub max_targets: u32,
 }
@@ -129,7 +130,7 @@ impl Stage {
     }
 }
 
-/// Something that traces.
+/// An attached tracer.
 pub enum Tracing {
     Probe(Box<Kernel>),
     #[expect(dead_code, reason = "dropping it detaches")]

@@ -1,4 +1,5 @@
-//! A process that makes system calls when told to, as etcd or as somebody else, and tells how long one took.
+//! A process that makes system calls on request, as etcd or as another process, and reports how long one
+//! took.
 
 mod call;
 mod many;
@@ -15,12 +16,12 @@ pub use self::call::Call;
 use self::call::Files;
 pub use self::many::Made;
 
-/// The first argument of a process that is one.
+/// The first argument of a worker process.
 pub const WORD: &str = "worker";
 
-/// Answers orders, a line each, until there are no more.
+/// Executes orders, one per line, until the input ends.
 pub fn serve(arguments: &[String]) -> anyhow::Result<()> {
-    let [name, directory, cpu] = arguments else { bail!("a worker takes a name, a directory and a CPU") };
+    let [name, directory, cpu] = arguments else { bail!("a worker needs a name, a directory and a CPU") };
     fs::write("/proc/self/comm", name).context("cannot change the name of this process")?;
     if let Ok(cpu) = cpu.parse() {
         pin(cpu)?;
@@ -34,7 +35,7 @@ pub fn serve(arguments: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Does what a line says, and returns the answer.
+/// Executes one line and returns the answer.
 fn follow(line: &str, files: &Files) -> anyhow::Result<String> {
     let words: Vec<_> = line.split(' ').collect();
     Ok(match words[..] {
@@ -45,14 +46,14 @@ fn follow(line: &str, files: &Files) -> anyhow::Result<String> {
     })
 }
 
-/// Keeps this thread, and those that it starts, on one CPU.
+/// Pins this thread, and the threads that it starts, to one CPU.
 fn pin(cpu: usize) -> anyhow::Result<()> {
     let mut only = CpuSet::new();
     only.set(cpu);
     sched_setaffinity(None, &only).with_context(|| format!("cannot stay on CPU {cpu}"))
 }
 
-/// The other end of such a process. Ended on drop.
+/// The handle of such a process. Ended on drop.
 pub struct Worker {
     child: Child,
     orders: ChildStdin,
@@ -60,7 +61,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts one called `name`, which keeps its files in a directory; one called `etcd` names them as etcd does.
+    /// Starts one called `name` with its files in a directory; one called `etcd` names them as etcd does.
     pub fn start(name: &str, directory: &Path, cpu: Option<usize>) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args([WORD, name])
@@ -81,30 +82,30 @@ impl Worker {
         self.child.id()
     }
 
-    /// Returns nanoseconds a call.
+    /// Returns nanoseconds per call.
     pub fn time(&mut self, call: Call, times: u32) -> anyhow::Result<f64> {
         self.order(&format!("time {} {times}", call.as_str()))?;
-        self.answer()?.parse().context("cannot take the answer for a number")
+        self.answer()?.parse().context("cannot parse the answer as a number")
     }
 
-    /// Returns nanoseconds of CPU that a write takes when so many threads write at once.
+    /// Returns nanoseconds of CPU per write while this many threads write.
     pub fn cost_with_threads(&mut self, threads: u32, times: u32) -> anyhow::Result<f64> {
         self.order(&format!("threads {threads} {times}"))?;
-        self.answer()?.parse().context("cannot take the answer for a number")
+        self.answer()?.parse().context("cannot parse the answer as a number")
     }
 
-    /// Has it make so many operations a second; [`Worker::made`] waits for the end.
+    /// Starts operations at this rate; [`Worker::made`] waits for the end.
     pub fn start_rate(&mut self, per_second: u64, seconds: u64) -> anyhow::Result<()> {
         self.order(&format!("rate {per_second} {seconds}"))
     }
 
-    /// Returns what it made since [`Worker::start_rate`].
+    /// Returns the operations made since [`Worker::start_rate`].
     pub fn made(&mut self) -> anyhow::Result<Made> {
         self.answer()?.parse()
     }
 
     fn order(&mut self, line: &str) -> anyhow::Result<()> {
-        writeln!(self.orders, "{line}").context("cannot give an order to a worker")
+        writeln!(self.orders, "{line}").context("cannot send an order to a worker")
     }
 
     fn answer(&mut self) -> anyhow::Result<String> {

@@ -1,4 +1,4 @@
-//! Runs the benchmark, which is a program of its own.
+//! Runs the benchmark, which is a separate program.
 
 use std::env;
 use std::process::Command;
@@ -9,7 +9,7 @@ use probe_tests::machine::vm::{BENCH, BENCH_WORDS, SHAPES};
 
 use crate::machine::Machine;
 
-/// Returns what the kernel's command line says that it be called with, if it says so.
+/// Returns the benchmark's arguments from the kernel's command line, if it has any.
 pub fn words() -> Option<String> {
     env::var(BENCH_WORDS).ok()
 }
@@ -18,7 +18,7 @@ pub fn run(words: &str) -> anyhow::Result<()> {
     let machine = Machine::prepare()?;
     let status = Command::new(BENCH)
         .args(words.split(','))
-        // There is neither `mount` nor `losetup`; but there is a file system in memory, and there are disks.
+        // There is no `mount` and no `losetup`, but a file system in memory, and disks.
         .args(["--memory", "/tmp", "--disk"])
         .arg(machine.disk(FileSystem::Ext4))
         .arg("--directory")

@@ -1,4 +1,4 @@
-//! A probe that loses its sight in this kernel says so.
+//! A probe that becomes blind in this kernel reports it.
 
 use std::path::Path;
 

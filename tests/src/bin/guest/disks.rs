@@ -1,4 +1,4 @@
-//! What can be done to the disks of a machine while it runs, each undone on drop.
+//! Changes to the disks of a running machine, each undone on drop.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,13 +12,13 @@ use rustix::fs::{major, minor};
 
 use crate::machine::{DELAY, Machine};
 
-/// The disk of the ext4 that is as fast as it can be.
+/// The disk of the fast ext4 file system.
 pub const EXT4_DEVICE: &str = "/dev/vda";
 
 /// The disk below the one that can be slowed down.
 const SLOW_DEVICE: &str = "vdc";
 
-/// How long the slow disk takes.
+/// The delays of the slow disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Delays {
     /// For each read and write.
@@ -31,26 +31,26 @@ pub fn slow_disk(machine: &Machine) -> anyhow::Result<&Path> {
     machine.slow_disk().context("cannot slow a disk down in this machine")
 }
 
-/// Returns the numbers of a device as limits have them, such as `254:0`.
+/// Returns the device number in the notation of cgroup limits, such as `254:0`.
 pub fn numbers(device: &str) -> anyhow::Result<String> {
     let device = fs::metadata(device).with_context(|| format!("cannot find {device}"))?.rdev();
     Ok(format!("{}:{}", major(device), minor(device)))
 }
 
-/// A slow disk that is slow in its own way, until this is dropped.
+/// A slow disk with other delays, until this is dropped.
 #[must_use]
 pub struct Delayed {
     table: String,
     cache: PathBuf,
 }
 
-/// Has the slow disk take these times, and keep a cache that has to be flushed.
+/// Sets these delays, and gives the disk a cache that must be flushed.
 pub fn delay(delays: Delays) -> anyhow::Result<Delayed> {
     let delayed = Delayed {
         table: command::run(DMSETUP, &["table", "slow"])?,
         cache: format!("/sys/block/{SLOW_DEVICE}/cache_type").into(),
     };
-    // Without a cache the kernel flushes nothing. Device mapper looks when it gets its table.
+    // Without a cache the kernel flushes nothing. Device mapper checks this when it loads its table.
     write(&delayed.cache, "write back")?;
     let words: Vec<_> = delayed.table.split_whitespace().collect();
     let sectors = words.get(1).context("cannot read the table of the slow disk")?;
@@ -70,12 +70,12 @@ impl Drop for Delayed {
     fn drop(&mut self) {
         let undone = write(&self.cache, "write through").and_then(|()| reload(&self.table));
         if let Err(error) = undone {
-            eprintln!("cannot give the slow disk its {DELAY:?} back: {error:#}");
+            eprintln!("cannot reset the slow disk to {DELAY:?}: {error:#}");
         }
     }
 }
 
-/// A disk that takes as few requests at a time as the kernel lets one, until this is dropped.
+/// A disk with the shortest queue that the kernel allows, until this is dropped.
 #[must_use]
 pub struct Queue {
     requests: PathBuf,
@@ -83,7 +83,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Shortens it to 4 places, the least that there is (`BLKDEV_MIN_RQ`, block/blk.h).
+    /// Shortens it to 4 requests, the minimum (`BLKDEV_MIN_RQ`, block/blk.h).
     pub fn shorten(device: &str) -> anyhow::Result<Self> {
         let queue = Path::new("/sys/block").join(device).join("queue");
         // A scheduler has a queue of its own before the disk's.

@@ -1,4 +1,4 @@
-//! The probe and a real etcd under load: every event counted, by every hook and on every file system.
+//! The probe and a real etcd under load: every event is counted, with every hook and on every file system.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ use probe_user::kernel::Hook as KernelHook;
 
 use crate::machine::{BUSY_DISK, Machine};
 
-/// Small values: a sync for each put or two.
+/// Small values: a sync for every one or two puts.
 const SMALL: Load = Load {
     amount: Amount::PutsWithin(200, Duration::from_secs(30)),
     connections: 2,
@@ -28,27 +28,27 @@ const SMALL: Load = Load {
     tolerant: false,
 };
 
-/// 70 MB, which fill a segment of 64 MB: the WAL is rotated.
+/// 70 MB, more than a segment of 64 MB: the WAL is rotated.
 const LARGE: Load =
     Load { amount: Amount::Puts(70), connections: 1, value_bytes: 1_000_000, keys: 2, tolerant: false };
 
-/// Fewer syncs than this show little.
+/// With fewer syncs than this the case shows little.
 const SYNCS: u64 = 100;
 
-/// Where the kernel is told to count how often programs run.
+/// The switch for the kernel's run statistics of programs.
 const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
 /// The entry and the exit of each system call.
 const HOOKS: usize = 2 * Op::ALL.len();
 
-/// How long etcd may take for its last commit, and the probe to hear of it.
+/// The time limit for etcd's last commit and for the probe to count it.
 const REST_LIMIT: Duration = Duration::from_secs(30);
 
 pub fn exact(case: Case, machine: &Machine) -> anyhow::Result<String> {
     exact_by(case, machine, |_| Ok(()))
 }
 
-/// Does this with a probe that has passed a check.
+/// Runs a check with a probe that was checked before.
 fn exact_by(
     case: Case,
     machine: &Machine,
@@ -75,7 +75,8 @@ pub fn preempted(case: Case, machine: &Machine) -> anyhow::Result<String> {
     Ok(format!("{}; a spare on each hook, and none while it was {before}", outcome?))
 }
 
-/// Checks on how many hooks there is a second program, and that the kernel ran every one: the self-test goes through all of them.
+/// Returns how many hooks have a second program, and checks that the kernel ran every one: the self-test
+/// exercises all of them.
 fn assert_spares(probe: &Probe, expected: usize) -> anyhow::Result<()> {
     let metrics = probe.metrics()?;
     let runs: Vec<_> = metrics.all("etcd_disk_probe_program_runs_total", &[]).collect();
@@ -85,7 +86,7 @@ fn assert_spares(probe: &Probe, expected: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Puts load on an etcd and holds the probe's counts against etcd's own.
+/// Puts load on an etcd and compares the probe's counts with etcd's own.
 fn reconcile(probe: &Probe, directory: &Path) -> anyhow::Result<String> {
     let etcd = Member::new(Path::new(ETCD), "matrix", directory).start()?;
     SMALL.start(etcd.endpoint()).wait()?;
@@ -105,12 +106,12 @@ fn reconcile(probe: &Probe, directory: &Path) -> anyhow::Result<String> {
     let rotations = etcd.rotations()?;
     ensure!(rotations >= 1, "the WAL was not rotated");
     nothing_missed(probe)?;
-    let told: Vec<_> = METRICS
+    let texts: Vec<_> = METRICS
         .iter()
         .zip(counts)
         .map(|(metric, count)| format!("{metric} kernel {count} = etcd {count}, difference 0"))
         .collect();
-    Ok(format!("{}; {rotations} rotation; misses: {}", told.join("; "), misses(probe)))
+    Ok(format!("{}; {rotations} rotation; misses: {}", texts.join("; "), misses(probe)))
 }
 
 pub fn chosen(case: Case, machine: &Machine) -> anyhow::Result<String> {
@@ -125,7 +126,7 @@ pub fn chosen(case: Case, machine: &Machine) -> anyhow::Result<String> {
 fn start_probe(hook: Hook, scratch: &Scratch) -> anyhow::Result<Probe> {
     let call = Invocation::new(Path::new(PROBE), scratch.path());
     let call = call.arguments(&["--scrape-interval", "200ms"]);
-    // Without the flag the probe chooses by itself.
+    // Without the flag the probe chooses the hook.
     let call = if hook == Hook::Auto { call } else { call.arguments(&["--hook", hook.as_str()]) };
     call.run()
 }
@@ -136,25 +137,26 @@ fn assert_hook(probe: &Probe, expected: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks that nothing was missed but etcd's logger, which syncs its standard error.
+/// Checks that nothing was missed except the syncs of etcd's logger, which syncs its standard error.
 fn nothing_missed(probe: &Probe) -> anyhow::Result<()> {
     let metrics = probe.metrics()?;
     for sample in metrics.all("etcd_disk_probe_misses_total", &[]).filter(|sample| sample.value > 0.0) {
         let reason = sample.labels.get("reason").map_or("", String::as_str);
-        // A program that the kernel skips is no event that was missed: the hook's other program saw it, or the counts differ.
-        // A stack that could not be read is a cause without a name, and no event either.
+        // A program that the kernel skips is no missed event: the hook's other program observed it, otherwise
+        // the counts differ. A stack that could not be read is a cause without a name, and no missed event
+        // either.
         let harmless = ["unknown_file", "program_skipped", "stack_unreadable"].contains(&reason);
         ensure!(harmless, "{} misses of {reason}", sample.value);
     }
     Ok(())
 }
 
-/// Returns all that was missed, for whoever reads a failure.
+/// Returns all misses, for the message of a failure.
 fn misses(probe: &Probe) -> String {
-    let Ok(metrics) = probe.metrics() else { return "cannot be told".to_owned() };
+    let Ok(metrics) = probe.metrics() else { return "cannot be read".to_owned() };
     let all = metrics.all("etcd_disk_probe_misses_total", &[]).filter(|sample| sample.value > 0.0);
-    let told: Vec<_> = all
+    let texts: Vec<_> = all
         .map(|sample| format!("{} {}", sample.value, sample.labels.get("reason").map_or("", String::as_str)))
         .collect();
-    if told.is_empty() { "none".to_owned() } else { told.join(", ") }
+    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
 }

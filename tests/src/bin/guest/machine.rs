@@ -1,4 +1,4 @@
-//! What a system's own init would do: mounts, loopback, modules, disks.
+//! The work of a system's init: mounts, loopback, modules, disks.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -15,24 +15,24 @@ use rustix::ioctl;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::system::{RebootCommand, finit_module, reboot, uname};
 
-/// How long a write to the slow disk takes.
+/// The duration of a write to the slow disk.
 pub const DELAY: Duration = Duration::from_millis(20);
 
 const SLOW: &str = "/slow";
 
-/// Where those who are not measured have their files.
+/// The directory for the processes that are not measured.
 pub const BUSY_DISK: &str = "/busy";
 
-/// Where everybody has to queue.
+/// The disk for the queueing cases.
 pub const NARROW_DISK: &str = "/narrow";
 
-/// Where the kernel tells what it follows, and takes something else.
+/// The kernel's file that shows the preemption model and accepts another one.
 const DEBUGFS: &str = "/sys/kernel/debug";
 
-/// How long the kernel may take to find its disks.
+/// The time limit for the kernel to find its disks.
 const DISKS_LIMIT: Duration = Duration::from_secs(20);
 
-/// Asks for an interface to be up (`include/uapi/linux/sockios.h`, `if.h`).
+/// Brings an interface up (`include/uapi/linux/sockios.h`, `if.h`).
 const SIOCSIFFLAGS: ioctl::Opcode = 0x8914;
 const IFF_UP: i16 = 1;
 
@@ -51,7 +51,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Makes a system of what the kernel has unpacked.
+    /// Sets up a system from the unpacked initramfs.
     pub fn prepare() -> anyhow::Result<Self> {
         for (kind, point) in [
             ("proc", "/proc"),
@@ -77,8 +77,8 @@ impl Machine {
         Ok(Self { has_slow_disk })
     }
 
-    /// Returns what the command line of the kernel asks for.
-    #[expect(clippy::unused_self, reason = "`/proc` is there only in a machine that is ready")]
+    /// Returns the cases on the kernel's command line.
+    #[expect(clippy::unused_self, reason = "`/proc` exists only in a machine that is set up")]
     pub fn cases(&self) -> anyhow::Result<Vec<Case>> {
         let line = fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
         let names = line.split_whitespace().find_map(|word| word.strip_prefix("probe.cases="));
@@ -89,7 +89,7 @@ impl Machine {
             .collect()
     }
 
-    /// Returns whether this kernel can call programs at the entry of a function.
+    /// Returns whether this kernel supports fentry programs.
     #[expect(clippy::unused_self, reason = "it is this machine's kernel")]
     pub fn has_fentry(&self) -> bool {
         let name = uname().release().to_string_lossy().into_owned();
@@ -98,20 +98,20 @@ impl Machine {
         Kernel { name, architecture, directory: PathBuf::new() }.has_fentry()
     }
 
-    /// Switches the kernel to a model of preemption; returns which one it followed before.
+    /// Switches the kernel to a preemption model; returns the previous one.
     #[expect(clippy::unused_self, reason = "it is this machine's kernel")]
     pub fn preempt(&self, model: &str) -> anyhow::Result<String> {
-        // Not for longer than this, so that the probe has to find its own way.
+        // Mounted only during this, so that the probe must find its own way.
         mount_at("debugfs", "debugfs", Path::new(DEBUGFS))?;
         let path = Path::new(DEBUGFS).join("sched/preempt");
         let models = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         fs::write(&path, model).with_context(|| format!("cannot make the kernel's preemption {model}"))?;
         unmount(DEBUGFS, UnmountFlags::empty()).context("cannot unmount debugfs")?;
         let before = models.split(['(', ')']).nth(1);
-        before.map(str::to_owned).with_context(|| format!("cannot tell which of {models:?} it follows"))
+        before.map(str::to_owned).with_context(|| format!("cannot find the current model in {models:?}"))
     }
 
-    /// Returns a directory on a disk that is as fast as it can be.
+    /// Returns a directory on a fast disk.
     #[expect(clippy::unused_self, reason = "disks are mounted only in a machine that is ready")]
     pub fn disk(&self, file_system: FileSystem) -> PathBuf {
         place(file_system)
@@ -123,7 +123,7 @@ impl Machine {
     }
 }
 
-/// Ends the machine, and says why if it cannot.
+/// Switches the machine off, and reports why if it cannot.
 pub fn switch_off() {
     if let Err(error) = reboot(RebootCommand::PowerOff) {
         println!("guest: cannot switch the machine off: {error}");
@@ -141,16 +141,16 @@ pub fn mount_at(kind: &str, source: &str, point: &Path) -> anyhow::Result<()> {
 }
 
 fn raise_loopback() -> anyhow::Result<()> {
-    // The kernel gives it its addresses when it comes up. Any socket will do to ask.
+    // The kernel assigns its addresses when it comes up. Any socket is suitable for the request.
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     let mut request = InterfaceRequest { name: [0; 16], flags: IFF_UP, rest: [0; 22] };
     request.name[..2].copy_from_slice(b"lo");
-    // SAFETY: SIOCSIFFLAGS reads one `struct ifreq`, which is what it gets, and writes nothing.
+    // SAFETY: SIOCSIFFLAGS reads one `struct ifreq`, which is its argument, and writes nothing.
     unsafe { ioctl::ioctl(socket, ioctl::Setter::<SIOCSIFFLAGS, _>::new(request)) }?;
     Ok(())
 }
 
-/// Loads what setup has put into the image, in the order of its names.
+/// Loads the modules that setup put into the image, in the order of their names.
 pub fn load_modules() -> anyhow::Result<()> {
     let entries = fs::read_dir(MODULES).with_context(|| format!("cannot read {MODULES}"))?;
     let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -164,7 +164,7 @@ pub fn load_modules() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the disks in the order in which the machine was given them.
+/// Returns the disks in the order of the machine's command line.
 fn wait_for_disks() -> anyhow::Result<Vec<String>> {
     let names: Vec<_> = ('a'..).take(DISKS.len()).map(|letter| format!("/dev/vd{letter}")).collect();
     let there = Cancel::default()
@@ -175,13 +175,13 @@ fn wait_for_disks() -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Puts a device before a disk that holds every write back, and reads not at all.
+/// Creates a device in front of a disk that delays every write, but no read.
 fn slow_down(disk: &str) -> anyhow::Result<String> {
     let name = Path::new(disk).file_name().context("a device has a name")?.to_string_lossy();
     let path = format!("/sys/block/{name}/size");
     let sectors = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let table = format!("0 {} delay {disk} 0 0 {disk} 0 {}", sectors.trim(), DELAY.as_millis());
     command::run(DMSETUP, &["create", "slow", "--noudevsync", "--table", &table])?;
-    // Links by its name are udev's to make; this is the kernel's name for its first device of that kind.
+    // Links by name are created by udev; this is the kernel's name for its first device of that kind.
     Ok("/dev/dm-0".to_owned())
 }

@@ -1,5 +1,5 @@
-//! The first and only program of a virtual machine: gets it ready, runs the cases that the command line of the kernel names,
-//! tells how each went, and switches the machine off.
+//! The first and only program of a virtual machine: prepares it, runs the cases that the kernel's command
+//! line names, reports each result, and switches the machine off.
 
 mod bench;
 mod blind;
@@ -27,14 +27,14 @@ use probe_tests::machine::vm::systemd::WORD as OF_SYSTEMD;
 use crate::machine::Machine;
 
 fn main() -> anyhow::Result<()> {
-    // What is in etcd's way is a process of its own, of the only program there is.
+    // Culprits are separate processes of this same program.
     let arguments: Vec<_> = env::args().skip(1).collect();
     if let Some((word, task)) = arguments.split_first()
         && word == WORD
     {
         return Work::parse(task).context("cannot be in the way")?.run();
     }
-    // What systemd starts, once it is there.
+    // The program that systemd starts, once it runs.
     if arguments == [OF_SYSTEMD] {
         systemd::run();
         return Ok(());
@@ -58,7 +58,7 @@ fn run() -> anyhow::Result<()> {
     for case in machine.cases()? {
         let started = Instant::now();
         println!("guest: running {case}");
-        // The libraries of the tests panic where a metric is missing; the other cases go on.
+        // The harness panics if a metric is missing; the other cases continue.
         let result = panic::catch_unwind(AssertUnwindSafe(|| run_case(case, &machine)));
         let result = match result {
             Ok(result) => result.map_err(|error| format!("{error:#}")),

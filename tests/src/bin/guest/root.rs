@@ -1,4 +1,4 @@
-//! Goes over to the system on a disk, as an initramfs does.
+//! Switches to the system on a disk, as an initramfs does.
 
 use std::env;
 use std::os::unix::process::CommandExt;
@@ -16,18 +16,18 @@ use crate::machine::{load_modules, mount_at};
 
 const NEW: &str = "/new";
 
-/// Of Debian's package, on a system whose `/lib` is a link.
+/// The path in Debian's package, on a system whose `/lib` is a link.
 const INIT: &str = "/usr/lib/systemd/systemd";
 
-/// How long the kernel may take to find its disk.
+/// The time limit for the kernel to find its disk.
 const DISK_LIMIT: Duration = Duration::from_secs(20);
 
-/// Returns the disk that the kernel's command line names: what it does not know itself it passes on in the environment.
+/// Returns the disk on the kernel's command line: the kernel passes unknown parameters on in the environment.
 pub fn disk() -> Option<String> {
     env::var(ROOT).ok()
 }
 
-/// Becomes the first program of the system there. Returns only if it cannot.
+/// Executes the init of the system there. Returns only on an error.
 pub fn enter(disk: &str) -> anyhow::Result<()> {
     mount_at("devtmpfs", "devtmpfs", Path::new("/dev"))?;
     load_modules()?;
@@ -37,7 +37,7 @@ pub fn enter(disk: &str) -> anyhow::Result<()> {
     }
     mount_at("ext4", disk, Path::new(NEW))?;
     chdir(NEW).context("cannot enter the new root")?;
-    // `pivot_root` does not work on the kernel's first file system.
+    // `pivot_root` does not work on the kernel's initial file system.
     mount_move(".", "/").context("cannot move the new root")?;
     chroot(".").context("cannot change the root")?;
     chdir("/").context("cannot enter the new root")?;

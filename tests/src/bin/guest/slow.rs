@@ -1,4 +1,4 @@
-//! A disk that takes an exact time for every write: what the hooks measure is that time.
+//! A disk with an exact delay for every write: the hooks measure that time.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -19,12 +19,12 @@ use probe_user::latency::Latencies;
 use crate::machine::{DELAY, Machine};
 use crate::trace::Trace;
 
-/// Threads of this name are measured, and no others.
+/// The name of the measured threads.
 const MEASURED: &str = "one-of-etcd";
 
 const SYNCS: usize = 30;
 
-/// One connection, so that each put is a sync of its own.
+/// One connection, so that each put is a separate sync.
 const LOAD: Load = Load {
     amount: Amount::PutsWithin(100, Duration::from_secs(15)),
     connections: 1,
@@ -33,12 +33,12 @@ const LOAD: Load = Load {
     tolerant: false,
 };
 
-/// Overwrites of a file that has its blocks already: one round trip each.
+/// Overwrites of a file with allocated blocks: one round trip each.
 pub fn overwrites(case: Case, machine: &Machine) -> anyhow::Result<String> {
     let scratch = Scratch::new(slow_disk(machine)?, "overwrites")?;
     let kernel = attach(case.hook, MEASURED)?;
     let path = scratch.path().join("0000000000000000-0000000000000000.wal");
-    // Its blocks are there before the clock runs.
+    // Its blocks are allocated before the clock runs.
     fs::write(&path, vec![0; 64 << 10])
         .and_then(|()| fs::File::open(&path)?.sync_all())
         .context("cannot prepare")?;
@@ -49,14 +49,14 @@ pub fn overwrites(case: Case, machine: &Machine) -> anyhow::Result<String> {
     let measured = syncs_of_wal(&kernel, std::process::id())?;
     ensure!(measured.count() == SYNCS as u64, "{} syncs were measured, not {SYNCS}", measured.count());
     let figures = compare(&measured, timed, "user space")?;
-    let told = measured.quantile(0.5).context("there are syncs")?;
+    let reported = measured.quantile(0.5).context("there are syncs")?;
     let delay = DELAY.as_secs_f64();
-    // Device mapper counts in jiffies, 4 ms each, and starts in the middle of one.
-    ensure!((told - delay).abs() <= delay / 32.0 + 0.005, "p50 {told:.4} s of a disk of {delay} s");
+    // Device mapper counts in jiffies of 4 ms and starts in the middle of one.
+    ensure!((reported - delay).abs() <= delay / 32.0 + 0.005, "p50 {reported:.4} s of a disk of {delay} s");
     Ok(figures)
 }
 
-/// Overwrites and syncs; returns how long each sync took.
+/// Overwrites and syncs; returns the duration of each sync.
 fn overwrite(path: &Path) -> anyhow::Result<Vec<f64>> {
     let file = OpenOptions::new().write(true).open(path).context("cannot open the file")?;
     let mut timed = Vec::new();
@@ -69,21 +69,21 @@ fn overwrite(path: &Path) -> anyhow::Result<Vec<f64>> {
     Ok(timed)
 }
 
-/// The syncs of a real etcd, against the kernel's own trace of them.
+/// The syncs of a real etcd, compared with the kernel's own trace of them.
 pub fn wal(case: Case, machine: &Machine) -> anyhow::Result<String> {
     let wal = Scratch::new(slow_disk(machine)?, "wal")?;
     let scratch = Scratch::new(&machine.disk(case.file_system), "slow-wal")?;
     let kernel = attach(case.hook, "etcd")?;
     let member = Member::new(Path::new(ETCD), "slow", scratch.path()).wal_dir(&wal.path().join("wal"));
     let etcd = member.start()?;
-    // What etcd does before it is ready is not part of the load.
+    // etcd's work before it is ready is not part of the load.
     let before = syncs_of_wal(&kernel, etcd.pid())?;
     let trace = Trace::start()?;
     LOAD.start(etcd.endpoint()).wait()?;
     let timed = trace.stop(etcd.pid())?;
     let measured = syncs_of_wal(&kernel, etcd.pid())?.since(&before);
     ensure!(timed.len() >= SYNCS, "only {} syncs were traced", timed.len());
-    // etcd syncs by itself now and then, which may fall between two readings.
+    // etcd syncs on its own occasionally, possibly between two readings.
     ensure!(
         measured.count().abs_diff(timed.len() as u64) <= 3,
         "{} syncs, {} in the trace",
@@ -107,7 +107,7 @@ fn attach(hook: Hook, name: &str) -> anyhow::Result<Kernel> {
     Ok(Kernel::attach(hook, &config)?)
 }
 
-/// Returns what was measured of a process's syncs of segments.
+/// Returns the measured segment syncs of a process.
 fn syncs_of_wal(kernel: &Kernel, pid: u32) -> anyhow::Result<Latencies> {
     let process = kernel.processes().into_iter().find(|process| process.pid == pid);
     let process = process.with_context(|| format!("process {pid} was not measured"))?;
@@ -115,12 +115,12 @@ fn syncs_of_wal(kernel: &Kernel, pid: u32) -> anyhow::Result<Latencies> {
     Ok(kernel.latencies(process.target, fdatasync))
 }
 
-/// Holds the two medians against each other: 1/32 is the width of a slot.
+/// Compares the two medians: 1/32 is the width of a slot.
 fn compare(measured: &Latencies, mut timed: Vec<f64>, by: &str) -> anyhow::Result<String> {
     let measured = measured.quantile(0.5).context("there are syncs")?;
     timed.sort_by(f64::total_cmp);
     let timed = timed[(timed.len() - 1) / 2];
-    let told = format!("p50 {:.2} ms, by {by} {:.2} ms", measured * 1e3, timed * 1e3);
-    ensure!((measured - timed).abs() <= timed / 32.0 + 0.001, "{told}");
-    Ok(told)
+    let reported = format!("p50 {:.2} ms, by {by} {:.2} ms", measured * 1e3, timed * 1e3);
+    ensure!((measured - timed).abs() <= timed / 32.0 + 0.001, "{reported}");
+    Ok(reported)
 }

@@ -1,4 +1,4 @@
-//! What is shown of the unit in a machine whose first program is systemd: the steps, in order, and what they share.
+//! The unit in a machine that boots systemd: the steps, in order, and their shared state.
 
 mod fit;
 mod life;
@@ -17,17 +17,17 @@ use probe_tests::probe::loaded_programs::Loaded;
 
 use crate::{machine, message};
 
-/// What the steps know of each other.
+/// The state that the steps share.
 #[derive(Default)]
 struct Trial {
-    /// What of BPF the kernel held before anything was installed.
+    /// The BPF objects in the kernel before anything was installed.
     before: Loaded,
 }
 
-/// A step, and what it is called on the console.
+/// A step and its name on the console.
 type Step = fn(&mut Trial) -> anyhow::Result<String>;
 
-/// Runs every step, whatever became of those before, and ends the machine.
+/// Runs every step, even after a failure, and switches the machine off.
 pub fn run() {
     let steps: [Step; STEPS.len()] = [
         fit::boots,
@@ -36,7 +36,7 @@ pub fn run() {
         work::agrees_in_another_network,
         work::tells_its_status,
         fit::keeps_only_privileges_to_read,
-        // From here on by tracepoint, which an emulated processor verifies in half the time.
+        // From here on with tracepoints, whose programs an emulated CPU verifies in half the time.
         work::takes_its_settings,
         life::is_restarted_when_it_hangs,
         life::is_not_restarted_in_vain,
@@ -58,7 +58,7 @@ pub fn run() {
     machine::switch_off();
 }
 
-/// Returns what docs/systemd.md says.
+/// Returns the text of docs/systemd.md.
 fn documentation() -> anyhow::Result<String> {
     let path = Path::new(CHECKOUT).join(DOCUMENTATION);
     fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))

@@ -1,4 +1,4 @@
-//! A timer that is nobody's but the kernel's: its ring of system calls, read as text.
+//! An independent timer: the kernel's own ring of system calls, read as text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,24 +9,24 @@ use probe_tests::machine::scratch::Tracefs;
 
 const EVENTS: [&str; 2] = ["events/syscalls/sys_enter_fdatasync", "events/syscalls/sys_exit_fdatasync"];
 
-/// A trace of `fdatasync` in progress. Ended on drop, and tracefs with it: the probe must do without.
+/// A trace of `fdatasync` in progress. Ended on drop, and tracefs with it: the probe must work without it.
 pub struct Trace {
     tracefs: Tracefs,
 }
 
-/// What a line of the trace tells.
+/// One line of the trace.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Event {
     thread: u32,
     seconds: f64,
-    /// `None` on the way back.
+    /// `None` for an exit.
     descriptor: Option<u32>,
 }
 
 impl Trace {
     pub fn start() -> anyhow::Result<Self> {
         let trace = Self { tracefs: Tracefs::mount()? };
-        // One clock for all processors.
+        // One clock for all CPUs.
         set("trace_clock", "mono")?;
         set("trace", "")?;
         for event in EVENTS {
@@ -35,7 +35,7 @@ impl Trace {
         Ok(trace)
     }
 
-    /// Returns how long each sync of a segment took that the process made.
+    /// Returns the duration of each segment sync of the process.
     pub fn stop(self, pid: u32) -> anyhow::Result<Vec<f64>> {
         let segments = descriptors_of_segments(pid)?;
         let threads = tasks(pid)?;
@@ -93,14 +93,14 @@ fn durations(trace: &str, threads: &BTreeSet<u32>, descriptors: &BTreeSet<u32>) 
     durations
 }
 
-/// Reads `   etcd-312   [001] .....   12.345678: sys_fdatasync(fd: 8)`, or `… sys_fdatasync -> 0x0`.
+/// Parses `   etcd-312   [001] .....   12.345678: sys_fdatasync(fd: 8)`, or `… sys_fdatasync -> 0x0`.
 fn parse(line: &str) -> Option<Event> {
     let (before, call) = line.split_once(": sys_fdatasync")?;
     let seconds = before.split_whitespace().last()?.parse().ok()?;
     let (task, _) = before.split_once(" [")?;
     let thread = task.trim_end().rsplit_once('-')?.1.parse().ok()?;
     let descriptor = match call.strip_prefix("(fd: ") {
-        // In hexadecimal, with or without saying so.
+        // In hexadecimal, with or without a prefix.
         Some(number) => {
             Some(u32::from_str_radix(number.trim_end_matches(')').trim_start_matches("0x"), 16).ok()?)
         }

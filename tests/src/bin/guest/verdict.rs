@@ -1,6 +1,7 @@
-//! The culprits that only a machine of our own has: device mapper, control groups of version 2, a disk with a short queue.
+//! The culprits that require a virtual machine: device mapper, cgroups of version 2, a disk with a short
+//! queue.
 //!
-//! Everything here is emulated, so the loads are small: the processor must not be what is slow.
+//! Everything here is emulated, so the loads are small: the CPU must not be the bottleneck.
 
 use std::path::Path;
 use std::thread;
@@ -22,16 +23,16 @@ use crate::machine::{Machine, NARROW_DISK};
 
 const NAME: &str = "judged";
 
-/// How long most faults are looked at.
+/// The duration of `check` for most faults.
 const WINDOW: Duration = Duration::from_secs(8);
 
-/// An etcd with a fifth of an emulated processor syncs a few times a second only.
+/// An etcd with a fifth of an emulated CPU syncs only a few times a second.
 const STARVED_WINDOW: Duration = Duration::from_secs(25);
 
-/// How long load and fault last before they are looked at.
+/// How long load and fault last before `check` starts.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// What is slow takes this much.
+/// The delay of a slow operation.
 const SLOW: Duration = Duration::from_millis(40);
 
 const LOAD: Load =
@@ -40,12 +41,12 @@ const LOAD: Load =
 /// The device of [`NARROW_DISK`].
 const NARROW_DEVICE: &str = "vde";
 
-/// Reads and writes take their time, flushes none.
+/// Reads and writes are slow, flushes take no time.
 pub fn device_slow(case: Case, machine: &Machine) -> anyhow::Result<String> {
     delayed(case, machine, Delays { io: SLOW, flush: Duration::ZERO }, "device_slow")
 }
 
-/// Flushes take their time, reads and writes none.
+/// Flushes are slow, reads and writes take no time.
 pub fn flush_slow(case: Case, machine: &Machine) -> anyhow::Result<String> {
     delayed(case, machine, Delays { io: Duration::ZERO, flush: SLOW }, "flush_slow")
 }
@@ -60,7 +61,7 @@ fn delayed(case: Case, machine: &Machine, delays: Delays, verdict: &str) -> anyh
     report.member(NAME)?.expect(verdict, Effect::Slow)
 }
 
-/// So many writes in a second and no more, for etcd's group alone.
+/// A limit of writes per second, for etcd's cgroup alone.
 pub fn io_throttled(case: Case, machine: &Machine) -> anyhow::Result<String> {
     let place = Place::make(&["io", "memory"])?;
     let group = Cgroup::create(Hierarchy::Unified, "judged")?;
@@ -72,7 +73,7 @@ pub fn io_throttled(case: Case, machine: &Machine) -> anyhow::Result<String> {
     report.member(NAME)?.expect("io_throttled", Effect::Slow)
 }
 
-/// A fifth of a processor: 20 ms, and nothing for the 80 ms after.
+/// A fifth of a CPU: 20 ms, and nothing for the following 80 ms.
 pub fn cpu_starved(case: Case, machine: &Machine) -> anyhow::Result<String> {
     let place = Place { window: STARVED_WINDOW, ..Place::make(&["cpu"])? };
     let group = Cgroup::create(Hierarchy::Unified, "judged")?;
@@ -83,12 +84,14 @@ pub fn cpu_starved(case: Case, machine: &Machine) -> anyhow::Result<String> {
     report.member(NAME)?.expect("cpu_starved", Effect::Slow)
 }
 
-/// A disk that takes four requests at a time and 200 in a second, and others who write to it without a pause.
+/// A disk that accepts four requests at a time and 200 per second, and other processes that write to it
+/// without a pause.
 ///
-/// Both names are right. What etcd's sync waits for first is a place in the queue (`blk_mq_get_tag`), and then for the three that
-/// are in it already: the queue is saturated. And whose requests fill it is known: they are another group's, without which
-/// the same disk serves etcd at once, so they are a noisy neighbour. Which of the two is larger depends on how many of those
-/// who wait for a place the kernel wakes before etcd; the test takes either, if the neighbour is named.
+/// Both verdicts are correct. etcd's sync first waits for a free request in the queue (`blk_mq_get_tag`), and
+/// then for the three that are in it already: the queue is saturated. The owner of those requests is known
+/// too: another cgroup, without which the same disk serves etcd at once, so it is a noisy neighbour. Which of
+/// the two waits is longer depends on how many other waiters the kernel wakes before etcd; the test accepts
+/// either, if the neighbour is named.
 pub fn queue_saturated(case: Case) -> anyhow::Result<String> {
     let place = Place::make(&["io"])?;
     let group = Cgroup::create(Hierarchy::Unified, "crowd")?;
@@ -109,22 +112,22 @@ pub fn queue_saturated(case: Case) -> anyhow::Result<String> {
     drop(queue);
     let member = report.member(NAME)?;
     let verdict = if member.verdict() == "noisy_neighbour" { "noisy_neighbour" } else { "queue_saturated" };
-    let told = member.expect(verdict, Effect::Slow)?;
+    let summary = member.expect(verdict, Effect::Slow)?;
     let neighbours = member.neighbours();
     let named = neighbours.first().is_some_and(|path| path.ends_with(&group.name()));
-    ensure!(named, "{} is not the first of {neighbours:?}: {told}", group.name());
-    Ok(told)
+    ensure!(named, "{} is not the first of {neighbours:?}: {summary}", group.name());
+    Ok(summary)
 }
 
-/// Where a case has what is not to be slow.
+/// The directory for files that must not be slow.
 struct Place {
     scratch: Scratch,
-    /// How long the fault is looked at.
+    /// The duration of `check`.
     window: Duration,
 }
 
 impl Place {
-    /// Makes it, and has groups get these controllers.
+    /// Creates it, and enables these controllers for cgroups.
     fn make(controllers: &[&str]) -> anyhow::Result<Self> {
         Cgroup::delegate(controllers)?;
         // In memory.
@@ -136,7 +139,7 @@ impl Place {
         member.data_dir(&data.join("data")).in_groups(groups).start()
     }
 
-    /// Puts load on an etcd, makes the fault and looks.
+    /// Puts load on an etcd, makes the fault and runs `check`.
     fn examine(
         &self,
         case: Case,

@@ -1,4 +1,5 @@
-//! The ways in which an answer is spoilt. Each writes the rest of the head, and the body, until the client has had enough.
+//! Malformed answers. Each variant writes the rest of the head and the body until the client closes the
+//! connection.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -9,52 +10,52 @@ use anyhow::Context;
 
 use crate::machine::cancel::{Cancel, POLL};
 
-/// As large is what the bomb becomes: 64 times what the probe takes.
+/// The size of the unpacked bomb: 64 times the largest body that the probe accepts.
 const EXPLODED_BYTES: usize = 1 << 30;
 
-/// How many more series come than the probe passes on, in a body that it still reads.
+/// Series in excess of the number that the probe re-exports, in a body that is within its size limit.
 const FLOOD: usize = 30_000;
 
-/// One way.
+/// One kind of answer.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Malformed {
-    /// Nothing is.
+    /// The real answer, unchanged.
     #[default]
     Intact,
-    /// Metrics that do not end.
+    /// Endless metrics.
     Endless,
-    /// A small body that is a large one once it is unpacked.
+    /// A gzip body that is small compressed and large uncompressed.
     GzipBomb,
-    /// Metrics one byte at a time.
+    /// Metrics, one byte at a time.
     Drip,
-    /// A head that does not end.
+    /// An endless head.
     EndlessHead,
-    /// Ten million series of a family that is passed on.
+    /// Ten million series of a re-exported family.
     TenMillionSeries,
-    /// Too many series of one family that is passed on, in a body that is not too large.
+    /// Too many series of one re-exported family, in a body within the size limit.
     Flood,
-    /// Too many families of a pattern that is passed on.
+    /// Too many families that match a re-exported pattern.
     FloodOfFamilies,
-    /// Counters that are no number.
+    /// Counters that are not a number.
     NotANumber,
     /// Counters below zero.
     Negative,
     /// Every series twice.
     Duplicates,
-    /// The bytes of no character.
+    /// Bytes that are not UTF-8.
     InvalidText,
-    /// A label of a megabyte, and a help text of another.
+    /// A label of one megabyte and a help text of the same size.
     LongLines,
-    /// A series with 300,000 labels, in a body that is not too large.
+    /// A series with 300,000 labels, in a body within the size limit.
     ManyLabels,
-    /// Types that contradict each other, escapes that there are not, timestamps, braces and quotes in the wrong places.
+    /// Contradictory types, invalid escapes, timestamps, misplaced braces and quotes.
     Nonsense,
-    /// Counters that fall.
+    /// Counters that decrease.
     Falling,
 }
 
 impl Malformed {
-    /// All of them; the one whose traces stay comes last.
+    /// All variants. The one with a lasting effect is the last.
     pub const ALL: [Self; 16] = [
         Self::Intact,
         Self::Endless,
@@ -74,7 +75,7 @@ impl Malformed {
         Self::Falling,
     ];
 
-    /// Returns whether what the cross-check needs is still there, and true.
+    /// Returns whether the answer still contains the correct values that the cross-check needs.
     pub fn keeps_the_cross_check(self) -> bool {
         matches!(
             self,
@@ -182,7 +183,7 @@ fn body(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.write_all(text.as_bytes())
 }
 
-/// Writes the real text, and lines without end.
+/// Writes the real text, then endless lines.
 fn endless(out: &mut impl Write, text: &str, stop: &Cancel, line: impl Fn(u64) -> String) -> io::Result<()> {
     out.write_all(b"\r\n")?;
     out.write_all(text.as_bytes())?;
@@ -200,7 +201,7 @@ fn flood(text: &str, line: impl Fn(usize) -> String) -> String {
     (0..FLOOD).fold(text.to_owned(), |all, n| all + &line(n))
 }
 
-/// Changes every count of the two histograms that are cross-checked, and every counter of etcd's server.
+/// Replaces every count of the two cross-checked histograms and every counter of etcd's server.
 fn map_counters(text: &str, to: &dyn Fn(&str) -> String) -> String {
     let is_counter = |line: &str| {
         let name = line.split(['{', ' ']).next().unwrap_or_default();
@@ -214,7 +215,7 @@ fn map_counters(text: &str, to: &dyn Fn(&str) -> String) -> String {
     })
 }
 
-/// Returns a page of metrics that unpacks to [`EXPLODED_BYTES`].
+/// Returns a compressed page of metrics that unpacks to [`EXPLODED_BYTES`].
 pub(super) fn bomb() -> anyhow::Result<Vec<u8>> {
     let mut gzip = Command::new("gzip")
         .arg("-1")

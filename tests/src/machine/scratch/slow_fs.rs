@@ -1,6 +1,7 @@
-//! A disk of known speed for a kernel that has no device mapper: a FUSE file system of one file, and a loop device on that.
+//! A disk of known speed for a kernel without device mapper: a FUSE file system with one file, and a loop
+//! device on that file.
 //!
-//! One thread serves it, one request after the other, so that requests wait for each other as they do in a slow disk.
+//! One thread serves one request after the other, so requests queue as they do on a slow disk.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -26,14 +27,15 @@ use super::{Format, Frozen, Loop, Mount, UNMOUNT_LIMIT};
 use crate::machine::cancel::Cancel;
 use crate::machine::command;
 
-/// The one file.
+/// The only file.
 const IMAGE: &str = "disk.img";
 const IMAGE_INODE: INodeNo = INodeNo(2);
 
-/// How long the kernel may remember what never changes.
+/// How long the kernel may cache attributes and names, which never change.
 const REMEMBERED: Duration = Duration::from_hours(1);
 
-/// An ext4 on a disk that takes as long as it is told for each write and for each flush. Deleted, unmounted and detached on drop.
+/// An ext4 file system on a disk with a configurable latency for each write and each flush. Deleted,
+/// unmounted and detached on drop.
 #[derive(Debug)]
 pub struct SlowFs {
     // Fields are dropped in this order.
@@ -42,7 +44,7 @@ pub struct SlowFs {
     served: Server,
 }
 
-/// What a slow disk has done so far.
+/// Counts of the requests that a slow disk has served.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Served {
     pub writes: u64,
@@ -50,12 +52,12 @@ pub struct Served {
 }
 
 impl SlowFs {
-    /// Makes a disk of `mib` MiB in memory and mounts it at `at`. It is fast until it is told not to be.
+    /// Creates a disk of `mib` MiB in memory and mounts it at `at`. It is fast until a delay is set.
     pub fn create(at: &Path, mib: u32) -> anyhow::Result<Self> {
         let served = Server::start(&at.with_extension("fuse"), u64::from(mib) << 20)?;
-        // Past the page cache: what reaches the disk are the requests of the file system, and no others.
+        // Direct I/O bypasses the page cache: only the requests of the file system reach the disk.
         let device = Loop::attach(&served.point.join(IMAGE), &["--direct-io=on"])?;
-        // Nothing is left for a kernel thread to initialise in the background, when the disk is slow.
+        // No kernel thread initialises anything in the background later, when the disk is slow.
         let whole = ["-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"];
         command::run("mkfs.ext4", &[&whole[..], &[&device.device]].concat())?;
         let mount = Mount::new(&["-t", Format::Ext4.name()], &device.device, at)?;
@@ -71,12 +73,12 @@ impl SlowFs {
         &self.device.device
     }
 
-    /// Sets how long each write takes from here on.
+    /// Sets the latency of each write from now on.
     pub fn write_delay(&self, delay: Duration) {
         self.served.pace.write_ns.store(nanoseconds(delay), Ordering::Relaxed);
     }
 
-    /// Sets how long each flush of the disk's cache takes from here on.
+    /// Sets the latency of each cache flush from now on.
     pub fn flush_delay(&self, delay: Duration) {
         self.served.pace.flush_ns.store(nanoseconds(delay), Ordering::Relaxed);
     }
@@ -86,7 +88,7 @@ impl SlowFs {
         Served { writes: pace.writes.load(Ordering::Relaxed), flushes: pace.flushes.load(Ordering::Relaxed) }
     }
 
-    /// Freezes the file system: every write and sync of it hangs until the guard is dropped.
+    /// Freezes the file system: every write and sync on it blocks until the guard is dropped.
     pub fn freeze(&self) -> anyhow::Result<Frozen<'_>> {
         Frozen::new(self.path())
     }
@@ -104,7 +106,7 @@ fn nanoseconds(delay: Duration) -> u64 {
     u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// How slow it is, and what it has done.
+/// The delays, and the requests served.
 #[derive(Debug, Default)]
 struct Pace {
     write_ns: AtomicU64,
@@ -113,10 +115,10 @@ struct Pace {
     flushes: AtomicU64,
 }
 
-/// The thread that serves the file system. It is unmounted on drop.
+/// The thread that serves the file system. Unmounted on drop.
 ///
-/// It is a thread of this process, and touches nothing but memory and its device: whoever waits for it here is another thread. If the
-/// process dies, so does the device, and the kernel fails whatever is left.
+/// It is a thread of this process that accesses only memory and its device, so other threads can wait for it.
+/// If the process dies, so does the device, and the kernel fails the remaining requests.
 #[derive(Debug)]
 struct Server {
     session: Option<BackgroundSession>,
@@ -142,7 +144,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A loop device lets go of its file some time after it was detached.
+        // A loop device releases its file some time after it was detached.
         let unmounted = Cancel::default().wait_for(UNMOUNT_LIMIT, || {
             match mount::unmount(&self.point, UnmountFlags::empty()) {
                 Err(SystemError::BUSY) => Ok(None),
@@ -156,14 +158,14 @@ impl Drop for Server {
                     eprintln!("cannot end the server of {}: {error}", self.point.display());
                 }
             }
-            // Whoever joined its thread would wait for as long as somebody holds the file.
+            // Joining its thread would block while any process holds the file open.
             Ok(None) => eprintln!("cannot unmount {}: it is in use", self.point.display()),
             Err(error) => eprintln!("cannot unmount {}: {error}", self.point.display()),
         }
     }
 }
 
-/// The file system: a directory and the image in it.
+/// The file system: a directory that contains the image.
 struct Image {
     memory: File,
     size: u64,
@@ -194,7 +196,7 @@ impl Image {
     }
 }
 
-/// Counts a request and takes the time for it.
+/// Counts a request and waits for its delay.
 fn serve(count: &AtomicU64, delay_ns: &AtomicU64) {
     count.fetch_add(1, Ordering::Relaxed);
     let delay_ns = delay_ns.load(Ordering::Relaxed);
@@ -205,7 +207,7 @@ fn serve(count: &AtomicU64, delay_ns: &AtomicU64) {
 
 impl Filesystem for Image {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Without it the loop device has one request under way at a time, and its queue hides the disk's.
+        // Without it the loop device issues one request at a time, and its queue hides the queue of the disk.
         config
             .add_capabilities(InitFlags::FUSE_ASYNC_DIO)
             .map_err(|_| io::Error::other("the kernel's FUSE has no asynchronous direct I/O"))

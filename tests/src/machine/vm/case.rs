@@ -1,4 +1,4 @@
-//! What is run in a machine, and the line in which the machine tells how it went.
+//! The cases that run in a machine, and the console line that reports the result of each.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,36 +8,37 @@ use serde_json::{Value, json};
 
 use super::{Architecture, Kernel};
 
-/// What the guest says last when it got through all cases, whatever they came to.
+/// The guest's last line after all cases, whether they passed or failed.
 pub const DONE: &str = "guest: done";
 
-/// Before the report of a case, so that it is told from what the kernel says on the same console.
+/// The prefix of a report, which separates it from kernel messages on the same console.
 const REPORT: &str = "guest: report ";
 
-/// The disks of every machine in the order of `/dev/vda`, `/dev/vdb`, …, and what makes them.
+/// The disks of every machine in the order of `/dev/vda`, `/dev/vdb`, …, with the command that formats each.
 ///
-/// What `mkfs.xfs` makes since version 6.5 is refused before Linux 5.19, unless it is told not to.
+/// Kernels before Linux 5.19 reject file systems that `mkfs.xfs` 6.5 and newer creates, unless a feature is
+/// turned off.
 pub const DISKS: [(&str, &[&str]); 5] = [
     ("ext4", &["mkfs.ext4", "-q", "-F"]),
     ("xfs", &["mkfs.xfs", "-q", "-f", "-i", "nrext64=0"]),
-    // Slowed down by the guest, by an exact time.
+    // The guest adds an exact delay to it.
     ("slow", &["mkfs.ext4", "-q", "-F"]),
-    // For those who are not measured, see `BUSY`.
+    // For the processes that are not measured, see `BUSY`.
     ("busy", &["mkfs.ext4", "-q", "-F"]),
-    // For those who have to queue, see `NARROW`.
+    // For the queueing cases, see `NARROW`.
     ("narrow", &["mkfs.ext4", "-q", "-F"]),
 ];
 
-/// The disk of [`DISKS`] that does only so many writes in a second: whoever syncs it is in that system call nearly all the time,
-/// and takes little of a processor that is emulated.
+/// The disk of [`DISKS`] with a limit of writes per second: a process that syncs it is in that system call
+/// nearly all the time and uses little of an emulated CPU.
 pub const BUSY: usize = 3;
 const BUSY_WRITES_PER_SECOND: u32 = 60;
 
-/// The disk of [`DISKS`] that is kept full: 5 ms for each write, so that enough of etcd's syncs get through.
+/// The disk of [`DISKS`] whose queue is kept full: 5 ms per write, so that enough of etcd's syncs complete.
 pub const NARROW: usize = 4;
 const NARROW_WRITES_PER_SECOND: u32 = 200;
 
-/// Returns how many writes a disk of [`DISKS`] does in a second, if there is a limit.
+/// Returns the limit of writes per second of a disk of [`DISKS`], if it has one.
 pub fn writes_per_second(disk: usize) -> Option<u32> {
     match disk {
         BUSY => Some(BUSY_WRITES_PER_SECOND),
@@ -46,14 +47,14 @@ pub fn writes_per_second(disk: usize) -> Option<u32> {
     }
 }
 
-/// The kernels on which the limits of control groups are tried: one that throttles a thread within the kernel, and one that does it on
-/// the way back to user space.
+/// The kernels on which cgroup limits are tested: one that throttles a thread within the kernel, and one that
+/// does so on the return to user space.
 const NEW_ENOUGH: &str = "6.12";
 const NEWEST: &str = "7.2";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// The probe's own choice.
+    /// The probe's automatic choice.
     Auto,
     Fentry,
     Tracepoint,
@@ -87,33 +88,33 @@ impl FileSystem {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Every event of a real etcd under load is counted, while others block in the same system calls.
+    /// Every event of a real etcd under load is counted while other processes block in the same system calls.
     Exact,
-    /// The same where the kernel preempts tasks within programs, having been switched to that: each hook has two.
+    /// The same on a kernel that was switched to preempt tasks within programs: each hook has two programs.
     Preempted,
-    /// The cheapest hook that this kernel has is the one that the probe chooses.
+    /// The probe chooses the cheapest hook that this kernel supports.
     Chosen,
-    /// The latency of a disk that is slow by an exact time is measured: overwrites of a segment.
+    /// The latency of a disk with an exact delay is measured: overwrites of a segment.
     Overwrites,
-    /// The same under etcd, against the kernel's own trace of its system calls.
+    /// The same with etcd, compared with the kernel's own trace of its system calls.
     SlowWal,
-    /// Hooks that are detached behind the probe's back are missed.
+    /// The probe detects that its hooks were detached.
     Detached,
-    /// So are those that `kernel.ftrace_enabled=0` silences.
+    /// It also detects that `kernel.ftrace_enabled=0` disabled them.
     Silenced,
-    /// Each capability that is missing is named; which ones are needed is told as docs/kernels.md has it.
+    /// The probe names each missing capability; the required ones are those in docs/kernels.md.
     Privileges,
-    /// A disk whose reads and writes are slow is named as etcd's culprit.
+    /// The verdict names a disk with slow reads and writes.
     DeviceSlow,
-    /// So is one whose flushes are.
+    /// The verdict names a disk with slow flushes.
     FlushSlow,
-    /// A limit of writes (cgroup v2) is.
+    /// The verdict names a limit of writes (cgroup v2).
     IoThrottled,
-    /// A limit of CPU time (cgroup v2) is.
+    /// The verdict names a limit of CPU time (cgroup v2).
     CpuStarved,
-    /// A queue that is always full is, or those who fill it.
+    /// The verdict names a queue that is always full, or the neighbours that fill it.
     QueueSaturated,
-    /// A kernel that is locked down is named as the reason, by every hook.
+    /// With every hook the probe names kernel lockdown as the reason.
     LockedDown,
 }
 
@@ -159,7 +160,7 @@ impl FromStr for Case {
     }
 }
 
-/// Returns everything that a kernel can run.
+/// Returns all cases that a kernel can run.
 pub fn all() -> impl Iterator<Item = Case> {
     let hooks = [Hook::Fentry, Hook::Tracepoint];
     let on = |hook, file_system, kind| Case { hook, file_system, kind };
@@ -173,7 +174,7 @@ pub fn all() -> impl Iterator<Item = Case> {
     let closed = hooks.into_iter().flat_map(move |hook| {
         [Kind::Detached, Kind::Privileges].map(|kind| on(hook, FileSystem::Ext4, kind))
     });
-    // Every hook hands the same evidence on, but each gathers it in its own way.
+    // Every hook provides the same evidence but collects it differently.
     let culprits = hooks
         .into_iter()
         .flat_map(move |hook| {
@@ -190,22 +191,23 @@ pub fn all() -> impl Iterator<Item = Case> {
         .chain(culprits)
         .chain(closed)
         .chain(silenced)
-        // For good, so the last.
+        // It cannot be undone, so it is the last.
         .chain([on(Hook::Auto, FileSystem::Ext4, Kind::LockedDown)])
 }
 
-/// Returns what one kernel has to run: all that its hooks allow, and what this machine's own `dmsetup` can slow down.
+/// Returns the planned cases of one kernel: all that its hooks support, and the slow disks that this
+/// machine's `dmsetup` allows.
 pub fn planned(kernel: &Kernel) -> Vec<Case> {
     let has = |hook| hook != Hook::Fentry || kernel.has_fentry();
     let is_own = kernel.architecture == Architecture::Amd64;
     let can = |case: &Case| match case.kind {
         Kind::Overwrites | Kind::SlowWal => is_own,
-        // By both hooks where everything else is tried, and elsewhere by the one that is always there.
+        // By both hooks on the kernels that run the full set, elsewhere by the hook that always exists.
         Kind::DeviceSlow | Kind::FlushSlow => {
             is_own && (kernel.name == NEW_ENOUGH || case.hook == Hook::Tracepoint)
         }
         Kind::CpuStarved => is_own && [NEW_ENOUGH, NEWEST].contains(&kernel.name.as_str()),
-        // Older ones cannot be switched, and newer ones are preemptible in every case.
+        // Older kernels cannot be switched, and newer ones are always preemptible.
         Kind::Preempted | Kind::IoThrottled | Kind::QueueSaturated => is_own && kernel.name == NEW_ENOUGH,
         _ => true,
     };
@@ -227,17 +229,17 @@ pub fn in_gate(kernel: &Kernel, case: Case) -> bool {
     is_reference || everywhere
 }
 
-/// How a case went, or whatever else a machine is asked.
+/// The result of a case, or of another step in a machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report<C = Case> {
     pub case: C,
     pub seconds: f64,
-    /// Figures if it passed, else what failed.
+    /// The figures if it passed, else the failure.
     pub result: Result<String, String>,
 }
 
 impl<C: fmt::Display + FromStr> Report<C> {
-    /// Returns the line for the console.
+    /// Returns the console line.
     pub fn line(&self) -> String {
         let (passed, detail) = match &self.result {
             Ok(detail) => (true, detail),
@@ -249,7 +251,7 @@ impl<C: fmt::Display + FromStr> Report<C> {
         format!("{REPORT}{report}")
     }
 
-    /// Reads a line of the console, if it is a whole report.
+    /// Parses a console line, if it is a complete report.
     pub fn parse(line: &str) -> Option<Self> {
         let (_, report) = line.split_once(REPORT)?;
         let report: Value = serde_json::from_str(report).ok()?;

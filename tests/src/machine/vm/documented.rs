@@ -1,4 +1,5 @@
-//! What docs/kernels.md says of a kernel and docs/systemd.md of the unit, to be held against what a machine found.
+//! The statements of docs/kernels.md on a kernel and of docs/systemd.md on the unit, for comparison with the
+//! results of a machine.
 
 use std::fs;
 use std::path::Path;
@@ -7,9 +8,9 @@ use anyhow::Context;
 
 use super::{Architecture, Kernel};
 
-/// Returns the capabilities that the documentation says starting takes.
+/// Returns the capabilities for starting, according to the documentation.
 ///
-/// A kernel that is later than all of those in it is to be like the last of them.
+/// A kernel newer than every row should match the last row.
 pub fn privileges(kernel: &Kernel, hook: &str) -> anyhow::Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("docs/kernels.md");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -21,7 +22,8 @@ pub fn privileges(kernel: &Kernel, hook: &str) -> anyhow::Result<String> {
     found.with_context(|| format!("docs/kernels.md has no row for {} with {hook}", kernel.label()))
 }
 
-/// Returns the last cell of the row of a kernel, or of the last one before it, whose next cells are these.
+/// Returns the last cell of the row for a kernel, or of the last row before it, where the cells after the
+/// name match.
 fn last_cell(text: &str, kernel: &str, then: &[&str]) -> Option<String> {
     let rows = text.lines().filter_map(|line| {
         let mut cells = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim);
@@ -41,7 +43,8 @@ pub fn commands(text: &str, heading: &str) -> Option<String> {
     Some(block.split_once("```")?.0.to_owned())
 }
 
-/// Returns the overall exposure in tenths, as `systemd-analyze security` tells it or a text that repeats it.
+/// Returns the overall exposure in tenths, from the output of `systemd-analyze security` or a text that
+/// quotes it.
 pub fn exposure(text: &str) -> Option<u32> {
     let (_, rest) = text.split_once("Overall exposure level for etcd-disk-probe.service: ")?;
     let (whole, rest) = rest.split_once('.')?;
@@ -74,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_those_below_their_heading() {
+    fn commands_are_read_below_their_heading() {
         let text = "# Unit\n```sh\nno\n```\n\n## Install\n\nTwo:\n\n```sh\na\nb\n```\n\n## Remove\n\nnothing\n\n## Else\n```sh\nc\n```\n";
         assert_eq!(commands(text, "Install").as_deref(), Some("a\nb\n"));
         assert_eq!(commands(text, "Remove"), None, "the next heading is another matter");
@@ -82,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn exposures_are_told_in_tenths() {
+    fn exposures_are_in_tenths() {
         let text = "→ Overall exposure level for etcd-disk-probe.service: 2.7 OK\n";
         assert_eq!(exposure(text), Some(27));
         assert_eq!(exposure(&text.replace("2.7", "10.0")), Some(100));

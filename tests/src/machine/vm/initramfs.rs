@@ -1,4 +1,4 @@
-//! The first file system of a machine, in memory: its `/init` and what that runs. All of it is one archive for the kernel.
+//! The initramfs of a machine: its `/init` and the programs that it runs, in one archive for the kernel.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use cpio::newc::{self, ModeFileType};
 use super::{Architecture, DMSETUP, ETCD, FAULTY_PROBE, Kernel, MODULES, PROBE, Programs, libraries};
 use crate::machine::command;
 
-/// Writes the image for one kernel, with some files more.
+/// Writes the initramfs for one kernel, with some additional files.
 pub fn write(
     path: &Path,
     kernel: &Kernel,
@@ -26,7 +26,8 @@ pub fn write(
     ];
     files.extend(more.iter().map(|(path, from)| ((*path).to_owned(), (*from).to_owned())));
     files.extend(libraries::closure(&programs.etcd, kernel.architecture)?);
-    // Slows disks down. Only this machine's own runs in a machine of the same kind.
+    // Device mapper's tool, which slows disks down. The host's binary runs only in a machine of the same
+    // architecture.
     if kernel.architecture == Architecture::Amd64 {
         let dmsetup = command::find("dmsetup").context("cannot find dmsetup; `cargo xtask setup` gets it")?;
         files.extend(libraries::closure(&dmsetup, kernel.architecture)?);
@@ -36,7 +37,7 @@ pub fn write(
     write_archive(path, files)
 }
 
-/// Writes the image of a machine that has its system on a disk: what finds that, and no more.
+/// Writes the initramfs of a machine whose system is on a disk: it only finds that disk.
 pub fn write_to_find_root(path: &Path, kernel: &Kernel, guest: &Path) -> anyhow::Result<()> {
     let mut files = modules(kernel)?;
     files.push(("/init".to_owned(), guest.to_owned()));
@@ -58,7 +59,7 @@ fn write_archive(path: &Path, files: Vec<(String, PathBuf)>) -> anyhow::Result<(
     archive(files, BufWriter::new(file))
 }
 
-/// Writes an archive of files by their paths in it, and of the directories that they are in.
+/// Writes an archive of files by their paths in it, with the directories that contain them.
 fn archive(mut files: Vec<(String, PathBuf)>, mut out: impl Write) -> anyhow::Result<()> {
     files.sort();
     files.dedup();
@@ -83,7 +84,7 @@ fn archive(mut files: Vec<(String, PathBuf)>, mut out: impl Write) -> anyhow::Re
     newc::trailer(out).and_then(|mut out| out.flush()).context("cannot write the archive")
 }
 
-/// Paths in the archive have no slash before them.
+/// Paths in the archive have no leading slash.
 fn name(path: &Path) -> anyhow::Result<&str> {
     let name = path.to_str().and_then(|path| path.strip_prefix('/'));
     name.ok_or_else(|| anyhow!("cannot name {} in the archive", path.display()))
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directories_come_before_what_is_in_them() {
+    fn directories_precede_their_content() {
         let mut bytes = Vec::new();
         let here = PathBuf::from(file!()).with_file_name("case.rs");
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("").join(here);

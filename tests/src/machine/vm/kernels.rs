@@ -1,4 +1,4 @@
-//! The kernels that `cargo xtask setup` has put into the cache.
+//! The kernels that `cargo xtask setup` downloaded into the cache.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ pub struct Kernel {
     /// Its series, such as 6.12.
     pub name: String,
     pub architecture: Architecture,
-    /// Holds `vmlinuz` and `modules`.
+    /// The directory that contains `vmlinuz` and `modules`.
     pub directory: PathBuf,
 }
 
 impl Kernel {
-    /// Returns what tests call it: its series, and its architecture if that is not the usual one.
+    /// Returns its name in test names: the series, and the architecture if that is not the usual one.
     pub fn label(&self) -> String {
         match self.architecture {
             Architecture::Amd64 => self.name.clone(),
@@ -31,7 +31,7 @@ impl Kernel {
         }
     }
 
-    /// Returns whether it can call programs at the entry of a function: on arm64 since Linux 6.4, with ftrace's direct calls
+    /// Returns whether fentry programs can attach: on arm64 since Linux 6.4, with ftrace's direct calls
     /// (2aa6ac03516d), on x86-64 since 5.5.
     pub fn has_fentry(&self) -> bool {
         let mut numbers = self.name.split('.').flat_map(str::parse::<u32>);
@@ -40,7 +40,7 @@ impl Kernel {
     }
 }
 
-/// Returns all of them, as setup recorded them.
+/// Returns all kernels, as setup recorded them.
 pub fn recorded() -> anyhow::Result<Vec<Kernel>> {
     let cache = etcd::cache()?;
     let path = cache.join("kernels");
@@ -59,7 +59,7 @@ pub fn recorded() -> anyhow::Result<Vec<Kernel>> {
     Ok(kernels)
 }
 
-/// Returns the etcd that runs on this architecture.
+/// Returns the etcd binary for this architecture.
 pub fn etcd_for(architecture: Architecture) -> anyhow::Result<PathBuf> {
     match architecture {
         Architecture::Amd64 => etcd::find("3.5.16"),
@@ -73,7 +73,7 @@ pub fn etcd_for(architecture: Architecture) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Reads lines of `NAME ARCHITECTURE DIRECTORY`.
+/// Parses lines of `NAME ARCHITECTURE DIRECTORY`.
 fn parse(record: &str, cache: &Path) -> anyhow::Result<Vec<Kernel>> {
     let parse = |line: &str| {
         let mut words = line.split(' ');
@@ -84,7 +84,8 @@ fn parse(record: &str, cache: &Path) -> anyhow::Result<Vec<Kernel>> {
             "arm64" => Architecture::Arm64,
             _ => return None,
         };
-        // The directory tells what it is; a suite that goes on may have had a later one than was wanted.
+        // The directory contains the actual version; a rolling suite may have provided a later one than
+        // requested.
         let directory = words.next()?;
         let version = directory.strip_prefix("linux-")?.strip_prefix(debian)?.strip_prefix('-')?;
         let mut numbers = version.split('.');
@@ -109,7 +110,7 @@ mod tests {
         assert_eq!(labels, ["5.10", "6.1-aarch64"]);
         assert_eq!(kernels[1].directory, Path::new("/cache/linux-arm64-6.1.176-1"));
         let later = parse("7.2 amd64 linux-amd64-7.3.1-1\n", Path::new("/cache")).unwrap();
-        assert_eq!(later[0].name, "7.3", "what was taken, not what was wanted");
+        assert_eq!(later[0].name, "7.3", "the downloaded version, not the requested one");
         assert!(parse("5.10 amd64\n", Path::new("/cache")).is_err(), "a line cut short");
     }
 

@@ -1,4 +1,4 @@
-//! What a program needs beside itself: its interpreter and its libraries, and theirs.
+//! The files that a program needs at run time: its interpreter, its libraries, and their libraries.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,8 @@ use anyhow::Context;
 use super::Architecture;
 use crate::machine::command;
 
-/// Where this machine keeps libraries of an architecture: its own, or those that come with Debian's cross compiler.
+/// The directories with libraries of an architecture on this machine: native ones, or the ones of Debian's
+/// cross compiler.
 fn directories(architecture: Architecture) -> &'static [&'static str] {
     match architecture {
         Architecture::Amd64 => &["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64"],
@@ -16,22 +17,22 @@ fn directories(architecture: Architecture) -> &'static [&'static str] {
     }
 }
 
-/// What `readelf` says of a program.
+/// The dynamic section and interpreter of a program, from `readelf`.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Needs {
-    /// By its whole path.
+    /// By its absolute path.
     interpreter: Option<String>,
     libraries: Vec<String>,
 }
 
-/// Returns the files that a program needs: where a machine looks for each, and where it is here.
+/// Returns the files that a program needs: the path in the machine and the path on this host.
 pub fn closure(program: &Path, architecture: Architecture) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
     let mut queue = vec![program.to_owned()];
     while let Some(path) = queue.pop() {
-        let told = command::run("readelf", &[Path::new("--wide"), Path::new("-ld"), &path])?;
-        let needs = parse(&told);
-        // The loader looks in /lib whatever the architecture.
+        let text = command::run("readelf", &[Path::new("--wide"), Path::new("-ld"), &path])?;
+        let needs = parse(&text);
+        // The loader searches /lib on every architecture.
         let libraries = needs.libraries.into_iter().map(|name| (format!("/lib/{name}"), name));
         let interpreter = needs.interpreter.and_then(|at| {
             let name = Path::new(&at).file_name()?.to_str()?.to_owned();
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_readelf_says() {
+    fn the_output_of_readelf_is_parsed() {
         let text = "  INTERP 0x318\n      [Requesting program interpreter: /lib64/ld-linux-x86-64.so.2]\n\
                     0x0000000000000001 (NEEDED)             Shared library: [libc.so.6]\n\
                     0x000000000000000e (SONAME)             Library soname: [libx.so.1]\n";

@@ -1,4 +1,4 @@
-//! Boots a machine and reads its console, line by line, until it ends or its time is up.
+//! Boots a machine and reads its console line by line until it ends or reaches its time limit.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,22 +11,23 @@ use anyhow::{Context, bail};
 
 use super::{Architecture, Kernel, case};
 
-/// Boots a kernel with this on its command line.
+/// Boots a kernel with this command line.
 pub fn boot(
     kernel: &Kernel,
     image: &Path,
     disks: &[PathBuf],
-    asked: &str,
+    parameters: &str,
     limit: Duration,
     take: &mut dyn FnMut(&str),
 ) -> anyhow::Result<()> {
     let mut command = command(kernel);
-    // `panic=-1` restarts at once, which ends a machine that may not be restarted.
-    let line = format!("console={} quiet panic=-1 {asked}", serial(kernel.architecture));
+    // `panic=-1` restarts at once, which ends a machine that must not be restarted.
+    let line = format!("console={} quiet panic=-1 {parameters}", serial(kernel.architecture));
     command.arg("-kernel").arg(kernel.directory.join("vmlinuz")).arg("-initrd").arg(image);
     command.args(["-append", &line]);
     for (n, disk) in disks.iter().enumerate() {
-        // What a machine writes need not survive it; and it is to see a disk without a cache, whose every write is a round trip.
+        // Writes need not survive the machine; the guest sees a disk without a cache, where every write is a
+        // round trip.
         let throttle = case::writes_per_second(n);
         let throttle = throttle.map(|writes| format!(",throttling.iops-write={writes}")).unwrap_or_default();
         let drive = format!("if=none,id=disk{n},format=raw,cache=unsafe,file={}{throttle}", disk.display());
@@ -35,8 +36,8 @@ pub fn boot(
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut running =
         Running(child.with_context(|| format!("cannot start {}", program(kernel.architecture)))?);
-    let stdout = running.0.stdout.take().context("a pipe was asked for")?;
-    let stderr = running.0.stderr.take().context("a pipe was asked for")?;
+    let stdout = running.0.stdout.take().context("the child has a pipe")?;
+    let stderr = running.0.stderr.take().context("the child has a pipe")?;
     let (send, lines) = mpsc::channel();
     let complaints = send.clone();
     thread::spawn(move || pass_on(BufReader::new(stdout), &send));
@@ -67,18 +68,18 @@ fn pass_on(reader: impl BufRead, lines: &mpsc::Sender<String>) {
     }
 }
 
-/// Returns a machine with two processors that nothing else is in.
+/// Returns a machine with two CPUs and no other devices.
 fn command(kernel: &Kernel) -> Command {
     let mut command = Command::new(program(kernel.architecture));
     let (machine, cpu) = match kernel.architecture {
         Architecture::Amd64 => ("q35", "max"),
-        // `max` would sign every return address, which is slow to emulate.
+        // `max` would enable pointer authentication for every return address, which is slow to emulate.
         Architecture::Arm64 => ("virt", "cortex-a72"),
     };
     command.args(["-machine", machine, "-cpu", cpu, "-smp", "2", "-m", "1024"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
-    // Emulated everywhere: virtualization that is there may be broken (nested, or forbidden), and what is slow for everybody is
-    // the same for everybody. One thread for both processors: with two, kernels die now and then while they patch their text.
+    // Always emulated: virtualization may be broken (nested, or forbidden), and the speed is the same on
+    // every host. One thread for both CPUs: with two, kernels occasionally die while they patch their text.
     command.args(["-accel", "tcg,thread=single"]);
     command
 }
@@ -97,7 +98,7 @@ fn serial(architecture: Architecture) -> &'static str {
     }
 }
 
-/// A machine. Ended on drop, by its pid.
+/// A running machine. Ended on drop, by its pid.
 struct Running(Child);
 
 impl Drop for Running {

@@ -1,4 +1,4 @@
-//! A machine that boots a real systemd from a disk, and in it, one after the other, what the unit has to show.
+//! A machine that boots a real systemd from a disk and runs the steps that test the unit.
 
 mod root_disk;
 
@@ -11,7 +11,7 @@ use super::case::{DONE, Report};
 use super::{Kernel, PATCHING, console_tail, initramfs, qemu};
 use crate::machine::scratch::Scratch;
 
-/// What is shown, in this order: each begins where the one before has ended.
+/// The steps, in this order: each starts in the state that the previous one left.
 pub const STEPS: [&str; 11] = [
     "boots",
     "is_installed_and_ready_when_systemctl_returns",
@@ -26,25 +26,25 @@ pub const STEPS: [&str; 11] = [
     "stops_is_removed_and_leaves_nothing",
 ];
 
-/// How long the machine may take for all of them.
+/// The time limit for all steps.
 const LIMIT: Duration = Duration::from_mins(20);
 
-/// Where the guest finds what an operator has: the project's own tree, of which these files are there.
+/// The directory in the guest with the project's checkout, as an operator has it; it contains these files.
 pub const CHECKOUT: &str = "/usr/src/etcd-disk-probe";
 pub const DOCUMENTATION: &str = "docs/systemd.md";
 
-/// The unit under test, and the one that etcd is.
+/// The unit under test, and the unit of etcd.
 pub const UNIT: &str = "etcd-disk-probe.service";
 pub const ETCD_UNIT: &str = "etcd.service";
 
-/// The disk with the system, as the kernel's command line names it to the guest's `/init`. With a dot in it the kernel would take it for
-/// a parameter of a module, and keep it for itself.
+/// The kernel command-line parameter that names the system disk to the guest's `/init`. With a dot in its
+/// name the kernel would treat it as a module parameter and not pass it on.
 pub const ROOT: &str = "probe_root";
 
-/// What the guest is called with by its unit.
+/// The argument with which its unit starts the guest.
 pub const WORD: &str = "systemd";
 
-/// The programs that the machine runs.
+/// The programs for the machine.
 #[derive(Clone, Debug)]
 pub struct Programs {
     pub guest: PathBuf,
@@ -54,23 +54,24 @@ pub struct Programs {
     pub system: PathBuf,
 }
 
-/// Boots the kernel and returns what the machine said of each step; `tell` gets each report as it comes.
+/// Boots the kernel and returns the report of each step; `on_report` receives each report as it arrives.
 ///
-/// An emulated machine that dies while its kernel patches its own text is booted once more.
+/// A machine that dies of `PATCHING` is booted a second time.
 ///
 /// # Errors
-/// If the machine dies, after what it said.
+///
+/// If the machine dies, with the reports up to then.
 pub fn run(
     kernel: &Kernel,
     programs: &Programs,
-    tell: &dyn Fn(&Report<String>),
+    on_report: &dyn Fn(&Report<String>),
 ) -> (Vec<Report<String>>, anyhow::Result<()>) {
     let mut reports = Vec::new();
-    let ended = boot(kernel, programs, tell, &mut reports);
+    let ended = boot(kernel, programs, on_report, &mut reports);
     if ended.as_ref().is_err_and(|why| format!("{why:#}").contains(PATCHING)) {
         println!("booted twice: it died once while the kernel patched its own text (int3)");
         reports.clear();
-        let ended = boot(kernel, programs, tell, &mut reports);
+        let ended = boot(kernel, programs, on_report, &mut reports);
         return (reports, ended);
     }
     (reports, ended)
@@ -79,7 +80,7 @@ pub fn run(
 fn boot(
     kernel: &Kernel,
     programs: &Programs,
-    tell: &dyn Fn(&Report<String>),
+    on_report: &dyn Fn(&Report<String>),
     reports: &mut Vec<Report<String>>,
 ) -> anyhow::Result<()> {
     let scratch = Scratch::on_disk("systemd")?;
@@ -87,29 +88,30 @@ fn boot(
     initramfs::write_to_find_root(&at("image"), kernel, &programs.guest)
         .context("cannot make the first image")?;
     root_disk::write(&at("root"), &at("disk"), programs).context("cannot make the system of the machine")?;
-    let asked = format!("{ROOT}=/dev/vda systemd.unit=guest.service systemd.show_status=no");
+    let command_line = format!("{ROOT}=/dev/vda systemd.unit=guest.service systemd.show_status=no");
     let mut console = String::new();
     let mut done = false;
     let mut take = |line: &str| {
         if let Some(report) = Report::parse(line) {
-            tell(&report);
+            on_report(&report);
             reports.push(report);
         }
         done |= line.ends_with(DONE);
         console.push_str(line);
         console.push('\n');
     };
-    let ended = qemu::boot(kernel, &at("image"), &[at("disk")], &asked, LIMIT, &mut take);
+    let ended = qemu::boot(kernel, &at("image"), &[at("disk")], &command_line, LIMIT, &mut take);
     if let Err(error) = ended.and_then(|()| if done { Ok(()) } else { bail!("the machine died") }) {
         return Err(error.context(console_tail(&console)));
     }
     Ok(())
 }
 
-/// Returns the root directory that `cargo xtask setup` has put into the cache.
+/// Returns the root directory that `cargo xtask setup` placed in the cache.
 ///
 /// # Errors
-/// If it is not there.
+///
+/// If it does not exist.
 pub fn system(cache: &Path) -> anyhow::Result<PathBuf> {
     let entries = std::fs::read_dir(cache).with_context(|| format!("cannot read {}", cache.display()))?;
     let is_it = |path: &PathBuf| {

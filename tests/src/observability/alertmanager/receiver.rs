@@ -1,4 +1,4 @@
-//! A webhook of the test's own: it keeps what Alertmanager tells it.
+//! A webhook that stores the notifications of Alertmanager.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -37,7 +37,7 @@ impl Notice {
     }
 }
 
-/// What Alertmanager 0.25 sends to a webhook, as far as it is looked at.
+/// The part of Alertmanager 0.25's webhook message that tests check.
 #[derive(Deserialize)]
 struct Message {
     alerts: Vec<Alert>,
@@ -85,12 +85,12 @@ impl Receiver {
         format!("http://{}/{name}", self.address)
     }
 
-    /// Returns everything that has come so far.
+    /// Returns everything received so far.
     pub fn notices(&self) -> Vec<Notice> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until something has come that is looked for, for `limit` at most.
+    /// Waits until a notification matches, for at most `limit`.
     pub fn wait_for(
         &self,
         limit: Duration,
@@ -105,7 +105,7 @@ async fn serve(listener: TcpListener, kept: Kept) {
         let kept = kept.clone();
         let service = service_fn(move |request: Request<Incoming>| take(request, kept.clone()));
         tokio::spawn(async move {
-            // Whoever hangs up has said what it had to say.
+            // A client that closes the connection has sent its message.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
@@ -130,7 +130,7 @@ async fn take(request: Request<Incoming>, kept: Kept) -> Result<Response<Full<By
             kept.lock().unwrap_or_else(PoisonError::into_inner).extend(notices);
         }
         Err(error) => {
-            eprintln!("cannot read what Alertmanager sent to {path}: {error:#}");
+            eprintln!("cannot read the message of Alertmanager to {path}: {error:#}");
             *response.status_mut() = hyper::StatusCode::BAD_REQUEST;
         }
     }
@@ -152,7 +152,7 @@ mod tests {
     use crate::machine::http::Endpoint;
 
     #[test]
-    fn what_is_sent_is_kept_and_what_is_no_message_is_refused() {
+    fn messages_are_stored_and_others_rejected() {
         let receiver = Receiver::start().unwrap();
         let endpoint = Endpoint::plain(receiver.address);
         let alert = r#"{"status": "firing", "labels": {"alertname": "A"}, "annotations": {}, "more": 1}"#;

@@ -1,4 +1,4 @@
-//! Rules for a dashboard that people read at night. Each is a function of the file alone.
+//! Lint rules for a dashboard that operators read at night. Each is a function of the file alone.
 
 use std::collections::BTreeSet;
 
@@ -6,46 +6,46 @@ use serde_json::Value;
 
 use super::{Panel, list, word};
 
-/// Kinds of panels that Grafana 10 to 13 have, and that are not on their way out, as `graph` and `table-old` are.
+/// Panel types that Grafana 10 to 13 have and do not deprecate, unlike `graph` and `table-old`.
 const KINDS: [&str; 6] = ["heatmap", "row", "stat", "state-timeline", "table", "timeseries"];
 
-/// Columns of the grid.
+/// The columns of the grid.
 const COLUMNS: u64 = 24;
 
-/// The variable that every panel and query takes its data source from.
+/// The variable from which every panel and query takes its data source.
 const SOURCE: &str = "${datasource}";
 
-/// A description that tells nothing is shorter.
+/// A description shorter than this carries no information.
 const DESCRIPTION_MIN: usize = 60;
 
 pub(super) fn problems(dashboard: &Value, panels: &[Panel]) -> Vec<String> {
     let mut problems = general(dashboard);
-    let mut told = |panel: &Panel, what: String| problems.push(format!("{}: {what}", panel.title()));
+    let mut report = |panel: &Panel, what: String| problems.push(format!("{}: {what}", panel.title()));
     let (mut ids, mut titles) = (BTreeSet::new(), BTreeSet::new());
     for panel in panels {
         if !panel.json["id"].as_u64().is_some_and(|id| ids.insert(id)) {
-            told(panel, format!("its id {} is another's, or no number", panel.json["id"]));
+            report(panel, format!("its id {} is another's, or no number", panel.json["id"]));
         }
         if panel.title().is_empty() || !titles.insert((panel.row, panel.title())) {
-            told(panel, "its title is another's in this row, or empty".to_owned());
+            report(panel, "its title is another's in this row, or empty".to_owned());
         }
         if !KINDS.contains(&panel.kind()) {
-            told(panel, format!("its kind is {:?}", panel.kind()));
+            report(panel, format!("its kind is {:?}", panel.kind()));
         }
         if panel.kind() != "row" {
             for what in of_panel(panel) {
-                told(panel, what);
+                report(panel, what);
             }
         }
     }
     for (index, panel) in panels.iter().enumerate() {
         let Some(area) = area(panel) else {
-            told(panel, format!("it has no place in the grid: {}", panel.json["gridPos"]));
+            report(panel, format!("it has no position in the grid: {}", panel.json["gridPos"]));
             continue;
         };
         for other in &panels[..index] {
             if self::area(other).is_some_and(|others| overlap(area, others)) {
-                told(panel, format!("it lies on {}", other.title()));
+                report(panel, format!("it lies on {}", other.title()));
             }
         }
     }
@@ -61,7 +61,7 @@ fn general(dashboard: &Value) -> Vec<String> {
     };
     ask(dashboard["id"].is_null(), "an id is of one Grafana");
     ask(!word(&dashboard["uid"]).is_empty(), "it has no uid to be linked by");
-    ask(dashboard["__inputs"].is_null(), "it asks for inputs, which provisioning does not give");
+    ask(dashboard["__inputs"].is_null(), "it requires inputs, which provisioning does not provide");
     ask(dashboard["schemaVersion"].as_u64().is_some_and(|version| version >= 38), "Grafana 10 has schema 38");
     let variables = list(&dashboard["templating"]["list"]);
     let has_source = |variable: &Value| {
@@ -101,7 +101,7 @@ fn of_panel(panel: &Panel) -> Vec<String> {
     ask(!word(unit).is_empty(), "it has no unit".to_owned());
     ask(panel.json["datasource"]["uid"] == SOURCE, format!("it is not of {SOURCE}"));
     let targets = list(&panel.json["targets"]);
-    ask(!targets.is_empty(), "it asks nothing".to_owned());
+    ask(!targets.is_empty(), "it has no query".to_owned());
     let mut refs = BTreeSet::new();
     for target in targets {
         let name = word(&target["refId"]);
@@ -132,7 +132,7 @@ fn of_panel(panel: &Panel) -> Vec<String> {
     problems
 }
 
-/// Columns are named by strings in four places, and a slip in one of them shows nowhere.
+/// Column names are strings in four places, and Grafana reports no error for a wrong one.
 fn of_columns(panel: &Panel, refs: &BTreeSet<&str>) -> Vec<String> {
     let organize = list(&panel.json["transformations"]).iter().find(|step| step["id"] == "organize");
     let options = organize.map_or(&Value::Null, |step| &step["options"]);
@@ -151,7 +151,7 @@ fn of_columns(panel: &Panel, refs: &BTreeSet<&str>) -> Vec<String> {
         let column = format!("Value #{name}");
         let is_shown = placed.contains(column.as_str()) && renamed.contains(column.as_str());
         if !is_shown && !excluded.contains(column.as_str()) {
-            problems.push(format!("column {column} is neither left out nor placed and named"));
+            problems.push(format!("column {column} is shown without a position and a name"));
         }
     }
     let shown_as = |column: &&str| {
@@ -196,7 +196,7 @@ mod tests {
         let source = json!({"type": "prometheus", "uid": "${datasource}"});
         let panel = |id: u64, title: &str, x: u64| {
             json!({"id": id, "type": "stat", "title": title, "datasource": source, "gridPos": {"x": x, "y": 1, "w": 12, "h": 4},
-                "description": "What it tells, in so many words that somebody who is tired understands it.",
+                "description": "What it shows, explained in enough words that a tired operator understands it.",
                 "fieldConfig": {"defaults": {"unit": "s"}, "overrides": []},
                 "targets": [{"refId": "A", "expr": "up", "legendFormat": "x", "instant": true, "range": false, "format": "time_series",
                     "datasource": source}]})
@@ -218,12 +218,12 @@ mod tests {
             (
                 "/panels/2/gridPos/w",
                 json!(13),
-                "Two: it has no place in the grid: {\"h\":4,\"w\":13,\"x\":12,\"y\":1}",
+                "Two: it has no position in the grid: {\"h\":4,\"w\":13,\"x\":12,\"y\":1}",
             ),
             ("/panels/2/description", json!("p99"), "Two: its description is no sentence"),
             ("/panels/2/fieldConfig/defaults/unit", json!(""), "Two: it has no unit"),
             ("/panels/2/datasource/uid", json!("prometheus"), "Two: it is not of ${datasource}"),
-            ("/panels/2/targets", json!([]), "Two: it asks nothing"),
+            ("/panels/2/targets", json!([]), "Two: it has no query"),
             ("/panels/2/targets/0/expr", json!(""), "Two: query A is empty"),
             ("/panels/2/targets/0/legendFormat", json!(""), "Two: query A has no legend"),
             (
@@ -256,7 +256,7 @@ mod tests {
             json!([{"matcher": {"id": "byName", "options": "membre"}, "properties": []}]);
         let expected = [
             "Two: column Value #B is of no query",
-            "Two: column Value #A is neither left out nor placed and named",
+            "Two: column Value #A is shown without a position and a name",
             "Two: there is no column \"membre\" to override",
         ];
         assert_eq!(Dashboard(table).problems(), expected);

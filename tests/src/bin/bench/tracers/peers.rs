@@ -1,4 +1,4 @@
-//! The programs that people use for the like.
+//! Programs that people use for similar measurements.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -12,23 +12,24 @@ use rustix::process::Signal;
 
 use super::Tracer;
 
-/// One of them.
+/// One program.
 pub struct Peer {
     pub tracer: Tracer,
     pub program: &'static str,
-    /// What it is called with; `PID` stands for the process.
+    /// Its arguments; `PID` stands for the process.
     arguments: &'static [&'static str],
-    /// What it says once it is there; without that it is given [`SETTLE`] only.
+    /// Its output when it is ready; without one it gets [`SETTLE`] only.
     says: Option<&'static str>,
 }
 
-/// How long one may take to attach what it has not attached when it says that it is ready.
+/// The time to attach what it has not yet attached when it reports readiness.
 const SETTLE: Duration = Duration::from_millis(700);
 
-/// How long one may take to end.
+/// The time limit for its end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// What people type for the latencies of four system calls by process, which tells neither file nor cause.
+/// The usual one-liner for latencies of four system calls by process; it distinguishes no files and no
+/// causes.
 const ONE_LINER: &str = r#"
 BEGIN { printf("ready\n"); }
 tracepoint:syscalls:sys_enter_write, tracepoint:syscalls:sys_enter_pwrite64,
@@ -43,7 +44,7 @@ pub const PEERS: [Peer; 4] = [
     Peer {
         tracer: Tracer::Bpftrace,
         program: "bpftrace",
-        // Into a pipe it would tell nothing before it ends.
+        // Into a pipe it would print nothing before it ends.
         arguments: &["-B", "line", "-e", ONE_LINER],
         says: Some("ready"),
     },
@@ -82,7 +83,7 @@ impl Peer {
     }
 }
 
-/// Ends one as Ctrl-C does.
+/// Ends it as Ctrl-C does.
 pub fn stop(child: &mut Child) {
     _ = process::send(child.id(), Signal::INT);
     if matches!(process::wait(child, STOP_LIMIT), Ok(None)) {

@@ -1,4 +1,4 @@
-//! Loads what the probe's programs are measured against: `probe-ebpf/src/bin/shapes.rs`.
+//! Loads the programs that the probe's are compared with: `probe-ebpf/src/bin/shapes.rs`.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +8,10 @@ use aya::programs::Program;
 use aya::{Btf, Ebpf};
 use probe_user::kernel::Hook;
 
-/// The system calls that they are for.
+/// Their system calls.
 const CALLS: [&str; 3] = ["write", "pwrite64", "fdatasync"];
 
-/// Attaches the programs of that prefix, exits first as the probe does.
+/// Attaches the programs with that prefix, exits first as the probe does.
 pub fn attach(object: &Path, prefix: &str, hook: Hook) -> anyhow::Result<Ebpf> {
     let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
     let mut ebpf = Ebpf::load(&bytes).context("cannot create the maps of the programs")?;

@@ -1,4 +1,4 @@
-//! One call after another, timed in batches.
+//! Consecutive calls, timed in batches.
 
 use std::fs::{self, File, OpenOptions};
 use std::hint::black_box;
@@ -17,38 +17,38 @@ use rustix::{io, process::getppid};
 
 use crate::figures::median;
 
-/// Calls between two looks at the clock, at most: a pipe holds 64 KiB, and the segment need not grow.
+/// The maximum calls per batch: a pipe holds 64 KiB, and the segment need not grow.
 const BATCH: u32 = 4096;
 
-/// As many batches at least, so that one in which the machine did something else does not count.
+/// The minimum number of batches, so that the median excludes batches that something disturbed.
 const BATCHES: u32 = 16;
 
 const PAGE: usize = 4096;
 
-/// Pages of the file that is read around the page cache.
+/// The pages of the file that is read with direct I/O.
 const PAGES: u64 = 1024;
 
-/// What is called.
+/// The calls to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
-    /// On nothing.
+    /// A call without a file.
     Getppid,
     /// One byte into a pipe.
     PipeWrite,
-    /// One byte into a segment of a WAL, or into a file that is nobody's.
+    /// One byte into a WAL segment, or into an unrelated file.
     Write,
-    /// A page of a database, not a meta page; or of a file that is nobody's.
+    /// A page of a database that is no meta page; or of an unrelated file.
     Pwrite64,
     /// Of the segment.
     Fdatasync,
-    /// A thread wakes another on the same CPU and sleeps until it is woken: one switch, and two calls of futex.
+    /// A thread wakes another on the same CPU and sleeps until it is woken: one switch, and two futex calls.
     Switch,
     /// A page from the device itself: one block request.
     DirectRead,
 }
 
 impl Call {
-    /// Those that cost no more than themselves.
+    /// The calls without further cost.
     pub const PLAIN: [Self; 5] =
         [Self::Getppid, Self::PipeWrite, Self::Write, Self::Pwrite64, Self::Fdatasync];
 
@@ -74,11 +74,11 @@ impl FromStr for Call {
     }
 }
 
-/// A page where the device may write to.
+/// A page-aligned buffer for direct I/O.
 #[repr(align(4096))]
 struct Page([u8; PAGE]);
 
-/// The files of an etcd as far as the probe knows it by them, or others of the same kind.
+/// The files by which the probe recognizes an etcd, or others of the same kind.
 pub struct Files {
     directory: PathBuf,
     pub segment: File,
@@ -101,7 +101,7 @@ impl Files {
         })
     }
 
-    /// Returns nanoseconds a call: the median of batches.
+    /// Returns nanoseconds per call: the median of the batches.
     pub fn time(&self, call: Call, times: u32) -> anyhow::Result<f64> {
         let batch = (times / BATCHES).clamp(1, BATCH);
         let mut batches = Vec::new();
@@ -148,14 +148,14 @@ impl Files {
                 let mut page = Box::new(Page([0; PAGE]));
                 let mut at = 0_u64;
                 let mut one = || {
-                    // Steps that are no neighbours, so that nothing is merged or read ahead.
+                    // Non-adjacent pages, so that nothing is merged or read ahead.
                     at = (at + 389) % PAGES;
                     done(io::pread(&file, &mut page.0, at * PAGE as u64))
                 };
                 measure(&mut one, &nothing)
             }
         }?;
-        // There and back are two switches.
+        // A round trip takes two switches.
         let calls = if call == Call::Switch { 2.0 } else { 1.0 };
         Ok(median(&batches).context("there is a batch")? / calls)
     }
@@ -177,7 +177,7 @@ impl Files {
     }
 }
 
-/// Opens a file of that path, empty, and makes its directory.
+/// Creates an empty file at that path, and its directory.
 fn create(path: &Path, more: OFlags) -> anyhow::Result<File> {
     let failed = || format!("cannot create {}", path.display());
     fs::create_dir_all(path.parent().context("a file is in a directory")?).with_context(failed)?;
@@ -190,12 +190,12 @@ fn flags(flags: OFlags) -> i32 {
     flags.bits().cast_signed()
 }
 
-/// Forgets what a call returned, but not its error.
+/// Discards the result of a call, but not its error.
 fn done<T>(returned: io::Result<T>) -> std_io::Result<()> {
     returned.map(drop).map_err(Into::into)
 }
 
-/// Runs something that hands the CPU over to another thread of ours there and gets it back.
+/// Runs a function that hands the CPU to another thread of this process and gets it back.
 fn with_partner<T>(run: impl FnOnce(&mut dyn FnMut()) -> T) -> T {
     let (theirs, over) = (AtomicBool::new(false), AtomicBool::new(false));
     let us = thread::current();

@@ -1,4 +1,4 @@
-//! Many calls at once: by several threads, or so many a second, every one counted.
+//! Many calls at once: by several threads, or at a fixed rate, all of them counted.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -13,13 +13,13 @@ use rustix::io;
 use super::call::Files;
 use crate::system;
 
-/// How long a turn takes, in which its share of the rate is made at once.
+/// The length of an interval, at the start of which its share of the rate is made.
 const TURN: Duration = Duration::from_millis(5);
 
-/// Operations between two looks at the clock, at most.
+/// The maximum number of operations between two clock readings.
 const AT_ONCE: u64 = 4096;
 
-/// What a worker made.
+/// The operations of a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Made {
     pub writes: u64,
@@ -43,7 +43,8 @@ impl FromStr for Made {
     }
 }
 
-/// Makes `per_second` operations in every second, or as many as go: writes and syncs in turn. What is late is made up for.
+/// Makes `per_second` operations per second, or as many as possible: alternately writes and syncs. Delays are
+/// made up for.
 pub fn at_rate(files: &Files, per_second: u64, seconds: u64) -> anyhow::Result<Made> {
     let mut made = Made::default();
     let (lasting, started) = (Duration::from_secs(seconds), Instant::now());
@@ -68,12 +69,12 @@ pub fn at_rate(files: &Files, per_second: u64, seconds: u64) -> anyhow::Result<M
     Ok(made)
 }
 
-/// Returns how many operations should have been made by then.
+/// Returns the number of operations due by then.
 fn due(elapsed: Duration, per_second: u64) -> u64 {
     u64::try_from(elapsed.as_nanos() * u128::from(per_second) / 1_000_000_000).unwrap_or(u64::MAX)
 }
 
-/// Returns nanoseconds of CPU that a write takes, made by so many threads at once.
+/// Returns nanoseconds of CPU per write while this many threads write.
 pub fn cost(files: &Files, threads: u32, times: u32) -> anyhow::Result<f64> {
     let own = std::process::id();
     let each = times.div_ceil(threads);
@@ -82,7 +83,7 @@ pub fn cost(files: &Files, threads: u32, times: u32) -> anyhow::Result<f64> {
         let writers: Vec<_> = (0..threads)
             .map(|_| {
                 scope.spawn(|| -> io::Result<()> {
-                    // Each at the same place, so that the file does not grow.
+                    // At a fixed offset for each, so that the file does not grow.
                     (0..each).try_for_each(|_| io::pwrite(&files.segment, &[0], 0).map(drop))
                 })
             })
@@ -99,14 +100,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_due_follows_the_clock() {
+    fn due_operations_follow_the_clock() {
         assert_eq!(due(Duration::from_millis(1500), 1000), 1500);
         assert_eq!(due(Duration::ZERO, 1000), 0, "nothing at once");
         assert_eq!(due(Duration::from_micros(999), 1000), 0, "not before its time");
     }
 
     #[test]
-    fn what_was_made_is_told_in_a_line() {
+    fn a_workers_result_is_one_line() {
         let made = Made { writes: 3, syncs: 2, took: Duration::from_nanos(7) };
         assert_eq!(made.to_string().parse::<Made>().unwrap(), made);
         assert!("1 2".parse::<Made>().is_err(), "a line cut short");

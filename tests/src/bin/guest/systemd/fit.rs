@@ -1,4 +1,4 @@
-//! What the machine is, and how little the unit may do in it.
+//! The properties of the machine, and how few privileges the unit has in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,16 +16,16 @@ use super::{Trial, documentation};
 
 const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
 
-/// As in the unit, and in docs/kernels.md.
+/// As in the unit and in docs/kernels.md.
 const STARTING: CapabilitySet =
     READING.union(CapabilitySet::BPF).union(CapabilitySet::PERFMON).union(CapabilitySet::SYS_ADMIN);
 
-/// Those that keep one capability more: ARCHITECTURE.md says what for.
+/// The threads that keep one more capability: ARCHITECTURE.md gives the reason.
 const PRIVILEGED: [&str; 2] = ["namespaces", "stacks"];
 
-/// Systemd is the first program, and nothing of it has failed.
+/// Systemd is the first program, and none of its units has failed.
 pub fn boots(trial: &mut Trial) -> anyhow::Result<String> {
-    let first = fs::read_link("/proc/1/exe").context("cannot tell the first program")?;
+    let first = fs::read_link("/proc/1/exe").context("cannot read the path of the first program")?;
     ensure!(first == Path::new("/usr/lib/systemd/systemd"), "the first program is {}", first.display());
     let uptime = fs::read_to_string("/proc/uptime").context("cannot read /proc/uptime")?;
     let failed = systemctl(&["list-units", "--state=failed", "--plain", "--no-legend"])?;
@@ -39,7 +39,7 @@ pub fn boots(trial: &mut Trial) -> anyhow::Result<String> {
     ))
 }
 
-/// The user is nobody else, and the capabilities of each thread are those that reading takes.
+/// The user is unique to the unit, and each thread has only the capabilities for reading.
 pub fn keeps_only_privileges_to_read(_: &mut Trial) -> anyhow::Result<String> {
     let tasks = format!("/proc/{}/task", pid()?);
     let tasks = fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))?;
@@ -73,13 +73,13 @@ pub fn keeps_only_privileges_to_read(_: &mut Trial) -> anyhow::Result<String> {
     Ok(format!("{} threads: {}", names.len(), names.join(", ")))
 }
 
-/// Returns the first word of a field in a status.
+/// Returns the first word of a field in a status file.
 fn value<'a>(status: &'a str, field: &str) -> Option<&'a str> {
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
     line.split_whitespace().next()
 }
 
-/// systemd has nothing to say of the unit, and finds it no more open than the documentation.
+/// systemd has no complaint about the unit, and rates it no more exposed than the documentation.
 pub fn is_as_closed_as_documented(_: &mut Trial) -> anyhow::Result<String> {
     let verify = Command::new("systemd-analyze").args(["verify", UNIT]).output();
     let verify = verify.context("cannot start systemd-analyze")?;

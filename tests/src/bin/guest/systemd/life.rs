@@ -1,4 +1,4 @@
-//! How the unit comes and goes: installed, started, hung, failed, stopped, removed.
+//! The life cycle of the unit: installed, started, hung, failed, stopped, removed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,24 +18,24 @@ use super::unit::{
 };
 use super::{Trial, documentation};
 
-/// How long an emulated processor may take to start it.
+/// The time limit for its start on an emulated CPU.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
-/// How long stopping may take: docs/web.md gives answers under way 2 s.
+/// The time limit for its stop: docs/web.md gives requests in flight 2 s.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// Where something could be left behind.
+/// The directories that could contain leftovers.
 const PLACES: [&str; 9] =
     ["/dev/shm", "/etc", "/home", "/root", "/run", "/tmp", "/usr/lib/systemd", "/usr/local", "/var"];
 
-/// The documented commands install it, and systemctl returns when it is ready: the first who asks gets an answer.
+/// The documented commands install it, and systemctl returns when it is ready: the first request is served.
 pub fn is_installed(_: &mut Trial) -> anyhow::Result<String> {
-    let commands =
-        documented::commands(&documentation()?, "Install").context("nothing says how to install it")?;
+    let commands = documented::commands(&documentation()?, "Install")
+        .context("the documentation has no commands to install it")?;
     let begun = Instant::now();
     shell(&commands)?;
     let returned = begun.elapsed();
-    let ready = probe().get("/-/ready").context("nobody answers once systemctl has returned")?;
+    let ready = probe().get("/-/ready").context("the probe does not answer after systemctl has returned")?;
     ensure!(ready.status == 200, "it is not ready once systemctl has returned: {ready:?}");
     for (name, expected) in
         [("Type", "notify"), ("ActiveState", "active"), ("SubState", "running"), ("UnitFileState", "enabled")]
@@ -49,7 +49,7 @@ pub fn is_installed(_: &mut Trial) -> anyhow::Result<String> {
     Ok(format!("ready {until_ready:.2?} after its start; the commands took {returned:.2?}"))
 }
 
-/// One that does not run any more is taken for what it is, after the time in the unit and no longer.
+/// A hung probe is restarted after the time in the unit and no later.
 pub fn is_restarted_when_it_hangs(_: &mut Trial) -> anyhow::Result<String> {
     let watchdog = Duration::from_micros(number_of_time("WatchdogUSec")?);
     ensure!(watchdog > Duration::ZERO, "there is no watchdog");
@@ -57,7 +57,7 @@ pub fn is_restarted_when_it_hangs(_: &mut Trial) -> anyhow::Result<String> {
     let (hung, before) = (pid()?, number(UNIT, "NRestarts")?);
     process::send(hung, Signal::STOP)?;
     let since = Instant::now();
-    wait_for("systemd takes it for hung", watchdog + START_LIMIT, || {
+    wait_for("systemd detects the hang", watchdog + START_LIMIT, || {
         Ok((property(UNIT, "Result")? == "watchdog").then_some(()))
     })?;
     let noticed = since.elapsed();
@@ -72,14 +72,14 @@ pub fn is_restarted_when_it_hangs(_: &mut Trial) -> anyhow::Result<String> {
     Ok(format!("noticed after {noticed:.1?}, ready again after {running:.1?}; WatchdogSec {watchdog:?}"))
 }
 
-/// Reads a time as `systemctl show` tells it: `30s`, `5s`.
+/// Parses a time in the notation of `systemctl show`: `30s`, `5s`.
 fn number_of_time(name: &str) -> anyhow::Result<u64> {
-    let told = property(UNIT, name)?;
-    let seconds = told.strip_suffix('s').and_then(|number| number.parse::<u64>().ok());
-    Ok(seconds.with_context(|| format!("cannot read {name}: `{told}`"))? * 1_000_000)
+    let value = property(UNIT, name)?;
+    let seconds = value.strip_suffix('s').and_then(|number| number.parse::<u64>().ok());
+    Ok(seconds.with_context(|| format!("cannot read {name}: `{value}`"))? * 1_000_000)
 }
 
-/// Each exit code that only somebody can mend ends it; one that time may mend does not.
+/// Exit codes that require an operator end the unit; an exit code that time may fix causes a restart.
 pub fn is_not_restarted_in_vain(_: &mut Trial) -> anyhow::Result<String> {
     systemctl(&["stop", UNIT])?;
     let cases = [
@@ -88,7 +88,7 @@ pub fn is_not_restarted_in_vain(_: &mut Trial) -> anyhow::Result<String> {
         (69, "", "InaccessiblePaths=/sys/kernel/btf"),
         (77, "", "CapabilityBoundingSet=\nAmbientCapabilities="),
     ];
-    let mut told = Vec::new();
+    let mut codes = Vec::new();
     for (code, defaults, settings) in cases {
         set_defaults(&format!("{defaults}\n"))?;
         let drop_in = (!settings.is_empty()).then(|| DropIn::add(UNIT, settings)).transpose()?;
@@ -97,18 +97,18 @@ pub fn is_not_restarted_in_vain(_: &mut Trial) -> anyhow::Result<String> {
         let ended =
             [property(UNIT, "ExecMainStatus")?, property(UNIT, "SubState")?, property(UNIT, "NRestarts")?];
         ensure!(ended == [&code.to_string(), "failed", "0"], "{code}: ended as {ended:?}");
-        told.push(code.to_string());
+        codes.push(code.to_string());
         drop(drop_in);
     }
     set_defaults(TRACEPOINT)?;
     systemctl(&["reset-failed", UNIT])?;
-    let taken = TcpListener::bind(LISTENS).context("cannot take the probe's address")?;
+    let taken = TcpListener::bind(LISTENS).context("cannot bind the probe's address")?;
     ensure!(systemctl(&["start", UNIT]).is_err(), "it has started at an address that is taken");
     let state = [property(UNIT, "ExecMainStatus")?, property(UNIT, "SubState")?];
     ensure!(state == ["71", "auto-restart"], "an address that is taken: {state:?}");
     drop(taken);
     wait_for("it tries again", START_LIMIT, || Ok((property(UNIT, "SubState")? == "running").then_some(())))?;
-    Ok(format!("{} end it; 71 is tried again", told.join(", ")))
+    Ok(format!("{} end it; 71 is tried again", codes.join(", ")))
 }
 
 /// It ends in time and takes everything with it; the documented commands remove the rest.
@@ -123,15 +123,15 @@ pub fn leaves_nothing(trial: &mut Trial) -> anyhow::Result<String> {
     ensure!(took < STOP_LIMIT, "it took {took:?} to stop");
     let ended = [property(UNIT, "ActiveState")?, property(UNIT, "Result")?];
     ensure!(ended == ["inactive", "success"], "ended as {ended:?}");
-    // The kernel frees what nobody holds a little later.
-    // systemd itself may have tried what this kernel can, and be done with it by now.
+    // The kernel frees unreferenced objects a little later. systemd itself may have probed the kernel's
+    // features and have released those objects by now.
     wait_for("nothing of BPF is left", Duration::from_secs(10), || {
         let now = Loaded::now()?;
         let is_clean = now.is_within(&trial.before);
         is_clean.then_some(Some(())).with_context(|| format!("{now:?}, before {:?}", trial.before))
     })?;
-    let commands =
-        documented::commands(&documentation()?, "Remove").context("nothing says how to remove it")?;
+    let commands = documented::commands(&documentation()?, "Remove")
+        .context("the documentation has no commands to remove it")?;
     shell(&commands)?;
     let state = property(UNIT, "LoadState")?;
     ensure!(state == "not-found", "its unit is {state}");
@@ -146,7 +146,7 @@ pub fn leaves_nothing(trial: &mut Trial) -> anyhow::Result<String> {
     ))
 }
 
-/// Returns what is called after the probe below a directory, the checkout left out.
+/// Returns the files named after the probe below a directory, without the checkout.
 fn named_here(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {

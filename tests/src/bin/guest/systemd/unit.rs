@@ -1,4 +1,4 @@
-//! Talks to systemd, and to the probe as its unit has it.
+//! Access to systemd, and to the probe in its unit.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,12 +12,12 @@ use probe_tests::machine::http::Endpoint;
 use probe_tests::machine::vm::systemd::{CHECKOUT, UNIT};
 use probe_tests::probe::metrics::Metrics;
 
-/// Where the probe listens if nobody says otherwise.
+/// The probe's default listen address.
 pub const LISTENS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 12381);
 
 pub const DEFAULT_FILE: &str = "/etc/default/etcd-disk-probe";
 
-/// A setting that the default file may have.
+/// A setting for the default file.
 pub const TRACEPOINT: &str = "ETCD_DISK_PROBE_HOOK=tracepoint\n";
 
 /// Runs systemctl.
@@ -25,7 +25,7 @@ pub fn systemctl(words: &[&str]) -> anyhow::Result<String> {
     command::run("systemctl", words)
 }
 
-/// Returns a property of a unit as systemd has it now.
+/// Returns the present value of a unit's property.
 pub fn property(unit: &str, name: &str) -> anyhow::Result<String> {
     systemctl(&["show", "--value", "--property", name, unit])
 }
@@ -40,7 +40,7 @@ pub fn pid() -> anyhow::Result<u32> {
     Ok(u32::try_from(number(UNIT, "MainPID")?)?)
 }
 
-/// Runs commands of the documentation where a checkout is.
+/// Runs commands of the documentation in the checkout.
 pub fn shell(commands: &str) -> anyhow::Result<String> {
     command::run("sh", &["-e", "-c", &format!("cd {CHECKOUT}\n{commands}")])
 }
@@ -53,7 +53,7 @@ pub fn metrics() -> anyhow::Result<Metrics> {
     Metrics::parse(&probe().get("/metrics")?.text()?)
 }
 
-/// Waits until something holds; what it is that does not is the error.
+/// Waits until a condition holds; the error describes what does not.
 pub fn wait_for<T>(
     what: &str,
     limit: Duration,
@@ -61,7 +61,7 @@ pub fn wait_for<T>(
 ) -> anyhow::Result<T> {
     let mut last = None;
     let found = Cancel::default().wait_for(limit, || {
-        // A daemon that is about to start refuses connections.
+        // A starting daemon refuses connections.
         let outcome = holds();
         Ok(match outcome {
             Ok(found) => found,
@@ -75,7 +75,7 @@ pub fn wait_for<T>(
     found.with_context(|| format!("{what}: not after {limit:?}{last}"))
 }
 
-/// Settings of a unit that a step adds. Taken back on drop.
+/// Settings that a step adds to a unit. Removed on drop.
 #[must_use]
 pub struct DropIn(PathBuf);
 
@@ -97,7 +97,7 @@ impl Drop for DropIn {
         let undone =
             fs::remove_dir_all(&self.0).map_err(Into::into).and_then(|()| systemctl(&["daemon-reload"]));
         if let Err(error) = undone {
-            println!("guest: cannot take a setting back: {error:#}");
+            println!("guest: cannot remove a setting: {error:#}");
         }
     }
 }
@@ -107,7 +107,7 @@ pub fn set_defaults(lines: &str) -> anyhow::Result<()> {
     fs::write(Path::new(DEFAULT_FILE), lines).with_context(|| format!("cannot write {DEFAULT_FILE}"))
 }
 
-/// Returns the last that was logged of the unit, for whoever reads a failure.
+/// Returns the end of the unit's log, for the message of a failure.
 pub fn journal() -> String {
     let words = ["--unit", UNIT, "--lines", "12", "--no-pager", "--output", "cat"];
     command::run("journalctl", &words).unwrap_or_else(|error| format!("{error:#}"))

@@ -1,4 +1,4 @@
-//! What the probe is for, within the bounds of its unit.
+//! The probe's main function, within the restrictions of its unit.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use probe_tests::probe::crosscheck::{self, Crosscheck};
 use super::Trial;
 use super::unit::{DropIn, TRACEPOINT, metrics, number, property, set_defaults, systemctl, wait_for};
 
-/// What etcd is called in its unit.
+/// etcd's name in its unit.
 const MEMBER: &str = "of-systemd";
 
 const LOAD: Load = Load {
@@ -24,17 +24,17 @@ const LOAD: Load = Load {
     tolerant: false,
 };
 
-/// Fewer syncs than this show little.
+/// With fewer syncs than this the step shows little.
 const SYNCS: u64 = 50;
 
-/// How long the probe may take to agree: scrapes are 5 s apart.
+/// The time limit for the probe to agree: scrapes are 5 s apart.
 const AGREES_LIMIT: Duration = Duration::from_secs(40);
 
 fn etcd() -> Endpoint {
     Endpoint::plain(SocketAddr::from((Ipv4Addr::LOCALHOST, 2379)))
 }
 
-/// Waits until the probe says that every event is matched.
+/// Waits until the probe reports that every event is matched.
 fn settle() -> anyhow::Result<[Crosscheck; 2]> {
     wait_for("the probe agrees with etcd", AGREES_LIMIT, || {
         let metrics = metrics()?;
@@ -52,13 +52,13 @@ fn hook() -> anyhow::Result<String> {
 fn misses() -> anyhow::Result<String> {
     let metrics = metrics()?;
     let all = metrics.all("etcd_disk_probe_misses_total", &[]).filter(|sample| sample.value > 0.0);
-    let told: Vec<_> = all
+    let misses: Vec<_> = all
         .map(|it| format!("{} {}", it.value, it.labels.get("reason").map_or("", String::as_str)))
         .collect();
-    Ok(if told.is_empty() { "none".to_owned() } else { told.join(", ") })
+    Ok(if misses.is_empty() { "none".to_owned() } else { misses.join(", ") })
 }
 
-/// An etcd that systemd starts as another user is found, asked and reconciled.
+/// An etcd that systemd starts as another user is discovered, scraped and reconciled.
 pub fn agrees(_: &mut Trial) -> anyhow::Result<String> {
     systemctl(&["start", ETCD_UNIT])?;
     let done = LOAD.start(etcd()).wait()?;
@@ -82,7 +82,7 @@ pub fn agrees(_: &mut Trial) -> anyhow::Result<String> {
     ))
 }
 
-/// The one way out of the namespaces of the unit is open: into another network.
+/// The unit's namespaces allow the one required exit: into another network namespace.
 pub fn agrees_in_another_network(_: &mut Trial) -> anyhow::Result<String> {
     let before = settle()?;
     let elsewhere = DropIn::add(ETCD_UNIT, "PrivateNetwork=yes")?;
@@ -99,18 +99,18 @@ pub fn agrees_in_another_network(_: &mut Trial) -> anyhow::Result<String> {
     Ok(format!("{} syncs of it, difference 0", after[0].etcd - before[0].etcd))
 }
 
-/// `systemctl status` has the hook, the member and its verdict.
+/// `systemctl status` shows the hook, the member and its verdict.
 pub fn tells_its_status(_: &mut Trial) -> anyhow::Result<String> {
     let verdict = format!("{MEMBER} ");
     let expected = ["attached by fentry", verdict.as_str()];
-    wait_for("the status is told", AGREES_LIMIT, || {
+    wait_for("the status is reported", AGREES_LIMIT, || {
         let status = property(UNIT, "StatusText")?;
         let is_it = expected.iter().all(|part| status.contains(part)) && !status.contains("not judged yet");
         is_it.then_some(Some(status.clone())).with_context(|| format!("`{status}`"))
     })
 }
 
-/// A variable in the default file does what its flag does; and the other hook gets along with the unit, too.
+/// A variable in the default file has the effect of its flag; and the other hook works in the unit too.
 pub fn takes_its_settings(_: &mut Trial) -> anyhow::Result<String> {
     set_defaults(TRACEPOINT)?;
     systemctl(&["restart", UNIT])?;

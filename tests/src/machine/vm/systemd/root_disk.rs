@@ -1,4 +1,5 @@
-//! The disk of the machine: Debian's systemd, a checkout of this project, and the little that a system needs to be one.
+//! The system disk of the machine: Debian's systemd, a checkout of this project, and the few files that a
+//! system needs.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -10,10 +11,10 @@ use super::{CHECKOUT, DOCUMENTATION, Programs, UNIT};
 use crate::machine::command;
 use crate::machine::vm::ETCD;
 
-/// Two segments of a WAL are 128 MiB.
+/// Two WAL segments take 128 MiB.
 const DISK_MIB: u64 = 512;
 
-/// Runs the steps, and shows them on the console.
+/// Runs the steps and prints their reports on the console.
 const GUEST_UNIT: &str = "\
 [Unit]
 Description=Tries the unit of etcd-disk-probe
@@ -27,7 +28,7 @@ StandardOutput=file:/dev/console
 StandardError=file:/dev/console
 ";
 
-/// As a careful administrator has it: as a user of its own, whose files the probe owns no more than anybody else.
+/// etcd as a careful administrator runs it: as a separate user, whose files the probe does not own.
 const ETCD_UNIT: &str = "\
 [Unit]
 Description=etcd
@@ -47,16 +48,16 @@ const FILES: [(&str, &str); 8] = [
     ("etc/hosts", "127.0.0.1 localhost\n"),
     ("etc/fstab", ""),
     ("etc/os-release", "ID=debian\n"),
-    // Without one systemd takes the boot for the very first of this system, and sets it up.
+    // Without this file systemd treats the boot as the first one and runs its first-boot setup.
     ("etc/machine-id", "3f2a5c0e8d6b4f1fa7c39e5d1b8a6c42\n"),
     ("etc/systemd/system/guest.service", GUEST_UNIT),
     ("etc/systemd/system/etcd.service", ETCD_UNIT),
 ];
 
-/// Where something is mounted, or a home.
+/// Mount points and home directories.
 const DIRECTORIES: [&str; 7] = ["proc", "sys", "dev", "run", "tmp", "root", "home"];
 
-/// Makes the root directory, and a file system of it.
+/// Creates the root directory and a file system from it.
 pub fn write(root: &Path, disk: &Path, programs: &Programs) -> anyhow::Result<()> {
     command::run("cp", &[Path::new("--archive"), &programs.system, root])?;
     for name in DIRECTORIES {
@@ -85,7 +86,7 @@ pub fn write(root: &Path, disk: &Path, programs: &Programs) -> anyhow::Result<()
     Ok(())
 }
 
-/// Copies a file; programs stay programs.
+/// Copies a file and keeps its execute permission.
 fn place(from: &Path, to: &Path) -> anyhow::Result<()> {
     make_parent(to)?;
     fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
