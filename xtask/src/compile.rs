@@ -3,7 +3,8 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result};
 
@@ -19,37 +20,74 @@ pub const BINARY: &str = "target/release/etcd-disk-probe";
 /// The same for aarch64.
 pub const BINARY_AARCH64: &str = "target/aarch64-unknown-linux-gnu/release/etcd-disk-probe";
 
-/// The profile of tests, demo and benchmark.
+/// The profile of tests, demo, benchmark, and of the daemon where its size and speed do not matter.
 const TESTS: &str = "tests";
 
-/// Builds the daemon for this machine.
+/// Builds the daemon for this machine, as shipped.
 pub fn all(toolchain: &Toolchain) -> Result<()> {
     ebpf(toolchain)?;
-    daemon(&[&Target::this()?])?;
+    daemon(&Target::this()?)?;
     copy_binary()
 }
 
-/// Builds the daemon for aarch64 and what runs it in a virtual machine, in `target/aarch64-unknown-linux-gnu`.
+/// Builds the daemon for aarch64, as shipped.
 ///
-/// The kernel programs are the same: the machine that they are for is not the one that they run on.
+/// The kernel programs are the same: the machine that they are for is BPF, not the CPU.
 pub fn aarch64(setup: &Setup) -> Result<()> {
     ebpf(&setup.toolchain)?;
-    let target = Target::aarch64(setup)?;
-    daemon(&[&target])?;
-    guest(&target)
+    daemon(&Target::aarch64(setup)?)
 }
 
-/// Does both, at once: each daemon ends with one thread that optimises it for a minute and a half.
-pub fn both(setup: &Setup) -> Result<()> {
+/// Builds what the gate runs: the daemon as shipped, and what virtual machines of the other architecture run.
+///
+/// Both at the same time: the daemon ends with one thread that optimises it for a minute, and the profiles have
+/// directories of their own, which cargo locks one by one.
+pub fn for_gate(setup: &Setup) -> Result<()> {
     ebpf(&setup.toolchain)?;
-    let (this, aarch64) = (Target::this()?, Target::aarch64(setup)?);
-    if this.triple == aarch64.triple {
-        daemon(&[&this])?;
-    } else {
-        daemon(&[&this, &aarch64])?;
+    thread::scope(|threads| {
+        let guest = threads.spawn(|| guest(setup));
+        daemon(&Target::this()?)?;
+        guest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    copy_binary()
+}
+
+/// Returns whether the kernel programs have been built before, by whatever version of the source.
+pub fn has_programs() -> bool {
+    Path::new(OBJECT).is_file()
+}
+
+/// Builds the daemon and the demo with the profile of the tests, and returns their directory.
+///
+/// One call of cargo for both, so that they share their dependencies.
+pub fn demo() -> Result<String> {
+    run(&mut demo_build()?)?;
+    Ok(format!("target/{}/{TESTS}", host()?))
+}
+
+/// Compiles what [`demo`] needs besides the kernel programs, with the CPU time that other work leaves.
+///
+/// The daemon's build script fails without the kernel programs, and cargo continues with all crates that do not depend
+/// on it. What else fails is reported by the build that follows.
+pub fn demo_dependencies() {
+    let Ok(mut build) = demo_build() else { return };
+    build.args(["--keep-going", "--quiet"]);
+    let mut lowered = Command::new("nice");
+    lowered.arg("-n").arg("10").arg(build.get_program()).args(build.get_args());
+    for (name, value) in build.get_envs() {
+        match value {
+            Some(value) => lowered.env(name, value),
+            None => lowered.env_remove(name),
+        };
     }
-    copy_binary()?;
-    guest(&aarch64)
+    let _ = lowered.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+}
+
+fn demo_build() -> Result<Command> {
+    let mut build = for_tests("build")?;
+    build.args(["--package", "probe-user", "--bin", "etcd-disk-probe"]);
+    build.args(["--package", "probe-tests", "--bin", "demo", "--no-default-features"]);
+    Ok(build)
 }
 
 /// A machine, and what is linked for it.
@@ -87,12 +125,10 @@ impl Target {
     }
 }
 
-fn daemon(targets: &[&Target]) -> Result<()> {
+fn daemon(target: &Target) -> Result<()> {
     let mut build = cargo();
     build.args(["build", "--release", "--package", "probe-user", "--bin", "etcd-disk-probe"]);
-    for target in targets {
-        target.choose(&mut build);
-    }
+    target.choose(&mut build);
     run(&mut build)
 }
 
@@ -100,10 +136,12 @@ fn copy_binary() -> Result<()> {
     copy_if_changed(&format!("target/{}/release/etcd-disk-probe", host()?), BINARY)
 }
 
-fn guest(target: &Target) -> Result<()> {
+/// Builds what runs in virtual machines of another architecture, the daemon included.
+pub fn guest(setup: &Setup) -> Result<()> {
+    let target = Target::aarch64(setup)?;
     let mut build = cargo();
-    build.args(["build", "--profile", TESTS, "--package", "probe-tests"]);
-    build.args(["--bin", "guest", "--bin", "faulty-probe"]);
+    build.args(["build", "--profile", TESTS, "--package", "probe-user", "--bin", "etcd-disk-probe"]);
+    build.args(["--package", "probe-tests", "--bin", "guest", "--bin", "faulty-probe"]);
     target.choose(&mut build);
     run(&mut build)
 }

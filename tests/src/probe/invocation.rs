@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::machine::cancel::Cancel;
 use crate::machine::http::{Endpoint, Response, free_address};
 use crate::machine::process;
+#[cfg(feature = "harness")]
 use crate::probe::metrics::Metrics;
 
 /// The time limit for the daemon to become ready.
@@ -284,6 +285,7 @@ impl Probe {
         self.endpoint.get(path)
     }
 
+    #[cfg(feature = "harness")]
     pub fn metrics(&self) -> anyhow::Result<Metrics> {
         Metrics::parse(&self.get("/metrics")?.text()?)
     }

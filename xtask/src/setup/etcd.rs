@@ -1,4 +1,4 @@
-//! The etcds that demo and tests run: Debian's packages, unpacked in the cache, never installed.
+//! The etcd versions that demo and tests run: Debian's packages, unpacked in the cache, never installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::Scope;
 use super::apt::{Apt, Architecture};
 use super::cache::Cache;
 use super::sources::{self, Source};
@@ -17,12 +18,19 @@ const SUITES: [(&str, bool); 3] = [("bookworm", true), ("trixie", true), ("sid",
 /// Lines of `SUITE VERSION`, or `SUITE -` for an optional one that could not be had.
 const RECORD: &str = "etcds";
 
-/// Fetches the etcds that are missing.
-pub fn setup(cache: &Cache) -> Result<()> {
+/// The suite whose etcd the demo runs, if no other is present.
+const OF_DEMO: &str = "trixie";
+
+/// Fetches the etcd versions that are missing: for the demo one, if there is none.
+pub fn setup(cache: &Cache, scope: Scope) -> Result<()> {
+    if scope == Scope::Demo && newest(cache).is_ok() {
+        return Ok(());
+    }
     let mut record = read_record(cache);
     let is_there = |version: &str| version == "-" || binary(cache, version).is_file();
     let missing: Vec<_> = SUITES
         .into_iter()
+        .filter(|(suite, _)| scope != Scope::Demo || *suite == OF_DEMO)
         .filter(|(suite, _)| !record.iter().any(|(name, version)| name == suite && is_there(version)))
         .collect();
     if missing.is_empty() {
@@ -30,7 +38,9 @@ pub fn setup(cache: &Cache) -> Result<()> {
     }
     if !sources::is_debian() {
         if find("etcd").is_some() {
-            println!("setup: the etcds of the tests come from Debian only; the demo takes the one on PATH");
+            println!(
+                "setup: the etcd versions of the tests come from Debian only; the demo runs the one on PATH"
+            );
             return Ok(());
         }
         bail!("cannot fetch etcd on this system; install etcd 3.4 or newer on PATH and try again");

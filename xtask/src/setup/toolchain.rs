@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use super::apt::{Apt, Architecture};
 use super::cache::Cache;
-use super::sources;
+use super::{install, sources};
 use crate::process::{capture, cargo, clean, find, run};
 
 const BPF_LINKER: &str = "0.13.0";
@@ -35,7 +35,15 @@ pub struct Toolchain {
 /// What [`prepare`] found: either all, or a compiler whose linker is to be built.
 pub enum Wanted {
     Ready(Toolchain),
-    Linker { root: PathBuf, version: String, llvm: String },
+    Linker {
+        /// Where the compiler is or will be unpacked.
+        root: PathBuf,
+        version: String,
+        /// The package of its standard library.
+        library: String,
+        llvm: String,
+        apt: Apt,
+    },
 }
 
 impl Toolchain {
@@ -119,6 +127,19 @@ impl Toolchain {
 }
 
 impl Wanted {
+    /// Unpacks the compiler, unless an earlier setup has. It runs only once its LLVM is installed.
+    pub fn unpack(&self, cache: &Cache) -> Result<()> {
+        match self {
+            Self::Linker { root, version, library, apt, .. } if !root.is_dir() => {
+                println!("setup: unpacking Debian's rustc {version}");
+                let packages = ["rustc-web", "libstd-rust-web-dev", "rust-web-src", library];
+                let packages = packages.map(|package| format!("{package}={version}"));
+                cache.fill(&format!("rust-{version}"), |partial| apt.unpack(&packages, partial)).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the system packages that are missing to finish.
     pub fn packages(&self) -> Vec<String> {
         match self {
@@ -133,7 +154,7 @@ impl Wanted {
     pub fn finish(self, cache: &Cache) -> Result<Toolchain> {
         let toolchain = match self {
             Self::Ready(toolchain) => toolchain,
-            Self::Linker { root, version, llvm } => {
+            Self::Linker { root, version, llvm, .. } => {
                 let linker = build_linker(cache, &llvm)?;
                 Toolchain {
                     description: format!(
@@ -157,7 +178,7 @@ impl Wanted {
     }
 }
 
-/// Finds the toolchain of an earlier setup, or nightly, or unpacks Debian's compiler.
+/// Finds the toolchain of an earlier setup, or nightly, or Debian's compiler, which remains to be unpacked.
 pub fn prepare(cache: &Cache) -> Result<Wanted> {
     let recorded = fs::read_to_string(cache.path(RECORD)).ok().and_then(|text| Toolchain::from_text(&text));
     if let Some(toolchain) = recorded.filter(Toolchain::works) {
@@ -201,7 +222,7 @@ fn nightly() -> Option<Toolchain> {
     toolchain.works().then_some(toolchain)
 }
 
-/// Unpacks the compiler that apt offers; every other name follows from its version.
+/// Finds the compiler that apt offers; every other name follows from its version.
 fn debian(cache: &Cache) -> Result<Wanted> {
     let apt = Apt::update(cache.path("apt-system"), &sources::of_this_system()?, Architecture::Own)?;
     let version = apt.candidate("rustc-web")?.context("cannot find the package rustc-web on this system")?;
@@ -213,13 +234,7 @@ fn debian(cache: &Cache) -> Result<Wanted> {
     let needed = apt.depends(&library, &version)?;
     let llvm = needed.iter().find_map(|name| name.strip_prefix("libllvm"));
     let llvm = llvm.context("cannot tell the LLVM of Debian's rustc")?.to_owned();
-    if !root.is_dir() {
-        println!("setup: unpacking Debian's rustc {version}");
-        let packages = ["rustc-web", "libstd-rust-web-dev", "rust-web-src", &library];
-        let packages = packages.map(|package| format!("{package}={version}"));
-        cache.fill(&format!("rust-{version}"), |partial| apt.unpack(&packages, partial))?;
-    }
-    Ok(Wanted::Linker { root, version, llvm })
+    Ok(Wanted::Linker { root, version, library, llvm, apt })
 }
 
 /// Builds bpf-linker against the system's LLVM, once for each major version.
@@ -229,13 +244,13 @@ fn build_linker(cache: &Cache, llvm: &str) -> Result<PathBuf> {
     if !linker.is_file() {
         println!("setup: building bpf-linker {BPF_LINKER} with LLVM {llvm}, a minute or two");
         cache.fill(&name, |partial| {
-            let mut install = cargo();
-            install
-                .args(["install", "--quiet", "--locked", "bpf-linker", "--version", BPF_LINKER])
+            // LLVM does the work: without optimisation the linker around it links the same bytes in the same time.
+            let mut build = install::command("bpf-linker", BPF_LINKER);
+            build
                 .args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"])
                 .arg(partial)
                 .env("LLVM_PREFIX", llvm_prefix(llvm));
-            run(&mut install)
+            run(&mut build)
         })?;
     }
     Ok(linker)
