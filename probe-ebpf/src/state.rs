@@ -1,5 +1,11 @@
 //! What the kernel remembers between system calls: of each process, of each thread, of each open database.
 
+/// Threads of all targets at once. Go starts one per blocked system call, a few dozen in total.
+pub const THREADS: u32 = 1024;
+
+/// `PF_KTHREAD`, the flag of kernel threads in include/linux/sched.h: the same from 5.10 to 7.2.
+pub const PF_KTHREAD: u32 = 0x0020_0000;
+
 /// Databases that one process may have open at once: the one in use and, for a moment, the one it replaces.
 pub const BACKENDS: usize = 4;
 

@@ -13,7 +13,7 @@ use probe_user::{
         config::{Args, Config},
         run,
     },
-    kernel::Fault,
+    kernel::CountingFault,
     support::logging,
 };
 
@@ -22,8 +22,8 @@ const ATTACHMENTS: [&str; 3] = ["anon_inode:bpf_link", "anon_inode:bpf-link", "a
 
 fn main() -> ExitCode {
     let fault = match std::env::var("FAULT").as_deref() {
-        Ok("drop") => Some(Fault::Drop),
-        Ok("double") => Some(Fault::Double),
+        Ok("drop") => Some(CountingFault::Drop),
+        Ok("double") => Some(CountingFault::Double),
         Ok("detach") => {
             let when: PathBuf = std::env::var_os("FAULT_WHEN").expect("the tests say when").into();
             thread::spawn(move || detach(&when));
