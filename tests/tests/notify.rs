@@ -116,5 +116,5 @@ fn nobody_has_to_be_there() {
     let told = messages.recv_timeout(2 * WATCHDOG);
     assert!(matches!(&told, Ok((_, message)) if has(message, "WATCHDOG=1")), "{told:?}");
     let log = probe.log().unwrap();
-    assert_eq!(log.matches("cannot tell the service manager").count(), 1, "told once: {log}");
+    assert_eq!(log.matches("cannot notify the service manager").count(), 1, "told once: {log}");
 }

@@ -121,7 +121,7 @@ fn certificates_that_do_not_work_are_told_apart() {
     let of_stranger = stranger.client("of-stranger", Validity::Current).unwrap();
     let late = authority.client("late", Validity::Expired).unwrap();
     let mixed = Pair { certificate: client.certificate.clone(), key: of_stranger.key.clone() };
-    let rejected = "cannot log in to etcd: it rejected our client certificate `";
+    let rejected = "cannot authenticate to etcd: it rejected the client certificate `";
     let cases = [
         ("a stranger's client certificate", flags(&of_stranger), "tls_client_rejected", rejected),
         ("an expired client certificate", flags(&late), "tls_client_rejected", rejected),
@@ -130,7 +130,7 @@ fn certificates_that_do_not_work_are_told_apart() {
             "a server of an authority that is not trusted",
             vec!["--cacert", stranger.certificate().to_str().unwrap()],
             "tls_untrusted",
-            "cannot verify etcd's certificate: no authority that we trust has signed it; see --cacert",
+            "cannot verify etcd's certificate: no trusted authority has signed it; see --cacert",
         ),
     ];
     for (why, flags, reason, sentence) in cases {
@@ -169,13 +169,13 @@ fn servers_that_are_no_etcd_are_told_apart() {
             "a page",
             Some(Answer::Page("<html>It works!</html>")),
             "not_metrics",
-            "cannot read etcd's metrics: its first line is no metric",
+            "cannot read etcd's metrics: its first line is not a metric",
         ),
         (
             "somebody else's metrics",
             Some(Answer::Page("up 1\n")),
             "not_etcd",
-            "cannot take the answer for etcd's metrics: etcd_disk_wal_fsync_duration_seconds is missing",
+            "cannot accept the answer as etcd's metrics: etcd_disk_wal_fsync_duration_seconds is missing",
         ),
         (
             "another status",

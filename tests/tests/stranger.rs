@@ -264,8 +264,8 @@ fn what_changes_under_the_daemon_counts_and_what_is_broken_does_not() {
     let breakages = [
         (whole.replace("cert_file", "certificate"), "unknown key `tls_server_config.certificate`"),
         (whole.replace("..data/server.pem", "nowhere.pem"), "nowhere.pem"),
-        (tls.to_owned(), "does without passwords"),
-        (String::new(), "does without TLS"),
+        (tls.to_owned(), "drops passwords"),
+        (String::new(), "drops TLS"),
     ];
     for (broken, sentence) in breakages {
         fs::write(&file, &broken).unwrap();
