@@ -114,8 +114,8 @@ fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Connected, ScrapeEr
 /// Connects to a Unix socket in etcd's own file system, which requires write permission on it: its owner has
 /// it.
 ///
-/// The address is `/proc/self/fd/N`, so neither symbolic links of the container nor the limit of 108 bytes
-/// for the path matter. The time limit applies while etcd's backlog is full.
+/// The address is `/proc/self/fd/N`, so symbolic links of the container and the limit of 108 bytes for the
+/// path do not matter. The time limit applies while etcd's backlog is full.
 fn connect_to_socket(file: &FileRef, limit: Duration) -> io::Result<UnixStream> {
     let found = file.open(OFlags::PATH)?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;

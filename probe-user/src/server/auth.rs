@@ -1,7 +1,7 @@
 //! Basic authentication against bcrypt hashes.
 //!
 //! A hash of cost 10 takes 50 ms or more, so a separate thread with the lowest priority verifies one password
-//! at a time, and pauses after a wrong one: a flood of wrong passwords delays neither the daemon nor etcd.
+//! at a time, and pauses after a wrong one: a flood of wrong passwords does not delay the daemon or etcd.
 //! Correct passwords are cached as keyed hashes, so that a scraper is verified once.
 
 use std::{

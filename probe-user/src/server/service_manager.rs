@@ -76,7 +76,7 @@ impl ServiceManager {
     /// Sends readiness, then watchdog notifications and the status. Never returns.
     ///
     /// Runs on the daemon's only event loop and locks the monitor, as the scan with its self-test does. A
-    /// watchdog notification therefore proves that neither the loop nor the monitor is stuck.
+    /// watchdog notification therefore proves that the loop and the monitor are not stuck.
     pub async fn report_status(&self, monitor: &SharedMonitor) {
         let Some(notifier) = &self.notifier else { return std::future::pending().await };
         let mut ticks =

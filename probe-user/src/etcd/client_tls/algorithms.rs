@@ -1,4 +1,4 @@
-//! Signature algorithms for verification: those of ring, and ECDSA on the curve that etcd uses for
+//! Signature algorithms for verification: ring's algorithms, and ECDSA on the curve that etcd uses for
 //! `--auto-tls`.
 //!
 //! etcd with `--auto-tls` generates its key on P-521 (`transport.SelfCert`, client/pkg/transport/listener.go,
