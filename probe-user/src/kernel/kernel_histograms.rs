@@ -1,4 +1,4 @@
-//! The histograms of all targets. Only those of existing processes are mapped into our memory.
+//! The histograms of all targets. Only the blocks of existing processes are mapped into our memory.
 
 use std::{
     cell::OnceCell,

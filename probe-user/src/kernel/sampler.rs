@@ -5,8 +5,8 @@
 //! Without a slow operation for ten minutes, it polls four times a second, because waking up costs more than
 //! polling; otherwise it polls often enough to find most slow operations in flight. As soon as an operation
 //! has been in flight for longer than the threshold, or has ended after a longer time, every operation is
-//! sampled 200 times a second, whatever its age, until five seconds pass without a slow one. Sampling only
-//! the operations that are slow already would show how they end and never how they begin.
+//! sampled 200 times a second, regardless of its age, until five seconds pass without a slow one. Sampling
+//! only the operations that are slow already would show how they end and never how they begin.
 
 mod kernel_stack;
 
@@ -342,8 +342,8 @@ impl Sampler {
         active.retain(|activity| activity.requests + activity.syncs > 0);
         active.sort_by_key(|activity| std::cmp::Reverse(activity.requests + activity.syncs));
         active.truncate(3);
-        // `collect` reused the allocation of all owners, 64 KiB on a busy host, and a thousand of these vectors
-        // are kept.
+        // `collect` reused the allocation of all owners, 64 KiB on a busy host, and a thousand of these
+        // vectors are kept.
         active.shrink_to_fit();
         active
     }
