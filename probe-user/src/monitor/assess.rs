@@ -1,4 +1,4 @@
-//! Assessments: the one place where verdicts are decided.
+//! Assessments: the only module that decides verdicts.
 
 use tracing::{info, warn};
 

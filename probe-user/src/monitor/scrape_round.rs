@@ -109,7 +109,7 @@ pub(super) async fn scrape(shared: SharedMonitor, key: MemberKey) {
     omitted.conflicting += conflicting(members, &key);
 }
 
-/// Returns how many samples of a member cannot be re-exported because they conflict with those of other
+/// Returns how many samples of a member cannot be re-exported because they conflict with samples of other
 /// members.
 fn conflicting(members: &BTreeMap<MemberKey, MemberState>, of: &MemberKey) -> u64 {
     let Some(own) = members.get(of).and_then(MemberState::reexported) else { return 0 };

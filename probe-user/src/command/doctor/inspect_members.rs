@@ -173,7 +173,7 @@ fn read(role: CertificateRole, file: &FileRef) -> InspectedCertificate {
     InspectedCertificate { role, path: file.path.display().to_string(), validities_s, error }
 }
 
-/// Returns what to do about an endpoint without metrics.
+/// Returns what to do about an endpoint without metrics, unless the failure's own sentence states it.
 pub fn advice(reason: &str) -> &'static str {
     let is = |known: Reason| reason == known.as_str();
     if is(Reason::TlsExpired) {
