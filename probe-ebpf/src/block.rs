@@ -14,6 +14,7 @@ use probe_ebpf::{
     layout::ABSENT,
     miss::Miss,
     request::{Class, LOST_AFTER_NS, NOBODY, Owner, OwnerKey, Request, SENT_FLUSH, WAYS, set_of},
+    state::PF_KTHREAD,
 };
 
 use crate::{
@@ -24,9 +25,6 @@ use crate::{
     operation::now_ns,
     target::{comm, is_target, known_thread, task},
 };
-
-/// `PF_KTHREAD`, include/linux/sched.h: the same from 5.10 to 7.2.
-const KERNEL_THREAD: u32 = 0x0020_0000;
 
 /// The operation in the lower bits of `bio.bi_opf` (`REQ_OP_BITS`).
 const OPERATION: u32 = 0xff;
@@ -350,7 +348,7 @@ const EMPTY: Owner = Owner {
 #[inline(always)]
 fn process() -> u32 {
     match field::<u32>(task() as u64, offset!(task_flags)) {
-        Some(flags) if flags & KERNEL_THREAD != 0 => 0,
+        Some(flags) if flags & PF_KTHREAD != 0 => 0,
         _ => (bpf_get_current_pid_tgid() >> 32) as u32,
     }
 }
