@@ -52,7 +52,7 @@ fn warn_if_exposed(address: SocketAddr, web: &ConfigReloader) {
     match web.protects() {
         _ if address.ip().is_loopback() => {}
         (false, true) => {
-            warn!(listen = %address, "passwords are sent unencrypted; configure TLS in --web.config.file")
+            warn!(listen = %address, "passwords are sent unencrypted; configure TLS in --web.config.file");
         }
         (false, false) => {
             warn!(listen = %address, "any client that reaches this address can read everything; see --web.config.file");

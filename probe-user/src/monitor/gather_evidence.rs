@@ -47,7 +47,7 @@ pub fn evidence<'a>(monitor: &'a Monitor, state: &'a MemberState, skipped_runs: 
     }
 }
 
-fn metric_evidence<'a>(state: &'a MemberState, metric: DiskMetric, limit_s: f64) -> MetricEvidence<'a> {
+fn metric_evidence(state: &MemberState, metric: DiskMetric, limit_s: f64) -> MetricEvidence<'_> {
     let etcd = state.window.etcd(metric);
     let overhead_s = overhead_s(state, metric);
     MetricEvidence {

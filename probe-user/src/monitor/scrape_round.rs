@@ -105,7 +105,7 @@ pub(super) async fn scrape(shared: SharedMonitor, key: MemberKey) {
     };
     log_change(member, &last_scrape, &message);
     member.last_scrape = last_scrape;
-    record(member, kernel, host, before);
+    record(member, kernel, host, &before);
     omitted.conflicting += conflicting(members, &key);
 }
 
@@ -122,7 +122,7 @@ fn record(
     member: &mut MemberState,
     kernel: &Kernel,
     host: &mut HostEnvironment,
-    before: PerMetric<KernelReading>,
+    before: &PerMetric<KernelReading>,
 ) {
     member.find_process(kernel);
     let scraped = match &member.last_scrape {

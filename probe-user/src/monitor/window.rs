@@ -37,7 +37,8 @@ type Gains = PerMetric<Gain>;
 impl Window {
     pub fn new(length: Duration) -> Self {
         let length_ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
-        Self { length_ns, points: VecDeque::new(), last: Default::default(), since_first: Default::default() }
+        let (last, since_first) = (PerMetric::default(), PerMetric::default());
+        Self { length_ns, points: VecDeque::new(), last, since_first }
     }
 
     /// Adds a point with the kernel's counts at that time, and removes points older than the window, except
