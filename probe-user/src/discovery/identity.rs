@@ -166,7 +166,8 @@ fn key_pair(pair: Pair, process: Option<ProcessId>) -> KeyPair {
     KeyPair { certificate: file(pair.certificate), key: file(pair.key) }
 }
 
-/// Returns the client certificates that may be presented to an etcd, in order of preference.
+/// Returns the client certificates that may be presented to an etcd, in order of preference, each with the
+/// process whose root contains its files.
 fn client_pairs(
     settings: &MemberSettings,
     launch: &LaunchConfig,
