@@ -37,7 +37,7 @@ pub struct Assessment<'a> {
     pub other_frames: Vec<String>,
 }
 
-/// What identifies a member in a report.
+/// The identity of a member in a report.
 #[derive(Clone, Debug)]
 pub struct MemberIdentity {
     /// The value of the label `member`.

@@ -65,13 +65,13 @@ pub struct Round {
     pub after: KernelReading,
 }
 
-/// What is known of the origin as an incarnation starts.
+/// The knowledge about the origin at the start of an incarnation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     /// The probe was attached before the process started, so the kernel counts every event of the
     /// incarnation.
     Observed,
-    /// The process lived before the probe came: how much etcd had counted by then must be inferred.
+    /// The process started before the probe attached, so etcd's count at that time must be inferred.
     Missed,
 }
 

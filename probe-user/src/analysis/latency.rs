@@ -40,7 +40,7 @@ pub const BOUNDS_NS: [u64; 27] = [
 pub struct Latencies {
     slots: Box<[u64; SLOTS]>,
     pub sum_ns: u64,
-    /// The longest latency since the start, also of a window.
+    /// The longest latency since the start, also in the difference of two readings.
     pub max_ns: u64,
     /// Bytes written.
     pub bytes: u64,
@@ -208,7 +208,7 @@ pub struct TimeSpent {
 }
 
 impl TimeSpent {
-    /// Returns the blocked time: neither on a CPU, nor waiting for one.
+    /// Returns the blocked time: not on a CPU, and not waiting for one.
     pub fn blocked_ns(&self) -> u64 {
         self.sum_ns.saturating_sub(self.on_cpu_ns).saturating_sub(self.run_queue_ns)
     }

@@ -203,7 +203,7 @@ pub fn conflicting<'a>(
     lost.map(|family| family.samples.lines().count() as u64).sum()
 }
 
-/// Gathers the allowed families of a text, as a scrape does.
+/// Collects the allowed families of a text, as a scrape does.
 #[cfg(test)]
 pub(crate) fn collect(text: &str, allowed: &AllowList) -> ReexportedMetrics {
     use super::exposition;

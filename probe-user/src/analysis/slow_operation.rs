@@ -135,7 +135,7 @@ pub struct LoggedOperation {
     pub operation: SlowOperation,
 }
 
-/// Returns the time for which the thread was blocked: it neither ran nor waited for a CPU.
+/// Returns the time for which the thread was blocked: it did not run, and did not wait for a CPU.
 pub fn blocked_ns(record: &SlowRecord) -> u64 {
     let split = record.split;
     record.latency_ns.saturating_sub(split.on_cpu_ns).saturating_sub(split.run_queue_ns)

@@ -1,8 +1,8 @@
 //! The verdict of a window: a pure function from evidence to one word of a closed set, with its reasons.
 //!
-//! [`preconditions`] come first: they forbid any claim, or decide the verdict by themselves. If one of etcd's
-//! two metrics is slow, [`lost_time`] adds up the lost time and each part of it gets a name: [`storage`]
-//! names the time blocked in the kernel, [`cpu`] the rest. The largest part is the verdict.
+//! `preconditions` come first: they forbid any claim, or decide the verdict by themselves. If one of etcd's
+//! two metrics is slow, `lost_time` adds up the lost time and each part of it gets a name: `storage`
+//! names the time blocked in the kernel, `cpu` the rest. The largest part is the verdict.
 
 mod advice;
 mod preconditions;

@@ -130,16 +130,16 @@ impl Operation {
     }
 }
 
-fn histogram(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, seen: &Exported) -> fmt::Result {
+fn histogram(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, exported: &Exported) -> fmt::Result {
     let mut below = 0;
     let mut buckets = [(f64::INFINITY, 0); BOUNDS_NS.len() + 1];
-    for ((bucket, bound_ns), count) in buckets.iter_mut().zip(BOUNDS_NS).zip(seen.at_most) {
+    for ((bucket, bound_ns), count) in buckets.iter_mut().zip(BOUNDS_NS).zip(exported.at_most) {
         *bucket = (seconds(bound_ns), count - below);
         below = count;
     }
-    buckets[BOUNDS_NS.len()].1 = seen.count - below;
-    let sum_s = seconds(seen.sum_ns);
-    family.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum_s, seen.count, &buckets, None)
+    buckets[BOUNDS_NS.len()].1 = exported.count - below;
+    let sum_s = seconds(exported.sum_ns);
+    family.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum_s, exported.count, &buckets, None)
 }
 
 fn counter(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {

@@ -16,7 +16,7 @@ const MAX_FAMILIES: usize = 1_000;
 pub struct Collector<'a> {
     allowed: &'a AllowList,
     names: FamilyNames<'a>,
-    families: BTreeMap<&'a str, Gathered<'a>>,
+    families: BTreeMap<&'a str, CollectedFamily<'a>>,
     /// The last name without an allowed family: samples of one family are adjacent.
     refused: &'a str,
     samples: usize,
@@ -25,7 +25,7 @@ pub struct Collector<'a> {
 }
 
 #[derive(Debug, Default)]
-struct Gathered<'a> {
+struct CollectedFamily<'a> {
     kind: Option<FamilyType>,
     help: Option<&'a str>,
     text: String,
@@ -68,8 +68,8 @@ impl<'a> Collector<'a> {
             return false;
         }
         let family = if is_comment { name } else { self.family_of(name) };
-        if let Some(gathered) = self.families.get(family) {
-            match gathered.rejection {
+        if let Some(collected) = self.families.get(family) {
+            match collected.rejection {
                 Some(_) if is_comment => return false,
                 Some(Rejection::TooLarge) => self.omitted.beyond_limit += 1,
                 Some(Rejection::Conflicting) => self.omitted.conflicting += 1,
@@ -96,15 +96,15 @@ impl<'a> Collector<'a> {
         match line {
             Line::Type { family, kind } => self.declare(family, *kind),
             Line::Help { family, text } => {
-                let gathered = self.families.entry(family).or_default();
+                let collected = self.families.entry(family).or_default();
                 // Format: one help for each family, before its first sample.
-                if gathered.help.is_some() || !gathered.text.is_empty() {
+                if collected.help.is_some() || !collected.text.is_empty() {
                     self.omitted.malformed += 1;
                 } else if self.bytes + text.len() > MAX_BYTES {
                     self.omitted.beyond_limit += 1;
                 } else {
                     self.bytes += text.len();
-                    gathered.help = Some(text);
+                    collected.help = Some(text);
                 }
             }
             Line::Sample(sample) => self.add(sample),
@@ -114,12 +114,12 @@ impl<'a> Collector<'a> {
 
     /// Returns the families to re-export.
     pub fn finish(self) -> ReexportedMetrics {
-        let families = self.families.iter().filter(|(_, gathered)| !gathered.text.is_empty());
-        let families = families.map(|(name, gathered)| Family {
+        let families = self.families.iter().filter(|(_, collected)| !collected.text.is_empty());
+        let families = families.map(|(name, collected)| Family {
             name,
-            kind: gathered.kind.unwrap_or(FamilyType::Untyped),
-            help: gathered.help,
-            samples: &gathered.text,
+            kind: collected.kind.unwrap_or(FamilyType::Untyped),
+            help: collected.help,
+            samples: &collected.text,
         });
         ReexportedMetrics::pack(families, self.omitted)
     }
@@ -139,52 +139,52 @@ impl<'a> Collector<'a> {
 
     fn declare(&mut self, family: &'a str, kind: FamilyType) {
         self.refused = ""; // A refused name may belong to this family.
-        let gathered = self.families.entry(family).or_default();
+        let collected = self.families.entry(family).or_default();
         // Format: one type for each family, before its first sample.
-        if gathered.kind.is_some() {
+        if collected.kind.is_some() {
             self.omitted.malformed += 1;
         } else if self.names.admit(family, kind) {
-            gathered.kind = Some(kind);
+            collected.kind = Some(kind);
         } else {
-            gathered.kind = Some(kind);
-            gathered.rejection = Some(Rejection::Conflicting);
+            collected.kind = Some(kind);
+            collected.rejection = Some(Rejection::Conflicting);
         }
     }
 
     fn add(&mut self, sample: &Sample<'a>) {
         let name = self.family_of(sample.name);
-        let gathered = self.families.entry(name).or_default();
-        if gathered.kind.is_none() {
-            gathered.kind = Some(FamilyType::Untyped);
+        let collected = self.families.entry(name).or_default();
+        if collected.kind.is_none() {
+            collected.kind = Some(FamilyType::Untyped);
             if !self.names.admit(name, FamilyType::Untyped) {
-                gathered.rejection = Some(Rejection::Conflicting);
+                collected.rejection = Some(Rejection::Conflicting);
                 self.omitted.conflicting += 1;
                 return;
             }
         }
-        let kind = gathered.kind.unwrap_or(FamilyType::Untyped);
+        let kind = collected.kind.unwrap_or(FamilyType::Untyped);
         if !is_possible(sample, name, kind) {
             self.omitted.malformed += 1;
             return;
         }
-        if !gathered.series.insert(identity(sample)) {
+        if !collected.series.insert(identity(sample)) {
             self.omitted.duplicate += 1;
             return;
         }
-        let before = gathered.text.len();
-        render(sample, &mut gathered.text);
+        let before = collected.text.len();
+        render(sample, &mut collected.text);
         let first = if before == 0 { name.len() } else { 0 };
-        let added = first + gathered.text.len() - before;
+        let added = first + collected.text.len() - before;
         if self.samples == MAX_SAMPLES || self.bytes + added > MAX_BYTES {
             // A part of a family would yield a wrong sum, so the whole family is omitted; others use its
             // space.
-            let lost = gathered.text[..before].lines().count();
-            let help = gathered.help.map_or(0, str::len);
+            let lost = collected.text[..before].lines().count();
+            let help = collected.help.map_or(0, str::len);
             self.samples -= lost;
             self.bytes -= before + help + if lost > 0 { name.len() } else { 0 };
             self.omitted.beyond_limit += lost as u64 + 1;
             let rejection = Some(Rejection::TooLarge);
-            *gathered = Gathered { kind: Some(kind), rejection, ..Gathered::default() };
+            *collected = CollectedFamily { kind: Some(kind), rejection, ..CollectedFamily::default() };
             return;
         }
         self.samples += 1;

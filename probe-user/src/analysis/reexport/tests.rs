@@ -12,7 +12,7 @@ fn list(patterns: &[&str]) -> AllowList {
 }
 
 /// Collects from a text that precedes a real etcd's text.
-fn gather(text: &str, patterns: &[&str]) -> ReexportedMetrics {
+fn collect_text(text: &str, patterns: &[&str]) -> ReexportedMetrics {
     collect(&format!("{text}{ETCD}"), &list(patterns))
 }
 
@@ -22,7 +22,7 @@ fn samples(reexported: &ReexportedMetrics) -> Vec<&str> {
 
 #[test]
 fn allowed_families_are_reexported_byte_for_byte_and_no_others() {
-    let reexported = gather("", &DEFAULT);
+    let reexported = collect_text("", &DEFAULT);
     assert_eq!(reexported.omitted, OmittedSamples::default());
     let allowed = list(&DEFAULT);
     let mut expected: Vec<&str> = ETCD
@@ -62,7 +62,7 @@ fn each_line_of_etcd_becomes_one_line() {
         ),
     ];
     for (from, to, why) in cases {
-        let reexported = gather(&format!("{from}\n"), &["x"]);
+        let reexported = collect_text(&format!("{from}\n"), &["x"]);
         assert_eq!(samples(&reexported), [to], "{why}");
         assert_eq!(reexported.omitted, OmittedSamples::default(), "{why}");
     }
@@ -71,7 +71,7 @@ fn each_line_of_etcd_becomes_one_line() {
 #[test]
 fn refused_names_do_not_hide_names_with_the_same_prefix() {
     let text = "no 1\nno{a=\"b\"} 1\nnono 1\nno 1\nno_more 1\nno 1\nno:more 1\nno 1\nno9 1\nno 1\nn 1\n";
-    let reexported = gather(text, &["n", "no9", "no:more", "no_more", "nono"]);
+    let reexported = collect_text(text, &["n", "no9", "no:more", "no_more", "nono"]);
     assert_eq!(samples(&reexported), ["n 1", "no9 1", "no:more 1", "no_more 1", "nono 1"]);
 }
 
@@ -134,7 +134,7 @@ fn invalid_samples_are_omitted_and_counted() {
     ];
     for (text, omitted, expected, why) in cases {
         // The first line of a body must be a metric.
-        let reexported = gather(&format!("first 1\n{text}"), &["x*", "etcd_disk_probe_*"]);
+        let reexported = collect_text(&format!("first 1\n{text}"), &["x*", "etcd_disk_probe_*"]);
         assert_eq!(
             (samples(&reexported).as_slice(), reexported.omitted),
             (expected, omitted),
@@ -160,7 +160,7 @@ fn an_oversized_family_affects_no_other_family() {
         (10, 20_000, 0, "lines that are too long individually"),
     ];
     for (count, width, expected, why) in cases {
-        let reexported = gather(&flood(count, width), &["flood*", "before", "etcd_server_has_leader"]);
+        let reexported = collect_text(&flood(count, width), &["flood*", "before", "etcd_server_has_leader"]);
         assert_eq!(reexported.omitted.beyond_limit, expected, "{why}");
         let found = samples(&reexported);
         for other in ["before 1", "flood_not 1", "etcd_server_has_leader 1"] {
@@ -169,16 +169,16 @@ fn an_oversized_family_affects_no_other_family() {
         assert!(found.len() <= MAX_SAMPLES && reexported.text.len() <= MAX_BYTES, "{why}");
     }
     let many: String = (0..5_000).fold(String::new(), |text, n| text + &format!("# HELP x{n} h\nx{n} 1\n"));
-    let reexported = gather(&many, &["x*"]);
+    let reexported = collect_text(&many, &["x*"]);
     assert_eq!(reexported.families().count() as u64 + reexported.omitted.beyond_limit, 5_000);
     assert!(samples(&reexported).len() <= MAX_SAMPLES);
 }
 
 #[test]
 fn members_that_conflict_do_not_invalidate_the_output() {
-    let one = gather("# HELP x one\n# TYPE x gauge\nx 1\n# TYPE h histogram\nh_sum 1\n", &["x", "h*"]);
-    let same = gather("# HELP x other\n# TYPE x gauge\nx 2\n", &["x", "h*"]);
-    let other = gather("# TYPE x counter\nx 3\nh_sum 3\n", &["x", "h*"]);
+    let one = collect_text("# HELP x one\n# TYPE x gauge\nx 1\n# TYPE h histogram\nh_sum 1\n", &["x", "h*"]);
+    let same = collect_text("# HELP x other\n# TYPE x gauge\nx 2\n", &["x", "h*"]);
+    let other = collect_text("# TYPE x counter\nx 3\nh_sum 3\n", &["x", "h*"]);
     let families = merge([("a", &one), ("b", &same), ("c", &other)].into_iter());
     let x = families.iter().find(|family| family.name == "x").expect("x is present");
     assert_eq!((x.kind, x.help), (FamilyType::Gauge, Some("one")), "of the first member");
@@ -240,7 +240,7 @@ mod properties {
             let braces = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
             let line = format!("x{braces} {number}");
             let sent = timestamp.map_or(line.clone(), |at| format!("{line} {at}"));
-            let reexported = gather(&format!("# TYPE x gauge\n{sent}\n"), &["x"]);
+            let reexported = collect_text(&format!("# TYPE x gauge\n{sent}\n"), &["x"]);
             let expected = if labels.iter().any(|label| label.starts_with("member=")) {
                 line.replace("member=", "exported_member=")
             } else {
@@ -261,7 +261,7 @@ mod properties {
                 0..30,
             ),
         ) {
-            let reexported = gather(&format!("first 1\n{}\n", lines.join("\n")), &["x*"]);
+            let reexported = collect_text(&format!("first 1\n{}\n", lines.join("\n")), &["x*"]);
             let mut seen = std::collections::BTreeSet::new();
             for family in reexported.families() {
                 prop_assert!(family.samples.ends_with('\n'));

@@ -212,10 +212,10 @@ fn flush_slow(evidence: &Evidence, lost: &LostTime) -> Option<Explanation> {
     (flush_s >= FLUSH_FACTOR_MIN * write_s && waits > MAJORITY).then_some((Verdict::FlushSlow, reason))
 }
 
-/// The device is slow, and neither the layers above it nor its other users explain the wait.
+/// The device is slow, and the layers above it and its other users do not explain the wait.
 ///
 /// If no device can be observed (ZFS, NFS, FUSE) this verdict is by elimination, and the reason states it:
-/// blocked time is neither a CPU's nor etcd's. Without accounting of blocked time nothing can be eliminated.
+/// blocked time is not a CPU's or etcd's. Without accounting of blocked time nothing can be eliminated.
 fn device_slow(evidence: &Evidence, lost: &LostTime) -> Option<Explanation> {
     let Some(device) = &evidence.device else {
         let reason = format!(
