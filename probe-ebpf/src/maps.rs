@@ -23,8 +23,7 @@ const MMAPABLE: u32 = 1 << 10;
 /// Processes at once. The daemon replaces this by the size of the map that it sets.
 const TARGETS: u32 = 16;
 
-/// Threads of all targets at once. Go starts one per blocked system call, a few dozen in total.
-pub const THREADS: u32 = 1024;
+pub use probe_ebpf::state::THREADS;
 
 /// Offsets in the running kernel; read them with [`crate::offset`].
 #[unsafe(no_mangle)]

@@ -1,5 +1,12 @@
 //! State that the kernel programs keep between system calls, per process, per thread and per open database.
 
+/// Flag of kernel threads in `task_struct.flags` and in field 9 of `/proc/PID/stat` (include/linux/sched.h; the
+/// same from Linux 5.10 to 7.2).
+pub const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// Threads of all targets at once. Go starts one per blocked system call, a few dozen in total.
+pub const THREADS: u32 = 1024;
+
 /// Databases that one process may have open at once: the one in use and, briefly, the one that it replaces.
 pub const BACKENDS: usize = 4;
 

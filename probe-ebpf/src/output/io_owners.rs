@@ -4,6 +4,7 @@ use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_get_current_pid_tgid};
 use probe_ebpf::{
     io::{Owner, OwnerKey},
     miss::Miss,
+    state::PF_KTHREAD,
 };
 
 use crate::{
@@ -15,9 +16,6 @@ use crate::{
     maps::{FREE_OWNERS, LAYER_BY_DEVICE, OWNER_BY_KEY, OWNER_STATE, atomic_add, count},
     offset,
 };
-
-/// `PF_KTHREAD`, include/linux/sched.h: the same from 5.10 to 7.2.
-const KERNEL_THREAD: u32 = 0x0020_0000;
 
 /// Counts a sync by a process that is not a target, if it is on a watched device.
 #[inline(always)]
@@ -84,7 +82,7 @@ const EMPTY: Owner = Owner {
 #[inline(always)]
 pub fn process() -> u32 {
     match field::<u32>(task() as u64, offset!(task_flags)) {
-        Some(flags) if flags & KERNEL_THREAD != 0 => 0,
+        Some(flags) if flags & PF_KTHREAD != 0 => 0,
         _ => (bpf_get_current_pid_tgid() >> 32) as u32,
     }
 }

@@ -223,7 +223,7 @@ fn no_etcd_is_no_failure() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("doctor").unwrap();
     let (found, _) = findings(&call(&scratch).arguments(&["--process-name", "no-such-etcd"]));
-    assert_line(&found, None, "etcd", "note", "none runs here if one does by another name");
+    assert_line(&found, None, "etcd", "note", "no etcd process runs here if one runs with another name");
     let taken: Vec<_> = ["fentry", "tracepoint"]
         .into_iter()
         .flat_map(|hook| states(&found, None, hook))

@@ -1,4 +1,4 @@
-//! Sockets of real processes, where those processes see them.
+//! Unix sockets of real processes, by the paths that these processes use.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::{analysis::scrape_failure::Reason, etcd::Client, support::fixture::Tr
 const TIMEOUT: Duration = Duration::from_secs(5);
 const METRICS: &str = include_str!("../../../testdata/etcd-3.4.23-metrics.txt");
 
-/// A process that works in a directory. Ended on drop.
+/// A process with a working directory. Killed on drop.
 struct Worker(Child);
 
 impl Worker {
@@ -54,29 +54,35 @@ fn listen(directory: &Path, name: &str) -> UnixListener {
     UnixListener::bind(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd())).unwrap()
 }
 
-fn endpoint(path: PathBuf, seen_by: Option<ProcessId>) -> Endpoint {
+fn endpoint(path: PathBuf, root_of: Option<ProcessId>) -> Endpoint {
     let endpoint = Endpoint::parse(&format!("unix://{}", path.display())).unwrap();
-    Endpoint { socket: Some(FileRef { path, seen_by }), ..endpoint }
+    Endpoint { socket: Some(FileRef { path, root_of }), ..endpoint }
 }
 
 #[tokio::test]
-async fn a_socket_is_found_where_etcd_sees_it() {
+async fn a_socket_is_found_by_etcds_own_path() {
     let tree = Tree::with(&[]);
     let long = tree.path().join("l".repeat(120));
     fs::create_dir(&long).unwrap();
     symlink("localhost:2379", tree.path().join("link")).unwrap();
     let worker = Worker::start(tree.path());
     let cases = [
-        (tree.path(), "here", tree.path().join("here"), None, "our own path"),
+        (tree.path(), "here", tree.path().join("here"), None, "a path of the probe"),
         (tree.path(), "there", tree.path().join("there"), Some(worker.id()), "its absolute path"),
-        (tree.path(), "localhost:2379", "localhost:2379".into(), Some(worker.id()), "in its directory"),
-        (tree.path(), "localhost:2379", "link".into(), Some(worker.id()), "by a link"),
-        (&long, "s", long.join("s"), None, "longer than an address may be"),
+        (
+            tree.path(),
+            "localhost:2379",
+            "localhost:2379".into(),
+            Some(worker.id()),
+            "relative to its working directory",
+        ),
+        (tree.path(), "localhost:2379", "link".into(), Some(worker.id()), "through a symbolic link"),
+        (&long, "s", long.join("s"), None, "longer than a socket address"),
     ];
-    for (directory, name, path, seen_by, why) in cases {
+    for (directory, name, path, root_of, why) in cases {
         let _ = fs::remove_file(directory.join(name));
         serve_once(listen(directory, name));
-        let scrape = Client::new(vec![endpoint(path, seen_by)], TIMEOUT).scrape().await;
+        let scrape = Client::new(vec![endpoint(path, root_of)], TIMEOUT).scrape().await;
         let scrape = scrape.unwrap_or_else(|failure| panic!("{why}: {failure:?}"));
         assert_eq!(scrape.wal_fsync.count, 5, "{why}");
     }
@@ -90,12 +96,12 @@ async fn a_socket_that_is_not_served_has_its_reason() {
     let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
     rustix::net::bind(&listener, &SocketAddrUnix::new(&busy).unwrap()).unwrap();
     rustix::net::listen(&listener, 0).unwrap();
-    let _first = UnixStream::connect(&busy).unwrap(); // It fills the queue.
+    let _first = UnixStream::connect(&busy).unwrap(); // Fills the backlog.
     let cases = [
-        ("left", Reason::Refused, "its process is gone"),
-        ("none", Reason::Refused, "there is none"),
-        ("file", Reason::Refused, "it is a file"),
-        ("busy", Reason::Timeout, "nobody takes the connection"),
+        ("left", Reason::Refused, "its process has ended"),
+        ("none", Reason::Refused, "no such file"),
+        ("file", Reason::Refused, "a regular file"),
+        ("busy", Reason::Timeout, "the connection is not accepted"),
     ];
     for (name, reason, why) in cases {
         let started = Instant::now();
