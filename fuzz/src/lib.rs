@@ -1,8 +1,8 @@
 //! Fuzz targets: one function per parser of untrusted input.
 //!
-//! `cargo xtask fuzz` calls them with generated input. `probe-user/tests/corpus.rs` includes this file and replays
-//! the corpus. A target checks more than the absence of panics: a parsed value must have the properties on which
-//! the rest of the program relies.
+//! `cargo xtask fuzz` calls them with generated input. `probe-user/tests/corpus.rs` includes this file and
+//! replays the corpus. A target checks more than the absence of panics: a parsed value must have the
+//! properties on which the rest of the program relies.
 
 use std::{collections::HashMap, path::Path};
 

@@ -1,7 +1,7 @@
 //! State that the kernel programs keep between system calls, per process, per thread and per open database.
 
-/// Flag of kernel threads in `task_struct.flags` and in field 9 of `/proc/PID/stat` (include/linux/sched.h; the
-/// same from Linux 5.10 to 7.2).
+/// Flag of kernel threads in `task_struct.flags` and in field 9 of `/proc/PID/stat` (include/linux/sched.h;
+/// the same from Linux 5.10 to 7.2).
 pub const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// Threads of all targets at once. Go starts one per blocked system call, a few dozen in total.

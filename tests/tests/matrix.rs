@@ -137,7 +137,8 @@ fn programs(architecture: Architecture) -> anyhow::Result<Programs> {
         bail!("cannot build for x86-64 on this machine; run the tests on one");
     }
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/aarch64-unknown-linux-gnu");
-    // All in the profile of the tests: the code that is shipped for aarch64, in a fifth of the time to build it.
+    // All in the profile of the tests: the code that is shipped for aarch64, in a fifth of the time to build
+    // it.
     let built = |name: &str| {
         let path = target.join("tests").join(name);
         let found = path.is_file().then_some(path.clone());

@@ -5,7 +5,8 @@
 //! incarnation of an etcd process, [`Ledger`] adds up the incarnations, so that counters survive a restart.
 //!
 //! ```text
-//! Round ─▶ origin: how many of etcd's observations did the kernel not count? ─▶ sandwich, difference, uncertainty
+//! Round ─▶ origin: how many of etcd's observations did the kernel not count?
+//!             │   ─▶ sandwich, difference, uncertainty
 //!             │ coherent: both sides hold the same set of events
 //!             ▼
 //!          dominance: is etcd at least as slow as the kernel, at every bound and in sum? ─▶ overhead
@@ -36,6 +37,22 @@ pub struct Observations {
     pub sum_s: f64,
     /// Element `k` counts the observations of at most 1 ms × 2^k.
     pub at_most: [u64; BUCKETS],
+}
+
+#[cfg(test)]
+impl Observations {
+    /// Returns the histogram of these latencies, its sum added up in floating point as etcd does.
+    fn of_latencies(latencies_ns: &[u64]) -> Self {
+        let mut observations = Self::default();
+        for &latency_ns in latencies_ns {
+            observations.count += 1;
+            observations.sum_s += latency_ns as f64 / 1e9;
+            for bound in 0..BUCKETS {
+                observations.at_most[bound] += u64::from(latency_ns <= 1_000_000 << bound);
+            }
+        }
+        observations
+    }
 }
 
 /// The kernel's counters at one instant.

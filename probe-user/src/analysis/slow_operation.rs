@@ -162,6 +162,8 @@ fn apportion(amount: u64, part: u64, whole: u64) -> u64 {
 mod tests {
     use probe_ebpf::state::Split;
 
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     fn record(latency_ns: u64, on_cpu_ns: u64, run_queue_ns: u64) -> SlowEvent {
@@ -189,7 +191,7 @@ mod tests {
             (&[flush(100), journal(100)], 35, 35, 0, "never more than the blocked time"),
         ];
         for (samples, flush_ns, journal_ns, unsampled_ns, why) in cases {
-            let operation = SlowOperation::new(SystemTime::now(), record(100, 10, 20), samples, None);
+            let operation = SlowOperation::new(UNIX_EPOCH, record(100, 10, 20), samples, None);
             let of = |cause: Cause| operation.waits[cause];
             assert_eq!(
                 (of(Cause::Flush), of(Cause::Journal), of(Cause::Unsampled)),
@@ -204,12 +206,12 @@ mod tests {
     fn exact_waits_replace_samples_and_keep_them_for_comparison() {
         let exact = [(Cause::Flush, "a".to_owned(), 40), (Cause::Journal, "b".to_owned(), 20)];
         let samples = [sample(Cause::Lock, true, 5)];
-        let operation = SlowOperation::new(SystemTime::now(), record(100, 10, 20), &samples, Some(&exact));
+        let operation = SlowOperation::new(UNIX_EPOCH, record(100, 10, 20), &samples, Some(&exact));
         let of = |cause: Cause| operation.waits[cause];
         assert_eq!((of(Cause::Flush), of(Cause::Journal), of(Cause::Unsampled)), (40, 20, 10));
         assert_eq!(operation.sampled.unwrap()[Cause::Lock], 70);
         assert_eq!(operation.device_busy_ns, 70, "only samples show whether the device was busy");
-        let tight = SlowOperation::new(SystemTime::now(), record(50, 10, 20), &samples, Some(&exact));
+        let tight = SlowOperation::new(UNIX_EPOCH, record(50, 10, 20), &samples, Some(&exact));
         assert_eq!(tight.waits.iter().sum::<u64>(), 20, "the parts do not exceed the whole");
     }
 }

@@ -148,6 +148,3 @@ pub(super) fn enter(process: ProcessId) -> io::Result<()> {
     }
     Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
-
-#[cfg(test)]
-mod tests;

@@ -200,7 +200,7 @@ fn the_endpoint_of_another_etcd_is_detected() {
     requirements::require(&[Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("refusals").unwrap();
     let one = member("3.4", "mistaken", &scratch).start().unwrap();
-    thread::sleep(Duration::from_secs(2)); // The time of their start tells them apart, to a second.
+    thread::sleep(Duration::from_secs(2)); // Their start times distinguish them, to a second.
     let other = member("3.5.16", "mistaken-for", &scratch).start().unwrap();
     let url = other.endpoint().url();
     let probe = call(&scratch).arguments(&PACE).arguments(&["--endpoints", &url]).run().unwrap();

@@ -17,7 +17,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
         "command",
         &["server", "output", "monitor", "kernel", "etcd", "discovery", "system", "analysis", "support"],
     ),
-    ("server", &["output", "monitor", "analysis", "support"]),
+    ("server", &["output", "monitor", "system", "analysis", "support"]),
     ("output", &["analysis", "support"]),
     ("monitor", &["kernel", "etcd", "discovery", "system", "analysis", "support"]),
     ("kernel", &["analysis", "system", "support"]),
@@ -41,7 +41,7 @@ const IMPURE_STD: [&[&str]; 11] = [
     &["std", "io"],
     &["std", "os"],
     &["std", "time", "Instant"],
-    &["std", "time", "SystemTime"],
+    &["std", "time", "SystemTime", "now"],
     &["Instant", "now"],
     &["SystemTime", "now"],
 ];

@@ -139,13 +139,13 @@ fn grown_s(base: &Baseline, kernel: &Observations, etcd: &Observations) -> (f64,
 mod tests {
     use super::*;
     use crate::analysis::crosscheck::KernelReading;
-    use crate::analysis::crosscheck::tests::observations;
 
     const MS: u64 = 1_000_000;
 
     fn round(kernel_ns: &[u64], etcd_ns: &[u64]) -> Round {
-        let after = KernelReading { finished: observations(kernel_ns), ..KernelReading::default() };
-        Round { etcd: observations(etcd_ns), after, ..Round::default() }
+        let after =
+            KernelReading { finished: Observations::of_latencies(kernel_ns), ..KernelReading::default() };
+        Round { etcd: Observations::of_latencies(etcd_ns), after, ..Round::default() }
     }
 
     #[test]

@@ -97,7 +97,6 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::crosscheck::tests::observations;
     use crate::analysis::crosscheck::{KernelReading, Observations};
 
     const MS: u64 = 1_000_000;
@@ -109,11 +108,11 @@ mod tests {
             at_ns: at_ms * MS,
             entered: finished as u64,
             sequences: 1,
-            finished: observations(&vec![MS; finished]),
+            finished: Observations::of_latencies(&vec![MS; finished]),
         };
         Round {
             before: reading(at_ms),
-            etcd: observations(&vec![2 * MS; counted]),
+            etcd: Observations::of_latencies(&vec![2 * MS; counted]),
             after: reading(at_ms + 1),
         }
     }

@@ -2,6 +2,7 @@
 
 mod pki;
 mod rotation;
+mod unix_sockets;
 
 use std::{
     net::Ipv4Addr,

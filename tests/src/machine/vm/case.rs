@@ -214,11 +214,13 @@ pub fn planned(kernel: &Kernel) -> Vec<Case> {
     all().filter(|case| has(case.hook) && can(case)).collect()
 }
 
-/// Returns whether the gate runs a case on this kernel. A series, and a filter by name, run it on every kernel.
+/// Returns whether the gate runs a case on this kernel. A series, and a filter by name, run it on every
+/// kernel.
 ///
-/// The gate runs on every kernel what depends on its code: that each hook counts every event, and notices when it is
-/// detached or silenced; the choice of hooks; and what starting takes. The rest is the same code on each kernel once
-/// its events are exact, so the gate runs it on one: the other file system, exact latencies, and slow devices.
+/// The gate runs on every kernel what depends on its code: that each hook counts every event, and notices
+/// when it is detached or silenced; the choice of hooks; and what starting takes. The rest is the same code
+/// on each kernel once its events are exact, so the gate runs it on one: the other file system, exact
+/// latencies, and slow devices.
 pub fn in_gate(kernel: &Kernel, case: Case) -> bool {
     let is_reference = kernel.architecture == Architecture::Amd64 && kernel.name == NEW_ENOUGH;
     let everywhere = match case.kind {

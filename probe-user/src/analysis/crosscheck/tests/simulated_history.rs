@@ -9,25 +9,10 @@ use std::ops::Range;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::analysis::disk_metric::BUCKETS;
-
 use super::super::{KernelReading, Observations, Round, Start};
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;
-
-/// Returns the histogram of these latencies, with the sum added up as in etcd.
-pub(in crate::analysis::crosscheck) fn observations(latencies_ns: &[u64]) -> Observations {
-    let mut observations = Observations::default();
-    for &latency_ns in latencies_ns {
-        observations.count += 1;
-        observations.sum_s += latency_ns as f64 / 1e9;
-        for bound in 0..BUCKETS {
-            observations.at_most[bound] += u64::from(latency_ns <= MS << bound);
-        }
-    }
-    observations
-}
 
 /// One sync or commit: etcd's clock starts, the syscall enters and returns, etcd's clock stops and it
 /// observes.
@@ -130,7 +115,7 @@ impl History {
                 latencies_ns.extend((0..returns).map(|_| latency_ns));
             }
         }
-        let mut finished = observations(&latencies_ns);
+        let mut finished = Observations::of_latencies(&latencies_ns);
         // The kernel adds whole nanoseconds.
         finished.sum_s = latencies_ns.iter().sum::<u64>() as f64 / 1e9;
         KernelReading { at_ns, entered, sequences: self.sequences(at_ns), finished }
@@ -139,7 +124,7 @@ impl History {
     pub(super) fn etcd(&self, at_ns: u64) -> Observations {
         let mut observed: Vec<_> = self.events.iter().filter(|event| event.observed_ns <= at_ns).collect();
         observed.sort_by_key(|event| event.observed_ns);
-        observations(&observed.into_iter().map(Event::etcd_ns).collect::<Vec<_>>())
+        Observations::of_latencies(&observed.into_iter().map(Event::etcd_ns).collect::<Vec<_>>())
     }
 
     pub(super) fn rounds(&self, faults: &[(usize, Fault)]) -> Vec<Round> {

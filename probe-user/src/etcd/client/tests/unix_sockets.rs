@@ -1,18 +1,31 @@
 //! Unix sockets of real processes, by the paths that these processes use.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{Read, Write},
-    os::unix::{fs::symlink, net::UnixListener},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            fs::symlink,
+            net::{UnixListener, UnixStream},
+        },
+    },
     path::{Path, PathBuf},
     process::{Child, Command},
+    time::{Duration, Instant},
 };
 
-use super::*;
-use crate::{analysis::scrape_failure::Reason, etcd::Client, support::fixture::Tree};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+
+use crate::{
+    analysis::scrape_failure::Reason,
+    discovery::{Endpoint, FileRef, ProcessId},
+    etcd::Client,
+    support::fixture::Tree,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
-const METRICS: &str = include_str!("../../../testdata/etcd-3.4.23-metrics.txt");
+const METRICS: &str = include_str!("../../../../testdata/etcd-3.4.23-metrics.txt");
 
 /// A process with a working directory. Killed on drop.
 struct Worker(Child);
