@@ -8,7 +8,7 @@ use crate::compile;
 use crate::process::{clean, run as run_command};
 use crate::setup;
 
-/// The kernel programs that those of the probe are compared with.
+/// The kernel programs that the benchmark compares with the probe's.
 const SHAPES: &str = "target/ebpf/shapes";
 
 /// Builds the probe and the benchmark, installs the other tracers that are available, and runs the benchmark.

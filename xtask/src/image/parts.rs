@@ -54,7 +54,7 @@ impl Parts {
         let metadata =
             capture(cargo().args(["metadata", "--format-version=1", "--locked", "--all-features"]))?;
         let metadata =
-            MetadataCommand::parse(metadata).context("cannot read what cargo tells of the crates")?;
+            MetadataCommand::parse(metadata).context("cannot read the output of cargo metadata")?;
         let lock = fs::read_to_string("Cargo.lock").context("cannot read Cargo.lock")?;
         let (checksums, edges) = (checksums(&lock), edges(&metadata)?);
         let crates =
@@ -111,7 +111,7 @@ fn checksums(lock: &str) -> BTreeMap<Key, String> {
     lock.split("[[package]]").filter_map(of_package).collect()
 }
 
-/// Returns the dependencies of each crate, for the binary and for building it, without those of tests.
+/// Returns the dependencies of each crate, for the binary and for building it; tests do not count.
 fn edges(metadata: &Metadata) -> Result<BTreeMap<Key, BTreeSet<Key>>> {
     let resolve =
         metadata.resolve.as_ref().context("cannot find the dependencies in the output of cargo metadata")?;
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_c_library_tells_its_version_in_macros() {
+    fn macros_have_the_version_of_the_c_library() {
         let macros = "#define __GLIBC_USE(F) 1\n#define __GLIBC_MINOR__ 36\n#define __GLIBC__ 2\n";
         assert_eq!(glibc(macros).as_deref(), Some("2.36"));
         assert_eq!(glibc("#define __MUSL__ 1\n"), None, "another one");

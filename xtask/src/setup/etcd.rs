@@ -95,7 +95,8 @@ fn fetch(cache: &Cache, main: &Source, suite: &str) -> Result<String> {
     Ok(version)
 }
 
-/// Unpacks the etcd of another architecture as `ARCHITECTURE/etcd-VERSION`, apart from those of this system.
+/// Unpacks the etcd of another architecture as `ARCHITECTURE/etcd-VERSION`, separate from the versions of
+/// this system.
 pub fn fetch_foreign(cache: &Cache, apt: &Apt, architecture: &str) -> Result<()> {
     let candidate = apt.candidate("etcd-server")?.context("cannot find the package etcd-server")?;
     let parent = cache.path(architecture);

@@ -129,7 +129,7 @@ mod tests {
                 "two",
             ),
             (b"alias=x\0depends=\0", &[], "none"),
-            (b"license=GPL\0", &[], "not told"),
+            (b"license=GPL\0", &[], "no dependencies"),
             (b"xdepends=a\0", &[], "another field"),
         ];
         for (module, expected, why) in cases {

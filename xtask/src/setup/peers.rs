@@ -7,8 +7,7 @@ use crate::process::find;
 const PEERS: [(&str, &str); 4] =
     [("bpftrace", "bpftrace"), ("syscount", "libbpf-tools"), ("perf", "linux-perf"), ("strace", "strace")];
 
-/// Installs missing tracers one by one, and reports those that are not available: the benchmark continues
-/// without.
+/// Installs missing tracers one by one, and reports unavailable ones: the benchmark continues without them.
 pub fn setup() {
     for (program, package) in PEERS {
         if find(program).is_none()
