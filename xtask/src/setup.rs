@@ -114,11 +114,16 @@ pub fn run(scope: Scope) -> Result<Setup> {
         Ok::<_, anyhow::Error>(toolchain)
     })?;
     if scope == Scope::Everything {
-        kernels::setup(&cache)?;
-        prometheus::setup(&cache)?;
-        python::setup(&cache)?;
-        systemd::setup(&cache)?;
-        deny::setup(&cache)?;
+        // Prometheus and systemd come through one state of apt.
+        thread::scope(|threads| {
+            let all = [
+                threads.spawn(|| kernels::setup(&cache)),
+                threads.spawn(|| prometheus::setup(&cache).and_then(|()| systemd::setup(&cache))),
+                threads.spawn(|| python::setup(&cache).map(drop)),
+                threads.spawn(|| deny::setup(&cache).map(drop)),
+            ];
+            all.into_iter().try_for_each(join)
+        })?;
     }
     println!("setup: eBPF toolchain: {}", toolchain.description);
     Ok(Setup { toolchain, cache })

