@@ -11,10 +11,10 @@ use anyhow::{Context, Result};
 use crate::process::{capture, cargo, clean, run};
 use crate::setup::{AARCH64_LINKER, AARCH64_TARGET, Setup, Toolchain};
 
-/// Where `probe-user/build.rs` finds the kernel programs.
+/// The kernel programs, where `probe-user/build.rs` expects them.
 const OBJECT: &str = "target/ebpf/probe";
 
-/// What people, the demo and the tests run.
+/// The daemon as shipped, for this machine.
 pub const BINARY: &str = "target/release/etcd-disk-probe";
 
 /// The same for aarch64.
@@ -32,16 +32,17 @@ pub fn all(toolchain: &Toolchain) -> Result<()> {
 
 /// Builds the daemon for aarch64, as shipped.
 ///
-/// The kernel programs are the same: the machine that they are for is BPF, not the CPU.
+/// The kernel programs are the same: they are compiled for BPF, not for a CPU.
 pub fn aarch64(setup: &Setup) -> Result<()> {
     ebpf(&setup.toolchain)?;
     daemon(&Target::aarch64(setup)?)
 }
 
-/// Builds what the gate runs: the daemon as shipped, and what virtual machines of the other architecture run.
+/// Builds what the gate runs: the daemon as shipped, and the programs for virtual machines of the other
+/// architecture.
 ///
-/// Both at the same time: the daemon ends with one thread that optimises it for a minute, and the profiles have
-/// directories of their own, which cargo locks one by one.
+/// Both at the same time: the daemon ends with one thread that optimises it for a minute, and the profiles
+/// have directories of their own, which cargo locks one by one.
 pub fn for_gate(setup: &Setup) -> Result<()> {
     ebpf(&setup.toolchain)?;
     thread::scope(|threads| {
@@ -52,7 +53,7 @@ pub fn for_gate(setup: &Setup) -> Result<()> {
     copy_binary()
 }
 
-/// Returns whether the kernel programs have been built before, by whatever version of the source.
+/// Returns whether an earlier build has left kernel programs, of this source or an older one.
 pub fn has_programs() -> bool {
     Path::new(OBJECT).is_file()
 }
@@ -65,10 +66,10 @@ pub fn demo() -> Result<String> {
     Ok(format!("target/{}/{TESTS}", host()?))
 }
 
-/// Compiles what [`demo`] needs besides the kernel programs, with the CPU time that other work leaves.
+/// Compiles the crates of [`demo`] that do not need the kernel programs, at a low priority.
 ///
-/// The daemon's build script fails without the kernel programs, and cargo continues with all crates that do not depend
-/// on it. What else fails is reported by the build that follows.
+/// The daemon's build script fails without the kernel programs, and cargo continues with all crates that do
+/// not depend on it. The build that follows reports any other failure.
 pub fn demo_dependencies() {
     let Ok(mut build) = demo_build() else { return };
     build.args(["--keep-going", "--quiet"]);
@@ -90,11 +91,11 @@ fn demo_build() -> Result<Command> {
     Ok(build)
 }
 
-/// A machine, and what is linked for it.
+/// A target triple with its compiler flags and linker.
 struct Target {
     triple: String,
     rustflags: Vec<String>,
-    /// For ring, too, which is in C and assembler; none for what cargo takes by itself.
+    /// Also the C compiler of ring, which has C and assembler in it; `None` for cargo's default.
     linker: Option<&'static str>,
 }
 
@@ -111,10 +112,11 @@ impl Target {
         Ok(Self { triple: AARCH64_TARGET.to_owned(), rustflags, linker: Some(AARCH64_LINKER) })
     }
 
-    /// Adds what has cargo build for it.
+    /// Makes cargo build for this target.
     fn choose(&self, command: &mut Command) {
         let Self { triple, rustflags, linker } = self;
-        // A list, where the variable of the same effect is split at blanks. No build script or macro is compiled with these.
+        // A list; the environment variable with the same effect is split at spaces. Build scripts and macros
+        // are compiled without these flags.
         let rustflags = format!("target.{triple}.rustflags={rustflags:?}");
         command.args(["--target", triple, "--config", &rustflags]);
         if let Some(linker) = linker {
@@ -136,7 +138,7 @@ fn copy_binary() -> Result<()> {
     copy_if_changed(&format!("target/{}/release/etcd-disk-probe", host()?), BINARY)
 }
 
-/// Builds what runs in virtual machines of another architecture, the daemon included.
+/// Builds the programs that run in virtual machines of another architecture, the daemon included.
 pub fn guest(setup: &Setup) -> Result<()> {
     let target = Target::aarch64(setup)?;
     let mut build = cargo();
@@ -154,7 +156,7 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
         println!("keeping the debug information of the kernel programs: there is no llvm-objcopy");
         return copy_if_changed(linked, OBJECT);
     };
-    // BTF stays; five times as much DWARF would only have to be parsed at every start.
+    // BTF stays. The DWARF, five times as large, would be parsed at every start for nothing.
     let stripped = "target/ebpf/probe.stripped";
     run(clean(objcopy).args(["--strip-debug", linked, stripped]))?;
     copy_if_changed(stripped, OBJECT)
@@ -162,11 +164,11 @@ pub fn ebpf(toolchain: &Toolchain) -> Result<()> {
 
 /// Builds one object of kernel programs, and returns where it is.
 pub fn programs(toolchain: &Toolchain, name: &str) -> Result<String> {
-    // aya reads the types of maps and programs from BTF, which the linker makes of debug information. Linux 5.10 knows
-    // the instructions of v2; what v3 and v4 add came later.
+    // aya reads the types of maps and programs from BTF, which the linker generates from debug information.
+    // Linux 5.10 supports the instructions of v2; those added by v3 and v4 came later.
     let mut flags =
         ["-C", "debuginfo=2", "-C", "link-arg=--btf", "-C", "target-cpu=v2"].map(str::to_owned).to_vec();
-    // BTF names the source of every line, those of `core` as well.
+    // BTF names the source file of every line, also of `core`.
     flags.extend(nameless(&toolchain.sysroot()?)?);
     let mut build = toolchain.cargo();
     build
@@ -195,22 +197,22 @@ pub fn for_tests(subcommand: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Returns the flags of a binary that is static, and the same whoever builds it.
+/// Returns the flags of a static and reproducible binary.
 fn static_flags() -> Result<Vec<String>> {
     let mut flags = ["-C", "target-feature=+crt-static"].map(str::to_owned).to_vec();
-    // Where the compiler came without its library's source, the library has names of this kind already.
+    // A compiler that came without its library's source has a library with such names already.
     flags.extend(nameless(Path::new(capture(clean("rustc").args(["--print", "sysroot"]))?.trim()))?);
     Ok(flags)
 }
 
-/// Returns the flags that keep the directories of this machine out of panics and debug information.
+/// Returns the flags that keep the directories of this machine out of panic messages and debug information.
 fn nameless(sysroot: &Path) -> Result<Vec<String>> {
-    let root = env::current_dir().context("cannot tell the current directory")?;
+    let root = env::current_dir().context("cannot find the current directory")?;
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo_home = cargo_home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
     let cargo_home =
         cargo_home.context("cannot find cargo's directory: neither CARGO_HOME nor HOME is set")?;
-    // The last one that fits wins.
+    // The last match wins.
     let named = [(cargo_home.as_path(), "/cargo"), (sysroot, "/rust"), (&root, "/etcd-disk-probe")];
     Ok(named.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).to_vec())
 }
@@ -219,12 +221,12 @@ fn nameless(sysroot: &Path) -> Result<Vec<String>> {
 pub fn host() -> Result<String> {
     let about = capture(clean("rustc").arg("-vV"))?;
     let host = about.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("cannot tell the host of rustc")?.to_owned())
+    Ok(host.context("cannot find the host triple of rustc")?.to_owned())
 }
 
-/// Keeps the time of an unchanged file, so that nothing is built again because of it.
+/// Copies a file unless it is unchanged: a new modification time would cause builds.
 ///
-/// The new one is renamed into place: the old may be running.
+/// The copy is renamed into place, as the old file may be running.
 pub fn copy_if_changed(from: &str, to: &str) -> Result<()> {
     let new = fs::read(from).with_context(|| format!("cannot read {from}"))?;
     if fs::read(to).is_ok_and(|old| old == new) {

@@ -10,8 +10,8 @@ use crate::{compile, setup};
 
 /// Builds the daemon and the demo, quickly rather than as shipped, and runs the demo.
 ///
-/// On a machine without the eBPF toolchain everything that does not need the kernel programs is compiled while the
-/// toolchain is fetched and built: both take about as long.
+/// On a machine without the eBPF toolchain everything that does not need the kernel programs is compiled
+/// while the toolchain is fetched and built: both take about as long.
 pub fn run(root: &Path, args: &[String]) -> Result<()> {
     let setup = thread::scope(|scope| {
         if !compile::has_programs() {

@@ -65,10 +65,11 @@ enum Command {
         #[arg(long, value_name = "TIMES", default_value_t = 1, requires = "only", value_parser = clap::value_parser!(u32).range(1..))]
         repeat: u32,
     },
-    /// Run the case of `tests/series/NAME.json` many times, keep every run, and compare with the expected results
+    /// Run the case of `tests/series/NAME.json` many times, keep every run, and compare with the expected
+    /// results
     Series {
         name: String,
-        /// Make this many runs rather than those that the file requires
+        /// Make this many runs, not the number in the file
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         runs: Option<u32>,
         /// Keep the runs in this directory [default: below target/series]

@@ -1,7 +1,8 @@
-//! Runs one case many times and keeps every run, failures included, so that a rate can be stated rather than guessed.
+//! Runs one case many times and keeps every run, failures included, so that a rate can be stated rather than
+//! guessed.
 //!
-//! The expected results are in `tests/series/NAME.json`, and committed before the first run: what is expected is not
-//! chosen after the fact.
+//! The expected results are in `tests/series/NAME.json`, and committed before the first run: what is expected
+//! is not chosen after the fact.
 
 mod expectations;
 mod summary;

@@ -28,7 +28,7 @@ pub use self::packages::AARCH64_LINKER;
 pub use self::peers::setup as peers;
 pub use self::toolchain::Toolchain;
 
-/// What the other commands need of the machine.
+/// A machine that is set up for the other commands.
 pub struct Setup {
     pub toolchain: Toolchain,
     cache: Cache,
@@ -39,7 +39,7 @@ pub struct Setup {
 pub enum Scope {
     /// The eBPF toolchain and one etcd.
     Demo,
-    /// All etcd versions, and what builds and measures on this machine.
+    /// All etcd versions, and the tools that build and measure on this machine.
     Machine,
     /// Kernels, the machines that boot them, and the other architecture as well: some 200 MB more.
     Everything,
@@ -51,7 +51,7 @@ impl Setup {
         etcd::newest(&self.cache)
     }
 
-    /// Returns where the standard library for aarch64 is, if the compiler does not find it by itself.
+    /// Returns the directory of the standard library for aarch64, if the compiler does not find it by itself.
     pub fn aarch64(&self) -> Result<Option<PathBuf>> {
         let _lock = self.cache.lock()?;
         aarch64::setup(&self.cache)
@@ -69,7 +69,7 @@ pub fn cargo_fuzz() -> Result<PathBuf> {
     fuzzer::setup(&cache)
 }
 
-/// Returns cargo-deny, which is built if it is missing, and whether it can fetch the database of vulnerabilities.
+/// Returns cargo-deny, built if it is missing, and whether it can fetch the database of vulnerabilities.
 pub fn cargo_deny() -> Result<(PathBuf, bool)> {
     let cache = Cache::open()?;
     let _lock = cache.lock()?;
@@ -97,7 +97,7 @@ fn toolchain(cache: &Cache, scope: Scope) -> Result<Toolchain> {
     wanted.finish(cache)
 }
 
-/// Returns the result of a thread of setup; its panic is ours.
+/// Returns the result of a thread of setup; a panic continues in this thread.
 fn join(thread: thread::ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
@@ -114,11 +114,16 @@ pub fn run(scope: Scope) -> Result<Setup> {
         Ok::<_, anyhow::Error>(toolchain)
     })?;
     if scope == Scope::Everything {
-        kernels::setup(&cache)?;
-        prometheus::setup(&cache)?;
-        python::setup(&cache)?;
-        systemd::setup(&cache)?;
-        deny::setup(&cache)?;
+        // Prometheus and systemd come through one state of apt.
+        thread::scope(|threads| {
+            let all = [
+                threads.spawn(|| kernels::setup(&cache)),
+                threads.spawn(|| prometheus::setup(&cache).and_then(|()| systemd::setup(&cache))),
+                threads.spawn(|| python::setup(&cache).map(drop)),
+                threads.spawn(|| deny::setup(&cache).map(drop)),
+            ];
+            all.into_iter().try_for_each(join)
+        })?;
     }
     println!("setup: eBPF toolchain: {}", toolchain.description);
     Ok(Setup { toolchain, cache })

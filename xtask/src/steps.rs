@@ -1,4 +1,4 @@
-//! Steps of a check: each runs to its end, however the others went, and a summary counts them.
+//! Steps of a check: each runs also after another one has failed, and a summary counts them.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -17,7 +17,7 @@ pub struct Outcome {
     pub name: &'static str,
     pub took: Duration,
     pub count: Count,
-    /// What is to be read next to the figures, such as a check that was not possible.
+    /// Lines for the summary, such as a check that was not possible.
     pub remarks: Vec<String>,
 }
 
@@ -26,7 +26,7 @@ pub struct Outcome {
 pub struct Count {
     pub passed: u64,
     pub failed: u64,
-    /// A line for each attempt that was disturbed, and made again.
+    /// A line for each attempt that was disturbed and repeated.
     pub repeated: Vec<String>,
 }
 

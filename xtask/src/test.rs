@@ -1,4 +1,4 @@
-//! The gate: every check and every test, whatever fails on the way, and one line at the end that counts them.
+//! The gate: every check and every test, also after a failure, and one line at the end that counts them.
 
 use std::path::Path;
 

@@ -1,8 +1,8 @@
 //! Repeats a case whose fault did not occur as planned.
 //!
-//! A case that makes something slow or full checks with its own timer that it did. On a machine that is faster, slower
-//! or busier than planned it may not have: such an attempt shows nothing about the probe, and is made again. A wrong
-//! result of the probe is never repeated.
+//! A case that makes something slow or full checks with its own timer that it did. On a machine that is
+//! faster, slower or busier than planned it may not have: such an attempt shows nothing about the probe, and
+//! is made again. A wrong result of the probe is never repeated.
 
 use std::io::{self, Write};
 
@@ -20,8 +20,8 @@ pub enum Attempt<T> {
 
 /// Makes attempts, numbered from 1, until one is valid, and returns its value.
 ///
-/// Prints a line for each that is repeated: `repeated: NAME: attempt 1 of 3: REASON`. `cargo xtask test` and `series`
-/// count these lines.
+/// Prints a line for each that is repeated: `repeated: NAME: attempt 1 of 3: REASON`. `cargo xtask test` and
+/// `series` count these lines.
 ///
 /// # Panics
 ///
@@ -57,7 +57,8 @@ fn line(name: &str, number: u32, max: u32, reason: &str) -> String {
     format!("repeated: {name}: attempt {number} of {max}: {}", reason.replace('\n', " "))
 }
 
-/// Prints a line of its own, which libtest does not capture: it has written `test NAME ... ` without an end of line.
+/// Prints a line of its own, which libtest does not capture: it has written `test NAME ... ` without an end
+/// of line.
 fn report(line: &str) {
     // A test whose output is closed still has a result.
     let _ = writeln!(io::stdout().lock(), "\n{line}");

@@ -12,11 +12,11 @@ use super::cache::Cache;
 use super::sources::{self, Source};
 use crate::process::{capture, find};
 
-/// Suites with an etcd worth testing, oldest first, and whether the tests need it.
+/// Debian's suites, oldest first, and whether the tests require their etcd.
 const SUITES: [(&str, bool); 3] = [("bookworm", true), ("trixie", true), ("sid", false)];
 
-/// Lines of `SUITE VERSION`, or `SUITE -` for an optional one that could not be had.
-const RECORD: &str = "etcds";
+/// Lines of `SUITE VERSION`, or `SUITE -` for an optional one that was not available.
+const RECORD: &str = "etcd-versions";
 
 /// The suite whose etcd the demo runs, if no other is present.
 const OF_DEMO: &str = "trixie";
@@ -53,8 +53,10 @@ pub fn setup(cache: &Cache, scope: Scope) -> Result<()> {
                 return Err(error.context(format!("cannot get the etcd of Debian {suite}")));
             }
             Err(error) => {
-                println!("setup: going on without the etcd of Debian {suite}, which is optional: {error:#}");
-                println!("setup: to try again remove {}", cache.path(RECORD).display());
+                println!(
+                    "setup: continuing without the etcd of Debian {suite}, which is optional: {error:#}"
+                );
+                println!("setup: to try again, remove {}", cache.path(RECORD).display());
                 "-".to_owned()
             }
         };
@@ -66,7 +68,7 @@ pub fn setup(cache: &Cache, scope: Scope) -> Result<()> {
     Ok(())
 }
 
-/// Returns the etcd on PATH, else the newest in the cache.
+/// Returns the etcd on PATH, or else the newest one in the cache.
 pub fn newest(cache: &Cache) -> Result<PathBuf> {
     if let Some(path) = find("etcd") {
         return Ok(path);
@@ -93,7 +95,8 @@ fn fetch(cache: &Cache, main: &Source, suite: &str) -> Result<String> {
     Ok(version)
 }
 
-/// Unpacks the etcd of another architecture, where it does not count among this system's: `ARCHITECTURE/etcd-VERSION`.
+/// Unpacks the etcd of another architecture as `ARCHITECTURE/etcd-VERSION`, separate from the versions of
+/// this system.
 pub fn fetch_foreign(cache: &Cache, apt: &Apt, architecture: &str) -> Result<()> {
     let candidate = apt.candidate("etcd-server")?.context("cannot find the package etcd-server")?;
     let parent = cache.path(architecture);
@@ -106,7 +109,7 @@ pub fn fetch_foreign(cache: &Cache, apt: &Apt, architecture: &str) -> Result<()>
 fn verify(binary: &Path, version: &str) -> Result<()> {
     let printed = capture(Command::new(binary).arg("--version"))?;
     if printed.lines().next() != Some(&format!("etcd Version: {version}")) {
-        bail!("cannot use {}: it says that it is `{}`", binary.display(), printed.trim());
+        bail!("cannot use {}: its version is `{}`", binary.display(), printed.trim());
     }
     Ok(())
 }
@@ -121,7 +124,7 @@ fn read_record(cache: &Cache) -> Vec<(String, String)> {
     text.lines().filter_map(pair).collect()
 }
 
-/// Returns etcd's own version out of Debian's: no epoch, no repacking, no revision.
+/// Returns etcd's version from Debian's: without epoch, repacking suffix and revision.
 fn upstream(version: &str) -> &str {
     let version = version.split_once(':').map_or(version, |(_, rest)| rest);
     version.split(['-', '+', '~']).next().unwrap_or(version)

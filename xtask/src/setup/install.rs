@@ -21,7 +21,7 @@ pub fn from_source(cache: &Cache, name: &str, version: &str, features: &[&str]) 
     Ok(programs)
 }
 
-/// Returns `cargo install` without optimisation: these tools run for seconds, and compile in half the time so.
+/// Returns `cargo install` without optimisation: these tools run for seconds, and compile in half the time.
 pub fn command(name: &str, version: &str) -> Command {
     let mut install = cargo();
     install.args(["install", "--quiet", "--locked", name, "--version", version]);

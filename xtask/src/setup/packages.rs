@@ -11,10 +11,10 @@ use crate::process::{capture, find};
 /// A program, and the package that has it.
 type Program = (&'static str, &'static str);
 
-/// What building takes.
+/// For building.
 const OF_BUILDS: [Program; 1] = [("cc", "gcc")];
 
-/// What measuring on this machine takes.
+/// For measuring on this machine.
 const OF_MACHINE: [Program; 11] = [
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
@@ -29,7 +29,7 @@ const OF_MACHINE: [Program; 11] = [
     ("git", "git"),
 ];
 
-/// What only the tests take: machines that boot kernels, the other architecture, containers.
+/// For the tests only: virtual machines, the other architecture, containers.
 const OF_TESTS: [Program; 10] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-system-aarch64", "qemu-system-arm"),
@@ -46,7 +46,7 @@ const OF_TESTS: [Program; 10] = [
 /// Compiles and links for aarch64.
 pub const AARCH64_LINKER: &str = "aarch64-linux-gnu-gcc";
 
-/// Installs what is missing, `more` included, with one call of apt-get.
+/// Installs missing packages, `more` included, with one call of apt-get.
 pub fn setup(more: &[String], scope: Scope) -> Result<()> {
     let mut missing: Vec<String> = more.to_vec();
     let programs: Vec<&Program> = match scope {

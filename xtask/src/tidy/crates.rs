@@ -1,4 +1,5 @@
-//! The modules of a crate: found from its root through `mod` declarations, with the imports between their files.
+//! The modules of a crate: found from its root through `mod` declarations, with the imports between their
+//! files.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +45,8 @@ pub struct Cycle<'a> {
 }
 
 impl Crate {
-    /// Reads a crate from its root file, such as `probe-user/src/lib.rs`. A module without a text is left out.
+    /// Reads a crate from its root file, such as `probe-user/src/lib.rs`. A module without a text is left
+    /// out.
     pub fn read(name: &str, root: &str, texts: &BTreeMap<String, String>) -> Self {
         let mut this = Self { name: name.to_owned(), files: Vec::new(), modules: BTreeMap::new() };
         let directory = root.rsplit_once('/').map_or("", |(directory, _)| directory);
@@ -84,7 +86,8 @@ impl Crate {
     }
 }
 
-/// Returns the imports between the files of one crate, and to those of the others. `mod` declarations are none.
+/// Returns the imports between the files of one crate, and to files of the others. `mod` declarations are
+/// none.
 pub fn edges<'a>(this: &'a Crate, others: &'a [Crate]) -> Vec<Edge<'a>> {
     let mut edges = Vec::new();
     for (index, file) in this.files.iter().enumerate() {
@@ -110,9 +113,9 @@ pub fn edges<'a>(this: &'a Crate, others: &'a [Crate]) -> Vec<Edge<'a>> {
 
 /// Returns the cycles between the children of every module of a crate.
 ///
-/// A child stands for all modules below it, so two modules that import each other are found wherever they are: at the
-/// level where their paths part. A module and its own children are one unit: `super::X` in a child is how it reaches
-/// what the parent defines for all of them, and no cycle.
+/// A child stands for all modules below it, so two modules that import each other are found wherever they
+/// are: at the level where their paths part. A module and its own children are one unit: `super::X` in a
+/// child is how it reaches what the parent defines for all of them, and no cycle.
 pub fn cycles<'a>(this: &Crate, edges: &'a [Edge<'a>]) -> Vec<Cycle<'a>> {
     this.modules.keys().flat_map(|parent| cycles_below(parent, edges)).collect()
 }

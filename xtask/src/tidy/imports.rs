@@ -1,7 +1,8 @@
 //! Finds the paths in a Rust source text that name other modules of its crate.
 //!
-//! Found are all trees of `use`, nested and on several lines, and every path in code that starts with `crate`, `self`,
-//! `super`, a name of the same crate from outside (`probe_user`), or a module that the text itself declares.
+//! Found are all trees of `use`, nested and on several lines, and every path in code that starts with
+//! `crate`, `self`, `super`, a name of the same crate from outside (`probe_user`), or a module that the text
+//! itself declares.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +36,8 @@ impl Source {
         let Reader { mut found, inline, .. } = reader;
         let declared: BTreeSet<&str> =
             found.children.iter().chain(&inline).filter_map(|path| Some(path.last()?.as_str())).collect();
-        // Any other first segment is another crate, a type or a local import, which is counted where it is imported.
+        // Any other first segment is another crate, a type or a local import, which is counted where it is
+        // imported.
         let names_module = |import: &Import| {
             let first = import.path.first().map_or("", String::as_str);
             is_anchor(first) || import.name.is_some() || declared.contains(first)
@@ -161,7 +163,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A path starts at a word with `::` behind it and none before. `pub(in crate::x)` restricts, and imports nothing.
+    /// A path starts at a word with `::` behind it and none before. `pub(in crate::x)` restricts, and imports
+    /// nothing.
     fn starts_path(&self) -> bool {
         let restricts = self.before(1) == Some(Kind::Word("in")) && self.before(2) == Some(Kind::Symbol('('));
         let continues = self.before(1) == Some(Kind::Separator);
@@ -183,7 +186,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns the path of an import from the root of the crate, given the module of its file; `None` for other crates.
+/// Returns the path of an import from the root of the crate, given the module of its file; `None` for other
+/// crates.
 ///
 /// `crate` is its own name from outside as well. A path that starts with a declared module is relative.
 pub fn absolute(

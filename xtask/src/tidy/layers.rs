@@ -123,7 +123,7 @@ fn impure(path: &str, text: &str) -> Vec<String> {
     problems
 }
 
-/// Returns every path of code, whatever it starts with.
+/// Returns every path of code, also of other crates.
 fn paths(text: &str) -> Vec<(usize, Vec<String>)> {
     let tokens = code(&tokens(text));
     let mut all = Vec::new();

@@ -1,6 +1,8 @@
-//! Splits Rust source into the few kinds of tokens that the rules need: words, symbols, literals and comments.
+//! Splits Rust source into the few kinds of tokens that the rules need: words, symbols, literals and
+//! comments.
 //!
-//! It is no parser: it accepts every text, and an unfinished literal or comment extends to the end of the text.
+//! It is no parser: it accepts every text, and an unfinished literal or comment extends to the end of the
+//! text.
 
 /// A token and the line where it starts, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +108,8 @@ fn block_comment(rest: &str) -> usize {
     rest.len()
 }
 
-/// Returns the end of a string literal of any kind, if one starts here: `"…"`, `b"…"`, `c"…"`, `r#"…"#`, `br"…"`.
+/// Returns the end of a string literal of any kind, if one starts here: `"…"`, `b"…"`, `c"…"`, `r#"…"#`,
+/// `br"…"`.
 fn string(rest: &str) -> Option<usize> {
     let prefix = ["br", "cr", "r", "b", "c", ""].into_iter().find(|prefix| {
         let after = rest.strip_prefix(prefix).map(|after| after.trim_start_matches('#'));

@@ -1,6 +1,6 @@
 //! The bill of materials: `CycloneDX` 1.5 in JSON (<https://cyclonedx.org/docs/1.5/json/>).
 //!
-//! It has no serial number and the time of the commit, so that the same source has the same bill.
+//! It has no serial number, and the time of the commit, so that the same source has the same bill.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,12 +12,12 @@ use super::parts::{Crate, Key, Library, Parts, ROOT};
 use super::{Arch, Description};
 use crate::process::capture;
 
-/// Where this is developed, for what no registry has.
+/// The repository of this project, for crates that are in no registry.
 const SOURCE: &str = "pkg:github/etcd-disk-probe/etcd-disk-probe";
 
 pub fn of(parts: &Parts, description: &Description, arch: Arch, binary: &Path) -> Result<String> {
     let sum = capture(Command::new("sha256sum").arg(binary))?;
-    let sum = sum.split_whitespace().next().context("cannot tell the checksum of the binary")?;
+    let sum = sum.split_whitespace().next().context("cannot find the checksum of the binary")?;
     let bill = document(parts, description, arch, sum)?;
     Ok(serde_json::to_string_pretty(&bill).context("cannot write JSON")? + "\n")
 }
@@ -67,7 +67,7 @@ fn document(parts: &Parts, description: &Description, arch: Arch, sum: &str) -> 
 fn component(part: &Crate, purl: &str) -> Result<Value> {
     let (name, version) = part.key();
     let licence = part.package.license.as_ref();
-    let licence = licence.with_context(|| format!("cannot tell the licence of {name} {version}"))?;
+    let licence = licence.with_context(|| format!("cannot find the licence of {name} {version}"))?;
     let hashes: Vec<_> =
         part.checksum.iter().map(|sum| json!({ "alg": "SHA-256", "content": sum })).collect();
     Ok(json!({
@@ -78,7 +78,7 @@ fn component(part: &Crate, purl: &str) -> Result<Value> {
         // "The component is not required for runtime", as macros and build scripts are not.
         "scope": if part.linked { "required" } else { "excluded" },
         "hashes": hashes,
-        // As it was written before there were expressions.
+        // The separator from before licence expressions existed.
         "licenses": [{ "expression": licence.replace('/', " OR ") }],
         "purl": purl,
     }))
@@ -96,7 +96,8 @@ fn library(library: &Library) -> Value {
     })
 }
 
-/// Names a crate as <https://github.com/package-url/purl-spec> does; one of this repository is in no registry.
+/// Returns the package URL of a crate (<https://github.com/package-url/purl-spec>); a crate of this
+/// repository is in no registry.
 fn purl(part: &Crate, description: &Description) -> String {
     let (name, version) = part.key();
     match part.package.source {
