@@ -208,6 +208,17 @@ impl Running {
         finished.with_context(|| format!("the probe has not ended after {limit:?}; {}", self.tail()))
     }
 
+    /// Returns its standard output so far.
+    pub fn output(&self) -> anyhow::Result<String> {
+        fs::read_to_string(&self.output).with_context(|| format!("cannot read {}", self.output.display()))
+    }
+
+    /// Sends SIGINT, as Ctrl-C does, and waits for its end, for at most `limit`.
+    pub fn interrupt(self, limit: Duration) -> anyhow::Result<Finished> {
+        process::send(self.pid(), Signal::INT)?;
+        self.wait(limit)
+    }
+
     /// Stops it with SIGTERM, or with SIGKILL if that takes too long.
     pub fn stop(&mut self) -> anyhow::Result<ExitStatus> {
         let pid = self.pid();

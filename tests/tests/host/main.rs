@@ -35,3 +35,5 @@ mod dashboard;
 
 mod image;
 mod chart;
+
+mod readme;
