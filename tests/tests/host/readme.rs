@@ -86,9 +86,9 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
         match (&mut open, line.strip_prefix("```")) {
             (None, Some(fence)) => open = Some((fence == language, String::new())),
             (None, None) => {}
-            (Some((_, block)), None) => *block += &format!("{line}\n"),
+            (Some((_, block)), None) => block.extend([line, "\n"]),
             (Some(_), Some(_)) => {
-                blocks.extend(open.take().filter(|(wanted, _)| *wanted).map(|(_, text)| text))
+                blocks.extend(open.take().filter(|(wanted, _)| *wanted).map(|(_, text)| text));
             }
         }
     }
@@ -126,7 +126,7 @@ fn stated_code(table: &[&str], members: &[String]) -> i32 {
 /// Returns the verdict of every member in the text of a report.
 fn verdicts_of_text(report: &str) -> Vec<String> {
     let first_words =
-        report.lines().filter(|line| is_first_line(line)).flat_map(|line| line.split(' ').next());
+        report.lines().filter(|line| is_first_line(line)).filter_map(|line| line.split(' ').next());
     first_words.map(str::to_lowercase).collect()
 }
 

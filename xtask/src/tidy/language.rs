@@ -28,11 +28,10 @@ const WORDS: [(&str, &str); 14] = [
 ];
 
 /// The same for several words in a row.
-const PHRASES: [&[(&str, &str)]; 5] = [
+const PHRASES: [&[(&str, &str)]; 4] = [
     &[("fo", "r"), ("wa", "nt"), ("o", "f")],
     &[("tho", "se"), ("th", "at")],
     &[("tho", "se"), ("wh", "o")],
-    &[("tho", "se"), ("o", "f")],
     &[("contr", "ol"), ("gro", "up")],
 ];
 
@@ -73,8 +72,11 @@ fn prose(extension: &str, text: &str) -> Vec<(usize, String)> {
     };
     if extension == "rs" {
         for token in tokens(text) {
-            if let Kind::Comment(text) | Kind::Text(text) = token.kind {
-                add(token.line, text);
+            match token.kind {
+                // An entry of passwd(5) is not prose.
+                Kind::Text(text) if text.contains(":x:") => {}
+                Kind::Comment(text) | Kind::Text(text) => add(token.line, text),
+                _ => {}
             }
         }
     } else {
