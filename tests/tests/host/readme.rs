@@ -225,7 +225,7 @@ fn finish(line: &Line, running: Running) -> Finished {
             assert!(pages.contains(&"/-/ready"), "README.md lists what is served: {}", line.comment);
             await_output(&mut running, |_| pages.iter().all(|page| serves(&endpoint, page)));
         }
-        ["trace", ..] => await_output(&mut running, |output| has_operation(output)),
+        ["trace", ..] => await_output(&mut running, has_operation),
         _ => line.unknown(),
     }
     running.interrupt(LIMIT).unwrap()
