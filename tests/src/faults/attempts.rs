@@ -69,10 +69,13 @@ mod tests {
     use super::*;
     use std::panic;
 
+    /// The results of attempts, in order.
+    type Results<'a> = &'a [Attempt<u32>];
+
     #[test]
     fn only_disturbed_attempts_are_repeated() {
         let disturbed = || Attempt::Disturbed("too fast".to_owned());
-        let cases: [(&[Attempt<u32>], Option<u32>, u32, &str); 4] = [
+        let cases: [(Results, Option<u32>, u32, &str); 4] = [
             (&[Attempt::Valid(7)], Some(7), 1, "the first one"),
             (&[disturbed(), Attempt::Valid(8)], Some(8), 2, "the second one"),
             (&[disturbed(), disturbed(), Attempt::Valid(9)], Some(9), 3, "the last one"),
