@@ -81,18 +81,17 @@ fn read(path: &str) -> String {
 /// Returns the fenced blocks of a page whose fence names this language, `""` for none.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let mut blocks = Vec::new();
-    let mut open: Option<(bool, String)> = None;
+    // The language of the open block, and its lines so far.
+    let mut open: Option<(&str, String)> = None;
     for line in page.lines() {
-        match (&mut open, line.strip_prefix("```")) {
-            (None, Some(fence)) => open = Some((fence == language, String::new())),
+        match (line.strip_prefix("```"), &mut open) {
             (None, None) => {}
-            (Some((_, block)), None) => *block += &format!("{line}\n"),
-            (Some(_), Some(_)) => {
-                blocks.extend(open.take().filter(|(wanted, _)| *wanted).map(|(_, text)| text))
-            }
+            (None, Some((_, block))) => block.extend([line, "\n"]),
+            (Some(fence), None) => open = Some((fence, String::new())),
+            (Some(_), Some(_)) => blocks.extend(open.take()),
         }
     }
-    blocks
+    blocks.into_iter().filter(|(fence, _)| *fence == language).map(|(_, block)| block).collect()
 }
 
 /// Returns every command of the blocks of shell commands.
@@ -126,7 +125,7 @@ fn stated_code(table: &[&str], members: &[String]) -> i32 {
 /// Returns the verdict of every member in the text of a report.
 fn verdicts_of_text(report: &str) -> Vec<String> {
     let first_words =
-        report.lines().filter(|line| is_first_line(line)).flat_map(|line| line.split(' ').next());
+        report.lines().filter(|line| is_first_line(line)).filter_map(|line| line.split(' ').next());
     first_words.map(str::to_lowercase).collect()
 }
 
@@ -225,7 +224,7 @@ fn finish(line: &Line, running: Running) -> Finished {
             assert!(pages.contains(&"/-/ready"), "README.md lists what is served: {}", line.comment);
             await_output(&mut running, |_| pages.iter().all(|page| serves(&endpoint, page)));
         }
-        ["trace", ..] => await_output(&mut running, |output| has_operation(output)),
+        ["trace", ..] => await_output(&mut running, has_operation),
         _ => line.unknown(),
     }
     running.interrupt(LIMIT).unwrap()
