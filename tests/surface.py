@@ -110,7 +110,7 @@ def free_ports(count):
 
 
 def get(port, path, accept=None, method="GET"):
-    """Returns status, content type and body of a response, whatever the status is."""
+    """Returns status, content type and body of a response, also of an error."""
     url = f"http://127.0.0.1:{port}{path}"
     request = urllib.request.Request(url, headers={"Accept": accept} if accept else {}, method=method)
     try:
@@ -405,7 +405,7 @@ def compare(binaries, etcd):
 
 
 def report(old, new):
-    """Prints every aspect and returns the number of those that differ."""
+    """Prints every aspect and returns the number of differences."""
     differing = 0
     for aspect in sorted(old | new):
         before, after = old.get(aspect, set()), new.get(aspect, set())

@@ -222,7 +222,7 @@ fn invalid_answers_are_distinguished() {
         (
             Answer::Raw(b"HTTP/1.1 200 OK\r\ncontent-encoding: br\r\ncontent-length: 1\r\n\r\nx"),
             "not_metrics",
-            "its encoding is `br`, which nobody asked for",
+            "its encoding is `br`, which the request does not accept",
         ),
         (Answer::Status("415 Unsupported Media Type"), "http_status", "415; this port takes gRPC alone"),
         (Answer::Status("302 Found"), "http_status", "302; redirects are not followed"),
