@@ -1,4 +1,4 @@
-//! Tells the crate where the kernel programs are. They are built by another compiler, so by `cargo xtask build`.
+//! Passes the path of the kernel programs to the crate. Another compiler builds them: `cargo xtask build`.
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -52,16 +52,18 @@ CALLS = [
     "run --web.config.file /nonexistent", "run --listen 127.0.0.1:PORT", "run --endpoints 127.0.0.1:1",
     "run --etcd-metrics etcd-server", "doctor --output yaml",
 ]  # fmt: skip
-PATHS = ["/", "/metrics", "/-/healthy", "/healthz", "/-/ready", "/api/v1/report", "/api/v1/slow", "/api", "/no"]
+PATHS = [
+    "/", "/metrics", "/-/healthy", "/healthz", "/-/ready", "/api/v1/report", "/api/v1/slow", "/api", "/no",
+]  # fmt: skip
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 # Labels with a fixed set of values, which are part of the surface.
 CLOSED_LABELS = {
-    "cause", "certificate", "errno", "file", "hook", "invariant", "le", "metric", "op", "reason", "source", "state",
-    "verdict",
+    "cause", "certificate", "errno", "file", "hook", "invariant", "le", "metric", "op", "reason", "source",
+    "state", "verdict",
 }  # fmt: skip
-# Keys of JSON with a fixed set of words. Verdicts, causes and operations are not among them: which of them are
-# listed depends on the moment, and the labels cover them.
+# Keys of JSON with a fixed set of words. Verdicts, causes and operations are not among them: which of them
+# are listed depends on the moment, and the labels cover them.
 CLOSED_KEYS = {"hook", "metric", "schema", "state"}
 
 
@@ -77,7 +79,11 @@ class Children:
 
     def start(self, *command):
         child = subprocess.Popen(
-            command, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         self.stack.callback(self.stop, child)
         return child
@@ -95,7 +101,12 @@ class Children:
 
     def run(self, *command):
         return subprocess.run(
-            command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_S
+            command,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
         )
 
 
@@ -281,7 +292,9 @@ class Samples:
 
 def static_surface(children, binary, used_port):
     """Returns the aspects that need no member."""
-    surface = {f"options of `{call}`": options_of(children.run(binary, *call.split()).stdout) for call in HELP}
+    surface = {}
+    for call in HELP:
+        surface[f"options of `{call}`"] = options_of(children.run(binary, *call.split()).stdout)
     for call in CALLS:
         arguments = call.replace("PORT", str(used_port)).split()
         surface[f"exit code of `{call}`"] = {children.run(binary, *arguments).returncode}
@@ -358,7 +371,8 @@ def run_doctor(children, binary):
         "exit code of doctor": {finished.returncode},
         # Without the pid of a member, which is the same, and of other processes, which come and go.
         "findings of doctor": {
-            (finding["group"].split(",")[0], finding["what"], finding["state"]) for finding in report["findings"]
+            (finding["group"].split(",")[0], finding["what"], finding["state"])
+            for finding in report["findings"]
         },
     }
 
@@ -419,7 +433,9 @@ def report(old, new):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("old", metavar="OLD", type=pathlib.Path, help="binary of the probe to compare with")
     parser.add_argument("new", metavar="NEW", type=pathlib.Path, help="binary of the probe to compare")
     parser.add_argument("--etcd", metavar="PATH", type=pathlib.Path, required=True, help="etcd to start")

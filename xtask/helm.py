@@ -2,7 +2,7 @@
 
     helm.py CHART DIRECTORY     writes DIRECTORY/PRESET.yaml for each file in CHART/presets
 
-`cargo xtask render` runs it, and tests/chart.py uses what is in it.
+`cargo xtask render` runs it, and tests/chart.py imports it.
 """
 
 import pathlib
@@ -13,32 +13,35 @@ import yaml
 
 NAME = "etcd-disk-probe"
 
-# The order in which Helm would create them; the API server need not be asked twice.
+# The order in which Helm creates objects, so that one request to the API server is enough.
 ORDER = [
     "Namespace", "SecurityContextConstraints", "ServiceAccount", "Secret", "ConfigMap", "Role", "RoleBinding", "Service",
     "DaemonSet",
 ]
 
-# Who applies a manifest has no Helm.
+# Labels that only Helm uses.
 HELM_ONLY = ("helm.sh/chart:", "app.kubernetes.io/managed-by:")
 
 HEADER = """\
-# {title}, {preset}: rendered from deploy/chart/etcd-disk-probe by `cargo xtask render`. Change that, not this.
+# {title}, {preset}: rendered from deploy/chart/etcd-disk-probe by \
+`cargo xtask render`. Change that, not this.
 #
 # It serves with a key that this file cannot hold. Apply it, and make one; its pods wait for that:
 #
 #   kubectl apply --filename {preset}.yaml
-#   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -subj /CN=etcd-disk-probe \\
+#   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+-days 3650 -subj /CN=etcd-disk-probe \\
 #     -addext subjectAltName=DNS:etcd-disk-probe.etcd-disk-probe.svc -keyout tls.key -out tls.crt
 #   kubectl --namespace etcd-disk-probe create secret generic etcd-disk-probe-tls --type kubernetes.io/tls \\
 #     --from-file tls.crt --from-file tls.key --from-file ca.crt=tls.crt
 #
-# Prometheus trusts tls.crt, and verifies the name etcd-disk-probe.etcd-disk-probe.svc. More in docs/kubernetes.md.
+# Prometheus trusts tls.crt, and verifies the name etcd-disk-probe.etcd-disk-probe.svc. \
+More in docs/kubernetes.md.
 """
 
 
 def documents(rendered):
-    """Returns the YAML documents of a rendered chart, one text each, what people are told (NOTES.txt) left out."""
+    """Returns the YAML documents of a rendered chart, one text each, without NOTES.txt."""
     texts = [text for name, text in sorted(rendered.items()) if name.endswith(".yaml")]
     parts = [part.strip() for text in texts for part in text.split("\n---\n")]
     return [part for part in parts if yaml.safe_load(part)]

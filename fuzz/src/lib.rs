@@ -1,8 +1,8 @@
 //! Fuzz targets: one function per parser of untrusted input.
 //!
-//! `cargo xtask fuzz` calls them with generated input. `probe-user/tests/corpus.rs` includes this file and replays
-//! the corpus. A target checks more than the absence of panics: a parsed value must have the properties on which
-//! the rest of the program relies.
+//! `cargo xtask fuzz` calls them with generated input. `probe-user/tests/corpus.rs` includes this file and
+//! replays the corpus. A target checks more than the absence of panics: a parsed value must have the
+//! properties on which the rest of the program relies.
 
 use std::{collections::HashMap, path::Path};
 
@@ -11,7 +11,7 @@ use probe_user::{
         exposition::{self, Line},
         reexport::AllowList,
     },
-    discovery::{Endpoint, Settings, member_settings::Source},
+    discovery::{Endpoint, MemberSettings, member_settings::LaunchConfig},
     etcd::Scrape,
     output::metrics::Format,
     server::{self, web_config::WebConfig},
@@ -65,7 +65,7 @@ pub fn flags(bytes: &[u8]) {
     let variables = environment.lines().filter_map(|line| line.split_once('='));
     let environment: HashMap<String, String> =
         variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    let source = Source::new(&argv, &environment);
+    let source = LaunchConfig::new(&argv, &environment);
     assert!(source.config_file().is_none_or(|path| !path.as_os_str().is_empty()), "a file without a name");
     check(&source.settings());
 }
@@ -76,12 +76,12 @@ pub fn flags(bytes: &[u8]) {
 /// If the parsed value is inconsistent.
 pub fn config_file(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if let Ok(settings) = Settings::from_config_file(text) {
+    if let Ok(settings) = MemberSettings::from_config_file(text) {
         check(&settings);
     }
 }
 
-fn check(settings: &Settings) {
+fn check(settings: &MemberSettings) {
     assert!(
         !settings.name.is_empty() && !settings.data_dir.as_os_str().is_empty(),
         "etcd has defaults for both"

@@ -1,12 +1,13 @@
-//! The life of a bbolt transaction as system calls on one database file.
+//! A bbolt transaction as system calls on one database file.
 //!
-//! bbolt's `tx.go` (1.3): grow the file if it must (`ftruncate`, `fsync`), `pwrite64` the dirty pages, `fdatasync`,
-//! `pwrite64` one meta page, `fdatasync`. The commit ends with the second. Opening a new database writes its first four
-//! pages at once and syncs them; that is no commit.
+//! bbolt's `tx.go` (1.3): grow the file if required (`ftruncate`, `fsync`), `pwrite64` the dirty pages,
+//! `fdatasync`, `pwrite64` one meta page, `fdatasync`. The commit ends with the second. Opening a new
+//! database writes its first four pages in one call and syncs them; that is not a commit.
 
 use crate::state::Backend;
 
-/// Bytes at the start of a page that tell a meta page: bbolt's `page` (16 bytes) and the head of its `meta`.
+/// Bytes at the start of a page that identify a meta page: bbolt's `page` (16 bytes) and the head of its
+/// `meta`.
 pub const HEAD_BYTES: usize = 28;
 
 /// bbolt's `metaPageFlag`, at offset 8 of a page.
@@ -14,18 +15,18 @@ const META_FLAG: u16 = 0x04;
 /// bbolt's `magic`, at offset 16 of a meta page.
 const MAGIC: u32 = 0xED0C_DAED;
 
-/// What a write to a database is.
+/// The kind of a write to a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
     /// Anything but a meta page.
     Data,
-    /// One meta page: the write that a commit ends with.
+    /// One meta page: the last write of a commit.
     Meta,
     /// The first pages of a new database.
     New,
 }
 
-/// Returns what a meta page of these flags, magic number and page size begins with.
+/// Returns the first bytes of a page with these flags, magic number and page size.
 fn head(flags: u16, magic: u32, page_bytes: u32) -> [u8; HEAD_BYTES] {
     let mut head = [0; HEAD_BYTES];
     head[8..10].copy_from_slice(&flags.to_le_bytes());
@@ -34,12 +35,12 @@ fn head(flags: u16, magic: u32, page_bytes: u32) -> [u8; HEAD_BYTES] {
     head
 }
 
-/// Returns what bbolt's meta page begins with, for whoever plays bbolt.
+/// Returns the first bytes of bbolt's meta page, for programs that imitate bbolt.
 pub fn meta_head(page_bytes: u32) -> [u8; HEAD_BYTES] {
     head(META_FLAG, MAGIC, page_bytes)
 }
 
-/// Returns whether a write may hold a meta page, so that its first bytes are worth reading.
+/// Returns whether a write may contain a meta page, in which case its first bytes are read.
 ///
 /// Pages 0 and 1 are the meta pages, so the offset is 0 or the length.
 #[inline(always)]
@@ -47,11 +48,12 @@ pub const fn may_be_meta(offset: u64, bytes: u64) -> bool {
     offset == 0 || offset == bytes
 }
 
-/// Tells a write by its first bytes. Geometry alone does not: five data pages at page five are at offset = length, too.
+/// Returns the kind of a write by its first bytes, `head`. Offset and length alone are ambiguous: five data
+/// pages at page five have offset = length, too.
 ///
-/// `head` is what is written; the page size stands in every meta page, so none is assumed.
+/// Every meta page contains the page size, so none is assumed.
 #[inline(always)]
-pub fn page(head: &[u8; HEAD_BYTES], bytes: u64) -> Page {
+pub fn classify_page(head: &[u8; HEAD_BYTES], bytes: u64) -> Page {
     let flags = u16::from_le_bytes([head[8], head[9]]);
     let magic = u32::from_le_bytes([head[16], head[17], head[18], head[19]]);
     let page_bytes = u32::from_le_bytes([head[24], head[25], head[26], head[27]]);
@@ -65,9 +67,10 @@ pub fn page(head: &[u8; HEAD_BYTES], bytes: u64) -> Page {
 }
 
 impl Backend {
-    /// Tells a write whose bytes could not be read: a meta page has the length of the last one.
+    /// Guesses the kind of a write whose bytes could not be read: a meta page has the length of the previous
+    /// one.
     #[inline(always)]
-    pub fn guess(&self, offset: u64, bytes: u64) -> Page {
+    pub fn guess_page(&self, offset: u64, bytes: u64) -> Page {
         if bytes == u64::from(self.page_bytes) && may_be_meta(offset, bytes) {
             Page::Meta
         } else {
@@ -75,12 +78,12 @@ impl Backend {
         }
     }
 
-    /// A transaction writes, or grows the file.
+    /// Records that a transaction writes, or grows the file.
     #[inline(always)]
     pub fn begin_write(&mut self, page: Page, bytes: u64, now_ns: u64) {
         self.used_ns = now_ns;
         if self.meta_written != 0 {
-            // No sync came after the meta page, so it was the end (`--unsafe-no-fsync`).
+            // No sync followed the meta page, so the commit ended with it (`--unsafe-no-fsync`).
             self.reset();
         }
         // The first pages of a new database begin no transaction.
@@ -92,20 +95,21 @@ impl Backend {
         }
     }
 
-    /// The meta page is written; returns the time since the transaction's first write.
+    /// Records that the meta page is written; returns the time since the transaction's first write.
     #[inline(always)]
     pub fn end_meta(&mut self, now_ns: u64) -> u64 {
         self.meta_written = 1;
         now_ns.saturating_sub(self.commit_started_ns)
     }
 
-    /// Returns whether a commit ends with the sync that begins.
+    /// Returns whether the sync that begins is the end of a commit.
     #[inline(always)]
     pub const fn ends_with_sync(&self) -> bool {
         self.meta_written != 0
     }
 
-    /// The sync that ends a commit is over; returns the time since the transaction's first write.
+    /// Records the end of the sync that completes a commit; returns the time since the transaction's first
+    /// write.
     #[inline(always)]
     pub fn end_commit(&mut self, now_ns: u64) -> u64 {
         let latency_ns = now_ns.saturating_sub(self.commit_started_ns);
@@ -113,7 +117,7 @@ impl Backend {
         latency_ns
     }
 
-    /// Forgets the transaction: it has ended, or failed.
+    /// Clears the transaction, which has ended or failed.
     #[inline(always)]
     pub fn reset(&mut self) {
         self.commit_started_ns = 0;
@@ -128,21 +132,21 @@ mod tests {
     const PAGE: u64 = 4096;
 
     #[test]
-    fn pages_are_told_by_their_content() {
+    fn pages_are_classified_by_content() {
         let cases = [
             (head(META_FLAG, MAGIC, 4096), 4096, Page::Meta, "one meta page"),
-            (head(META_FLAG, MAGIC, 16384), 16384, Page::Meta, "one of a machine with larger pages"),
+            (head(META_FLAG, MAGIC, 16384), 16384, Page::Meta, "larger pages"),
             (head(META_FLAG, MAGIC, 4096), 16384, Page::New, "the first four pages of a new database"),
             (head(0x02, MAGIC, 4096), 4096, Page::Data, "a leaf that happens to hold the magic number"),
             (head(META_FLAG, 0, 4096), 4096, Page::Data, "no magic number"),
             (head(0x10, 0, 0), 5 * 4096, Page::Data, "a free list of five pages at page five"),
         ];
         for (head, bytes, expected, why) in cases {
-            assert_eq!(page(&head, bytes), expected, "{why}");
+            assert_eq!(classify_page(&head, bytes), expected, "{why}");
         }
     }
 
-    /// Plays a commit of one data page; returns what each end reported.
+    /// Performs a commit of one data page; returns the latencies of both ends.
     fn commit(backend: &mut Backend, at_ns: u64) -> (u64, u64) {
         backend.begin_write(Page::Data, PAGE, at_ns);
         assert!(!backend.ends_with_sync(), "the sync of the data pages ends no commit");
@@ -156,7 +160,7 @@ mod tests {
     fn a_commit_runs_from_its_first_write_to_its_second_sync() {
         let mut backend = Backend::default();
         assert_eq!(commit(&mut backend, 1_000), (25, 40));
-        assert_eq!(commit(&mut backend, 5_000), (25, 40), "and the next begins anew");
+        assert_eq!(commit(&mut backend, 5_000), (25, 40), "and the next has its own start");
         assert!(!backend.ends_with_sync(), "a sync without a meta page ends nothing");
     }
 
@@ -187,12 +191,12 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_page_is_told_by_the_length_of_the_last() {
+    fn an_unreadable_page_is_classified_by_the_length_of_the_last() {
         let mut backend = Backend::default();
-        assert_eq!(backend.guess(0, PAGE), Page::Data, "no meta page was ever seen");
+        assert_eq!(backend.guess_page(0, PAGE), Page::Data, "no meta page was written before");
         commit(&mut backend, 1_000);
-        assert_eq!(backend.guess(0, PAGE), Page::Meta, "page 0");
-        assert_eq!(backend.guess(PAGE, PAGE), Page::Meta, "page 1");
-        assert_eq!(backend.guess(5 * PAGE, 5 * PAGE), Page::Data, "five pages at page five");
+        assert_eq!(backend.guess_page(0, PAGE), Page::Meta, "page 0");
+        assert_eq!(backend.guess_page(PAGE, PAGE), Page::Meta, "page 1");
+        assert_eq!(backend.guess_page(5 * PAGE, 5 * PAGE), Page::Data, "five pages at page five");
     }
 }

@@ -1,49 +1,52 @@
-//! Log-linear histograms whose edges contain all of etcd's.
+//! Log-linear histograms whose edges include all bucket bounds of etcd's histograms.
 
 /// One millisecond in units of 61.035 ns, so that 1 ms × 2^k is always the edge of a slot.
 ///
-/// All 14 edges of `etcd_disk_wal_fsync_duration_seconds` are thereby ours, and counts compare one to one.
+/// All 14 bounds of `etcd_disk_wal_fsync_duration_seconds` are therefore edges, and counts compare one to
+/// one.
 pub const UNITS_PER_MS: u64 = 1 << 14;
 
-/// Slots per doubling: a quantile, the middle of one, is off by 1/64 at most.
+/// Slots per doubling: a quantile, the middle of a slot, is off by 1/64 at most.
 pub const STEPS: u64 = 32;
 
-/// Slots in all: the last ends at 65.536 s and holds whatever is longer, too.
+/// Number of slots. The last one ends at 65.536 s; it also holds all longer latencies.
 pub const SLOTS: usize = 832;
 
-/// Longer latencies count as this long in [`slot`], so that its product stays within 64 bits: 78 hours.
+/// [`slot`] treats longer latencies as this long (78 hours), so that its product fits 64 bits.
 const LONGEST_NS: u64 = 1 << 48;
 
 const NS_PER_MS: u64 = 1_000_000;
 
-/// One series: the kernel adds atomically from every CPU, the daemon reads.
+/// One series. The kernel programs add atomically from every CPU; the daemon reads.
 ///
-/// How many events have ended is the sum of the slots, so no reader can see a count that disagrees with them.
+/// The number of ended events is the sum of the slots, so a reader cannot get a count that disagrees with
+/// them.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Histogram {
     pub slots: [u64; SLOTS],
-    /// Exact total; never estimated from the edges.
+    /// Exact total, not estimated from the edges.
     pub sum_ns: u64,
-    /// The longest since the target was first seen. etcd's locks let one operation of a series run at a time,
-    /// so that a plain store after a comparison does.
+    /// The longest since the target was first measured. etcd's locks allow one operation of a series at a
+    /// time, so a comparison and a plain store suffice.
     pub max_ns: u64,
     /// Bytes that the ended operations wrote.
     pub bytes: u64,
-    /// Events begun; kept only for the series that are reconciled with etcd, 0 in all others.
+    /// Events begun; counted only in the series that are reconciled with etcd, 0 in all others.
     pub entered: u64,
-    /// Of the sum, how long the threads ran; a lower bound, see [`crate::state::Split`]. 0 for what is no single system call.
+    /// Part of the sum that the threads spent on a CPU; a lower bound, see [`crate::state::Split`]. 0 for
+    /// events that span more than one system call.
     pub on_cpu_ns: u64,
-    /// Of the sum, how long they could have run and waited for a processor.
+    /// Part of the sum that the threads spent runnable, waiting for a CPU.
     pub run_queue_ns: u64,
-    /// The same of the events that took longer than the threshold.
-    pub slow: Slow,
+    /// The same sums over the events that took longer than the threshold.
+    pub slow: SlowSums,
 }
 
-/// What events that took longer than the threshold came to.
+/// Sums over the events that took longer than the threshold.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Slow {
+pub struct SlowSums {
     pub events: u64,
     pub sum_ns: u64,
     pub on_cpu_ns: u64,
@@ -62,7 +65,7 @@ unsafe impl aya::Pod for Histogram {}
 #[inline(always)]
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "a slot is below 832, and no such kernel has 16-bit pointers"
+    reason = "a slot is below 832, and pointers have at least 32 bits"
 )]
 pub const fn slot(latency_ns: u64) -> usize {
     let latency_ns = if latency_ns > LONGEST_NS { LONGEST_NS } else { latency_ns };
@@ -79,7 +82,7 @@ pub const fn slot(latency_ns: u64) -> usize {
 
 /// Returns the upper edge of a slot, inclusive, in units of 1 ms / 2^14.
 ///
-/// The last slot has this edge for the sake of quantiles, although it also holds what is longer.
+/// The last slot has an edge for the calculation of quantiles, although it also holds longer latencies.
 pub const fn edge_units(slot: usize) -> u64 {
     let slot = slot as u64;
     if slot < STEPS {
@@ -109,7 +112,7 @@ mod tests {
             (1_953, 31, "the last linear edge belongs to its own slot"),
             (1_954, 32, "one past an edge belongs to the next"),
             (65_536_000_000, SLOTS - 1, "the last edge belongs to the last slot"),
-            (u64::MAX, SLOTS - 1, "a clock gone wrong stays in range"),
+            (u64::MAX, SLOTS - 1, "a broken clock stays in range"),
         ];
         for (latency_ns, expected, why) in cases {
             assert_eq!(slot(latency_ns), expected, "{latency_ns} ns: {why}");
@@ -117,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_edge_that_people_use_closes_a_slot() {
+    fn every_common_bucket_bound_closes_a_slot() {
         let etcd = (0..14).map(|k| 1_000_000 << k);
         let guidance = [10_000_000, 25_000_000, 100_000_000];
         for edge_ns in etcd.chain(guidance) {
@@ -128,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn edges_enclose_what_their_slot_holds() {
+    fn edges_enclose_the_latencies_of_their_slot() {
         for index in 1..SLOTS {
             // The largest whole nanosecond within an edge, and the next one.
             let within_ns = edge_units(index - 1) * NS_PER_MS / UNITS_PER_MS;

@@ -1,42 +1,46 @@
-//! What was not measured, by reason.
+//! Reasons for which an event was not measured.
 
-/// Why an event of a target was not measured. The number is the index in the map and the order of labels: append only.
+/// Why an event of a target was not measured. The number is the index in the map and the order of labels:
+/// append only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Miss {
-    /// No block of histograms is left for another process.
+    /// No block of histograms is free for another process.
     TargetsFull,
-    /// No slot is left for another thread.
+    /// No entry is free for another thread.
     ThreadsFull,
-    /// A sync or allocation returned whose beginning was not seen, as for those in flight when the probe attached.
+    /// A sync or allocation returned whose entry was not recorded, such as one in flight when the probe
+    /// attached.
     ExitWithoutEnter,
-    /// A thread began an operation while its last one had not ended.
+    /// A thread began an operation before its previous one had ended.
     EnterWithoutExit,
-    /// A target synced a file that is none of the roles.
+    /// A target synced a file that has none of the roles.
     UnknownFile,
     /// An operation that etcd is not known to make on a file of that role.
     UnknownOperation,
     /// The file of a descriptor could not be read from the kernel.
     UnreadableFile,
-    /// A WAL segment outside the directory where the target's first was seen.
+    /// A WAL segment outside the directory of the target's first segment.
     ForeignWal,
-    /// The page that a commit wrote could not be read; whether it was the meta page is told by its place alone.
+    /// The page that a commit wrote could not be read; offset and length alone decide whether it was the meta
+    /// page.
     UnreadablePage,
     /// A target has more than four databases open at once.
     BackendsFull,
     /// The table of failed operations is full.
     ErrorsFull,
-    /// A record of the debugging ring was lost.
+    /// The debugging ring was full and lost a record.
     RingFull,
-    /// The kernel does not account for the time of a thread: how an operation's time was spent is unknown.
+    /// The kernel keeps no scheduler statistics of threads: the split of an operation's time is unknown.
     NoAccounting,
-    /// More slow operations in a second than are told of one by one: they are in the sums, not in the trace.
+    /// More slow operations in a second than are emitted individually: they are in the sums but not in the
+    /// trace.
     SlowLimited,
-    /// The ring of slow operations was full, likewise.
+    /// The ring of slow operations was full, with the same effect.
     SlowRingFull,
-    /// More requests in flight on a watched device than there are places for.
+    /// More bios in flight on a watched device than the table has entries.
     RequestsFull,
-    /// More processes and cgroups on the watched devices than are told apart.
+    /// More processes and cgroups on the watched devices than are counted separately.
     OwnersFull,
 }
 
@@ -91,9 +95,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_positions() {
-        for (position, miss) in Miss::ALL.iter().enumerate() {
-            assert_eq!(*miss as usize, position, "{}", miss.as_str());
+    fn numbers_are_indexes() {
+        for (index, miss) in Miss::ALL.iter().enumerate() {
+            assert_eq!(*miss as usize, index, "{}", miss.as_str());
         }
     }
 }

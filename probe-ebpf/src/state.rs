@@ -1,23 +1,30 @@
-//! What the kernel remembers between system calls: of each process, of each thread, of each open database.
+//! State that the kernel programs keep between system calls, per process, per thread and per open database.
 
-/// Databases that one process may have open at once: the one in use and, for a moment, the one it replaces.
+/// Flag of kernel threads in `task_struct.flags` and in field 9 of `/proc/PID/stat` (include/linux/sched.h;
+/// the same from Linux 5.10 to 7.2).
+pub const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// Threads of all targets at once. Go starts one per blocked system call, a few dozen in total.
+pub const THREADS: u32 = 1024;
+
+/// Databases that one process may have open at once: the one in use and, briefly, the one that it replaces.
 pub const BACKENDS: usize = 4;
 
 /// One etcd process. The daemon maps these and reads them without a system call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// Start of the process, ns since boot; 0 while the entry is free. With `tgid` it tells one life of a process
-    /// from another that got the same number.
+    /// Start of the process, ns since boot; 0 while the entry is free. Together with `tgid` it identifies one
+    /// incarnation: the kernel reuses process ids.
     pub started_ns: u64,
-    /// Inode of the WAL directory, known from the first segment seen in it; 0 before.
+    /// Inode of the WAL directory, known from the first operation on a segment in it; 0 before.
     pub wal_dir_inode: u64,
-    /// Inode of the directory above, which etcd syncs once, when it creates its WAL.
+    /// Inode of its parent, which etcd syncs once, when it creates its WAL.
     pub wal_parent_inode: u64,
     /// When the rotation in progress began; 0 if none.
     pub cut_started_ns: u64,
     pub backends: [Backend; BACKENDS],
-    /// Process, as the initial pid namespace numbers it.
+    /// Process id in the initial pid namespace.
     pub tgid: u32,
     /// Device of the WAL directory: the kernel's `s_dev`, major << 20 | minor.
     pub wal_dev: u32,
@@ -25,7 +32,7 @@ pub struct Target {
 
 const _: () = assert!(size_of::<Target>() == 40 + BACKENDS * size_of::<Backend>(), "no padding allowed");
 
-/// One database file of a process, and where its transaction stands.
+/// One database file of a process, and the state of its transaction.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backend {
@@ -33,10 +40,10 @@ pub struct Backend {
     pub inode: u64,
     /// First write of the transaction in progress; 0 if none.
     pub commit_started_ns: u64,
-    /// When it was last written.
+    /// Time of the last write.
     pub used_ns: u64,
     pub dev: u32,
-    /// Length of the last meta page seen; 0 before.
+    /// Length of the last meta page that was written; 0 before the first.
     pub page_bytes: u32,
     /// 1 from the write of the meta page to the end of the sync that makes it durable.
     pub meta_written: u64,
@@ -44,17 +51,17 @@ pub struct Backend {
 
 const _: () = assert!(size_of::<Backend>() == 40, "no padding allowed");
 
-/// Identifies one life of one thread: numbers are used again, start times are not.
+/// Identifies one incarnation of a thread: the kernel reuses thread ids, but not with the same start time.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadKey {
-    /// Process in the upper half, thread in the lower.
+    /// Process id in the upper half, thread id in the lower.
     pub pid_tgid: u64,
     /// ns since boot
     pub started_ns: u64,
 }
 
-/// Identifies one life of one process.
+/// Identifies one incarnation of a process.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessKey {
@@ -63,103 +70,107 @@ pub struct ProcessKey {
     pub tgid: u64,
 }
 
-/// The operation that a thread is in. It is never removed between operations, only cleared.
+/// A thread and its operation in flight. The entry stays between operations; only `started_ns` is cleared.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Thread {
     pub key: ThreadKey,
-    /// When the operation began; 0 if none is in flight.
+    /// Start of the operation; 0 if none is in flight.
     pub started_ns: u64,
-    /// Database of the operation, for operations on one.
+    /// Inode of the database, for an operation on one.
     pub inode: u64,
     pub target: u32,
-    /// Its position in [`crate::series::OPERATIONS`], or [`UNKNOWN`].
+    /// Index in [`crate::series::OPERATIONS`], or [`NO_SERIES`].
     pub series: u32,
-    /// Position of that database among those of its target.
+    /// Index of that database in [`Target::backends`].
     pub backend: u32,
-    /// What else ends with this operation: `ENDS_*`.
-    pub ends: u32,
-    /// Which programs saw the call that is under way begin, be it an operation or not: [`FIRST`], [`SPARE`].
-    pub saw_begin: u32,
-    /// Which programs saw the last call end.
-    pub saw_end: u32,
-    /// The thread's account when the operation began.
-    pub account: Account,
-    /// Where in the file, for calls that say so.
+    /// Composite events that this operation completes: `COMPLETES_*`.
+    pub completes: u32,
+    /// Programs that were called at the entry of the current system call, traced or not: [`PRIMARY`],
+    /// [`SECONDARY`].
+    pub seen_enter: u32,
+    /// Programs that were called at the exit of the last system call.
+    pub seen_exit: u32,
+    /// Scheduler statistics of the thread at the start of the operation.
+    pub sched_stats: SchedStats,
+    /// Offset in the file, for calls that take one.
     pub offset: u64,
-    /// The file of the operation.
+    /// File descriptor of the operation.
     pub descriptor: u32,
-    /// Its own position in the array.
+    /// Index of this entry in the array.
     pub index: u32,
-    /// Block requests that it queued in the operation, and those of them that flush.
+    /// Block requests that the thread queued during the operation, and how many of them flush.
     pub requests: u32,
     pub flushes: u32,
-    /// What was counted last.
-    pub ended: Ended,
-    /// Files that it used, by the lowest bits of their descriptors.
-    pub files: [KnownFile; KNOWN_FILES],
+    /// The event that was counted last.
+    pub ended: EndedEvent,
+    /// Files that the thread used, by the lowest bits of their descriptors.
+    pub files: [CachedFile; CACHED_FILES],
 }
 
 const _: () = assert!(size_of::<Thread>() == 296, "no padding allowed");
 
 /// An event as it is counted.
 ///
-/// It is written to memory and read back, so that the verifier forgets the many ways on which its numbers came about.
+/// It is written to memory and read back, so that the verifier drops its state of the many paths on which the
+/// values were computed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ended {
+pub struct EndedEvent {
     pub latency_ns: u64,
-    /// Of that latency: reckoned once, for it takes a division.
+    /// Slot of that latency, computed once because it takes a division.
     pub slot: u64,
     pub bytes: u64,
     pub split: Split,
 }
 
-/// Files that are remembered of each thread: a segment, the database, and what two descriptors more may be.
-pub const KNOWN_FILES: usize = 4;
+/// Files that are cached per thread: a segment, the database, and two further descriptors.
+pub const CACHED_FILES: usize = 4;
 
-/// A file whose role has been found out, so that the next operation need not walk to its names again.
+/// A file whose role was resolved, so that the next operation need not walk to its names again.
 ///
-/// It is known again by its `dentry`, the hash of its name, which a rename changes and which depends on the directory
-/// (`full_name_hash` and `d_move`, `fs/dcache.c`, Linux 5.10 to 7.2), and the `inode`. What is known of the directory holds for as long
-/// as it has that `dentry`. A database that is removed and made anew under its name may get all three: it goes on as the old one,
-/// which had no transaction in progress then.
+/// A hit requires the same `dentry`, the same hash of its name and the same `inode`. The hash changes with a
+/// rename and depends on the directory (`full_name_hash` and `d_move`, `fs/dcache.c`, Linux 5.10 to 7.2). The
+/// facts about the directory hold for as long as it has that `dentry`. A database that is removed and created
+/// again under its name may get all three: it continues as the old one, which had no transaction in progress
+/// then.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KnownFile {
-    /// Address of the kernel's `dentry`; 0 if there is none.
+pub struct CachedFile {
+    /// Address of the kernel's `dentry`; 0 if the entry is empty.
     pub dentry: u64,
     /// `dentry.d_name.hash_len`
     pub hash_len: u64,
     /// Address of the kernel's `inode`.
     pub inode_address: u64,
-    /// Its number and its device; of databases only.
+    /// Inode number and device; of databases only.
     pub inode: u64,
     pub dev: u32,
-    /// [`crate::name::Named`], packed; or why an operation on it counts as nothing: [`FOREIGN`], [`UNREADABLE`].
-    pub named: u32,
+    /// [`crate::file_name::ParsedName`], packed; or why an operation on the file is not counted: [`FOREIGN`],
+    /// [`UNREADABLE`].
+    pub parsed_name: u32,
 }
 
-/// `KnownFile::named`: a segment outside the WAL's directory.
+/// `CachedFile::parsed_name`: a segment outside the WAL directory.
 pub const FOREIGN: u32 = 1 << 8;
-/// `KnownFile::named`: the file could not be read; it is looked at again the next time.
+/// `CachedFile::parsed_name`: the file could not be read; the next operation resolves it again.
 pub const UNREADABLE: u32 = 1 << 9;
-/// `KnownFile::named`: its name says nothing, so it may be a directory of the WAL's.
+/// `CachedFile::parsed_name`: the name implies no role, so the file may be a directory of the WAL.
 pub const UNNAMED: u32 = 1 << 10;
 
-const _: () = assert!(size_of::<KnownFile>() == 40, "no padding allowed");
+const _: () = assert!(size_of::<CachedFile>() == 40, "no padding allowed");
 
-/// What the kernel has accounted to a thread in its life.
+/// Time that the scheduler has accounted to a thread since it started.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Account {
+pub struct SchedStats {
     /// `se.sum_exec_runtime`: as of the last tick or switch.
     pub exec_ns: u64,
-    /// `sched_info.run_delay`: exact, for it ends with a switch.
+    /// `sched_info.run_delay`: exact, because the wait ends with a switch.
     pub run_delay_ns: u64,
 }
 
-/// How the time of an operation was spent; what is left was spent blocked.
+/// How an operation spent its time; the rest of the latency is blocked time.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Split {
@@ -168,12 +179,13 @@ pub struct Split {
 }
 
 impl Split {
-    /// Splits an operation by the thread's account before and after it. The parts never exceed the whole.
+    /// Splits a latency by the scheduler statistics before and after it. The parts never exceed the whole.
     ///
-    /// The account of the time on a processor is brought up to date by ticks and switches only, so the part is off by up to a
-    /// tick (1 to 10 ms) either way; by what the thread ran since its last switch, which for one that blocks is little.
+    /// The kernel updates the time on a CPU at ticks and switches only, so this part is off by up to a tick
+    /// (1 to 10 ms) either way: by what the thread ran since its last switch, which is little for a thread
+    /// that blocks.
     #[inline(always)]
-    pub const fn of(latency_ns: u64, before: Account, after: Account) -> Self {
+    pub const fn of(latency_ns: u64, before: SchedStats, after: SchedStats) -> Self {
         let run_queue_ns = least(after.run_delay_ns.saturating_sub(before.run_delay_ns), latency_ns);
         let on_cpu_ns = least(after.exec_ns.saturating_sub(before.exec_ns), latency_ns - run_queue_ns);
         Self { on_cpu_ns, run_queue_ns }
@@ -184,68 +196,69 @@ const fn least(a: u64, b: u64) -> u64 {
     if a < b { a } else { b }
 }
 
-/// A stack and how long a thread was blocked with it.
+/// A kernel stack and how long a thread was blocked with it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wait {
-    /// Its number in the table of stacks; [`NO_STACK`] if it could not be taken.
+    /// Id of the stack in the map of stack traces; [`NO_STACK`] if it could not be taken.
     pub stack: u32,
     /// µs
     pub blocked_us: u32,
 }
 
-/// `Wait::stack`: the table was full, or the stack could not be walked.
+/// `Wait::stack`: the map was full, or the stack could not be walked.
 pub const NO_STACK: u32 = u32::MAX;
 
-/// Stacks that one operation's waits are told apart by; the last place holds all that are more.
+/// Stacks that are recorded separately per operation; the last entry holds the sum of all further ones.
 pub const WAITS: usize = 8;
 
-/// What a thread waited for in the operation that it is in; kept with `--causes exact` only.
+/// The waits of a thread in its operation in flight; recorded with `--causes exact` only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waits {
-    /// When it last left its processor, blocked; 0 if it did not.
-    pub left_ns: u64,
-    /// `sched_info.run_delay` then.
-    pub left_run_delay_ns: u64,
-    /// How long it was away, waiting for a processor included, until it came back; 0 if that is settled.
-    pub away_ns: u64,
-    pub left_stack: u32,
+pub struct ThreadWaits {
+    /// When the thread last left its CPU blocked; 0 if it did not.
+    pub switched_out_ns: u64,
+    /// `sched_info.run_delay` at that time.
+    pub switched_out_run_delay_ns: u64,
+    /// Time off the CPU until it was switched in, including the wait in the run queue; 0 once it has been
+    /// added.
+    pub off_cpu_ns: u64,
+    pub switched_out_stack: u32,
     pub used: u32,
     pub waits: [Wait; WAITS],
 }
 
-const _: () = assert!(size_of::<Waits>() == 32 + 8 * WAITS, "no padding allowed");
+const _: () = assert!(size_of::<ThreadWaits>() == 32 + 8 * WAITS, "no padding allowed");
 
-/// An operation that took longer than the threshold, sent when it ended.
+/// An operation that took longer than the threshold, emitted when it ends.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlowRecord {
+pub struct SlowEvent {
     pub started_ns: u64,
     pub latency_ns: u64,
     pub split: Split,
     pub bytes: u64,
-    /// Where in the file; [`NO_OFFSET`] where a call has no such thing.
+    /// Offset in the file; [`NO_OFFSET`] for a call without one.
     pub offset: u64,
     pub inode: u64,
     pub target: u32,
     pub series: u32,
-    /// Position among the threads, and the thread's number.
+    /// Index of the thread, and its thread id.
     pub thread: u32,
     pub thread_id: u32,
     pub requests: u32,
     pub flushes: u32,
-    /// Positive, as in `errno.h`; 0 if it succeeded.
+    /// Positive, as in `errno.h`; 0 if the call succeeded.
     pub errno: u32,
-    /// How many of the waits are used.
+    /// How many of `waits` are used.
     pub used: u32,
     pub waits: [Wait; WAITS],
 }
 
-const _: () = assert!(size_of::<SlowRecord>() == 88 + 8 * WAITS, "no padding allowed");
+const _: () = assert!(size_of::<SlowEvent>() == 88 + 8 * WAITS, "no padding allowed");
 
-impl SlowRecord {
-    /// One that tells nothing.
+impl SlowEvent {
+    /// An event without content.
     pub const NONE: Self = Self {
         started_ns: 0,
         latency_ns: 0,
@@ -265,11 +278,11 @@ impl SlowRecord {
     };
 }
 
-/// `SlowRecord::offset` of a call that is on the whole file.
+/// `SlowEvent::offset` of a call on the whole file.
 pub const NO_OFFSET: u64 = u64::MAX;
 
 impl Thread {
-    /// One that is in no operation.
+    /// A thread without an operation in flight.
     pub const NONE: Self = Self {
         key: ThreadKey { pid_tgid: 0, started_ns: 0 },
         started_ns: 0,
@@ -277,65 +290,75 @@ impl Thread {
         target: 0,
         series: 0,
         backend: 0,
-        ends: 0,
-        saw_begin: 0,
-        saw_end: 0,
-        account: Account { exec_ns: 0, run_delay_ns: 0 },
+        completes: 0,
+        seen_enter: 0,
+        seen_exit: 0,
+        sched_stats: SchedStats { exec_ns: 0, run_delay_ns: 0 },
         offset: 0,
         descriptor: 0,
         index: 0,
         requests: 0,
         flushes: 0,
-        ended: Ended { latency_ns: 0, slot: 0, bytes: 0, split: Split { on_cpu_ns: 0, run_queue_ns: 0 } },
-        files: [KnownFile { dentry: 0, hash_len: 0, inode_address: 0, inode: 0, dev: 0, named: 0 };
-            KNOWN_FILES],
+        ended: EndedEvent {
+            latency_ns: 0,
+            slot: 0,
+            bytes: 0,
+            split: Split { on_cpu_ns: 0, run_queue_ns: 0 },
+        },
+        files: [CachedFile { dentry: 0, hash_len: 0, inode_address: 0, inode: 0, dev: 0, parsed_name: 0 };
+            CACHED_FILES],
     };
 
-    /// Notes that a program sees a call begin; returns whether that is news, or the other program has seen it already.
+    /// Records that a program was called at an entry; returns whether it is the first of the two programs at
+    /// this call.
     #[inline(always)]
-    pub fn begins(&mut self, program: u32) -> bool {
-        self.saw_end = 0;
-        see(&mut self.saw_begin, program)
+    pub fn record_enter(&mut self, program: u32) -> bool {
+        self.seen_exit = 0;
+        add_program(&mut self.seen_enter, program)
     }
 
-    /// Notes that a program sees a call end; returns whether that is news, or the other program has seen it already.
+    /// Records that a program was called at an exit; returns whether it is the first of the two programs at
+    /// this call.
     #[inline(always)]
-    pub fn ends(&mut self, program: u32) -> bool {
-        self.saw_begin = 0;
-        see(&mut self.saw_end, program)
+    pub fn record_exit(&mut self, program: u32) -> bool {
+        self.seen_enter = 0;
+        add_program(&mut self.seen_exit, program)
     }
 }
 
-/// Adds a program to those that saw something; one that saw it before sees the next.
+/// Adds a program to the set that was called; a program that is in the set already starts the set of the next
+/// call.
 #[inline(always)]
-fn see(saw: &mut u32, program: u32) -> bool {
-    let told = *saw != 0 && *saw & program == 0;
-    *saw = if told { *saw | program } else { program };
-    !told
+fn add_program(seen: &mut u32, program: u32) -> bool {
+    let is_second = *seen != 0 && *seen & program == 0;
+    *seen = if is_second { *seen | program } else { program };
+    !is_second
 }
 
 /// One of the two programs on every hook.
-pub const FIRST: u32 = 1;
-/// The other one. The kernel skips a program that is under way on the same processor, as it is for as long as somebody else is
-/// preempted within it: on fentry in any preemptible kernel, on syscall tracepoints since Linux 57918341dd19. It skips each
-/// program on its own, so what one does not see the other does.
-pub const SPARE: u32 = 2;
+pub const PRIMARY: u32 = 1;
+/// The other one. The kernel skips a program that is already running on the same CPU, which it does for as
+/// long as another thread is preempted within the program: on fentry in any preemptible kernel, on syscall
+/// tracepoints since Linux 57918341dd19. It skips each program separately, so one of the two runs when the
+/// other is skipped.
+pub const SECONDARY: u32 = 2;
 
-/// `Thread::series` of an operation on a file that is none of ours.
-pub const UNKNOWN: u32 = u32::MAX;
+/// `Thread::series` of an operation on a file that is not measured.
+pub const NO_SERIES: u32 = u32::MAX;
 
-/// `Thread::ends`: an observation of `etcd_disk_wal_fsync_duration_seconds`.
-pub const ENDS_WAL_FSYNC: u32 = 1;
-/// `Thread::ends`: that observation, even if the call fails (etcd's `wal.sync()` observes before it returns the error).
-pub const ENDS_WAL_FSYNC_ALWAYS: u32 = 2;
-/// `Thread::ends`: the rotation in progress, if there is one.
-pub const ENDS_ROTATION: u32 = 4;
-/// `Thread::ends`: the write of a meta page.
-pub const ENDS_META: u32 = 8;
-/// `Thread::ends`: an observation of `etcd_disk_backend_commit_duration_seconds`.
-pub const ENDS_COMMIT: u32 = 16;
+/// `Thread::completes`: an observation of `etcd_disk_wal_fsync_duration_seconds`.
+pub const COMPLETES_WAL_FSYNC: u32 = 1;
+/// `Thread::completes`: that observation, even if the call fails (etcd's `wal.sync()` observes before it
+/// returns the error).
+pub const COMPLETES_WAL_FSYNC_ALWAYS: u32 = 2;
+/// `Thread::completes`: the rotation in progress, if there is one.
+pub const COMPLETES_ROTATION: u32 = 4;
+/// `Thread::completes`: the write of a meta page.
+pub const COMPLETES_META: u32 = 8;
+/// `Thread::completes`: an observation of `etcd_disk_backend_commit_duration_seconds`.
+pub const COMPLETES_COMMIT: u32 = 16;
 
-/// A failed operation, counted by what it was and how it failed.
+/// A failed operation, counted by series and error.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ErrorKey {
@@ -345,11 +368,11 @@ pub struct ErrorKey {
     pub errno: u32,
 }
 
-/// One latency as the histograms took it, for tests that fold them anew.
+/// One latency as the histograms counted it, for tests that build them again.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// When it was recorded, shortly after its end.
+    /// Time of the record, shortly after the end of the event.
     pub recorded_ns: u64,
     pub latency_ns: u64,
     pub target: u32,
@@ -358,26 +381,26 @@ pub struct Record {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Backend, ErrorKey, ProcessKey, Record, SlowRecord, Target, Thread, ThreadKey, Waits};
+    use super::{Backend, ErrorKey, ProcessKey, Record, SlowEvent, Target, Thread, ThreadKey, ThreadWaits};
 
     // SAFETY: `repr(C)`, `Copy`, integers only, no padding, so every bit pattern is valid.
     unsafe impl aya::Pod for Backend {}
-    // SAFETY: see above.
+    // SAFETY: `repr(C)`, `Copy`, integers only, no padding, so every bit pattern is valid.
     unsafe impl aya::Pod for ErrorKey {}
-    // SAFETY: see above.
+    // SAFETY: `repr(C)`, `Copy`, integers only, no padding, so every bit pattern is valid.
     unsafe impl aya::Pod for ProcessKey {}
-    // SAFETY: see above.
+    // SAFETY: `repr(C)`, `Copy`, integers only, no padding, so every bit pattern is valid.
     unsafe impl aya::Pod for Record {}
-    // SAFETY: see above.
+    // SAFETY: `repr(C)`, `Copy`, integers only, no padding, so every bit pattern is valid.
     unsafe impl aya::Pod for Target {}
-    // SAFETY: see above.
+    // SAFETY: `repr(C)`, `Copy`, integers only, no padding, so every bit pattern is valid.
     unsafe impl aya::Pod for Thread {}
-    // SAFETY: see above.
+    // SAFETY: `repr(C)`, `Copy`, integers only, no padding, so every bit pattern is valid.
     unsafe impl aya::Pod for ThreadKey {}
-    // SAFETY: see above.
-    unsafe impl aya::Pod for SlowRecord {}
-    // SAFETY: see above.
-    unsafe impl aya::Pod for Waits {}
+    // SAFETY: `repr(C)`, `Copy`, integers only, no padding, so every bit pattern is valid.
+    unsafe impl aya::Pod for SlowEvent {}
+    // SAFETY: `repr(C)`, `Copy`, integers only, no padding, so every bit pattern is valid.
+    unsafe impl aya::Pod for ThreadWaits {}
 }
 
 #[cfg(test)]
@@ -385,47 +408,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_programs_tell_of_each_call_once() {
-        let (a, b) = (FIRST, SPARE);
+    fn two_programs_record_each_call_once() {
+        let (a, b) = (PRIMARY, SECONDARY);
         let cases = [
-            (&[a, b][..], &[a, b][..], 1, 1, "both see both"),
+            (&[a, b][..], &[a, b][..], 1, 1, "both run at both ends"),
             (&[b, a], &[b, a], 1, 1, "in the other order"),
-            (&[b], &[a, b], 1, 1, "one was skipped at the beginning"),
-            (&[a, b], &[b], 1, 1, "one was skipped at the end"),
+            (&[b], &[a, b], 1, 1, "one was skipped at the entry"),
+            (&[a, b], &[b], 1, 1, "one was skipped at the exit"),
             (&[b], &[a], 1, 1, "each was skipped once"),
-            (&[], &[a, b], 0, 1, "both were skipped: an end without a beginning, told once"),
-            (&[a, b], &[], 1, 0, "both were skipped: the next beginning is news"),
+            (&[], &[a, b], 0, 1, "both were skipped: an exit without an entry, recorded once"),
+            (&[a, b], &[], 1, 0, "both were skipped: the next entry is a new call"),
         ];
         for (enters, exits, begun, ended, why) in cases {
             let mut thread = Thread::NONE;
-            // The state that one call leaves must not mislead the next.
+            // The state that one call leaves must not affect the next.
             for round in 0..3 {
-                let began = enters.iter().filter(|program| thread.begins(**program)).count();
+                let began = enters.iter().filter(|program| thread.record_enter(**program)).count();
                 assert_eq!(began, begun, "round {round}: {why}");
-                let over = exits.iter().filter(|program| thread.ends(**program)).count();
+                let over = exits.iter().filter(|program| thread.record_exit(**program)).count();
                 assert_eq!(over, ended, "round {round}: {why}");
             }
         }
     }
 
     #[test]
-    fn a_call_whose_end_nobody_saw_does_not_hide_the_next() {
+    fn a_call_without_a_recorded_exit_does_not_hide_the_next() {
         let mut thread = Thread::NONE;
-        assert!(thread.begins(FIRST));
-        assert!(!thread.begins(SPARE));
-        assert!(thread.begins(FIRST), "the next call, though the last one seems to be under way");
-        assert!(!thread.begins(SPARE), "and once, not twice");
+        assert!(thread.record_enter(PRIMARY));
+        assert!(!thread.record_enter(SECONDARY));
+        assert!(thread.record_enter(PRIMARY), "the next call, though the last one seems to be in flight");
+        assert!(!thread.record_enter(SECONDARY), "and once, not twice");
     }
 
     #[test]
     fn parts_never_exceed_the_whole() {
-        let account = |exec_ns, run_delay_ns| Account { exec_ns, run_delay_ns };
+        let stats = |exec_ns, run_delay_ns| SchedStats { exec_ns, run_delay_ns };
         let cases = [
-            (100, account(10, 20), account(30, 50), (20, 30), "half of it is left: blocked"),
-            (100, account(0, 0), account(500, 0), (100, 0), "a tick's worth of what was before it"),
-            (100, account(0, 0), account(90, 90), (10, 90), "the exact part is believed first"),
-            (100, account(0, 0), account(0, 900), (0, 100), "a clock gone wrong"),
-            (100, account(9, 9), account(0, 0), (0, 0), "an account that falls"),
+            (100, stats(10, 20), stats(30, 50), (20, 30), "the other half is blocked time"),
+            (100, stats(0, 0), stats(500, 0), (100, 0), "a tick accounts for earlier time, too"),
+            (100, stats(0, 0), stats(90, 90), (10, 90), "the exact part takes precedence"),
+            (100, stats(0, 0), stats(0, 900), (0, 100), "a broken clock"),
+            (100, stats(9, 9), stats(0, 0), (0, 0), "statistics that fall"),
         ];
         for (latency_ns, before, after, (on_cpu_ns, run_queue_ns), why) in cases {
             assert_eq!(Split::of(latency_ns, before, after), Split { on_cpu_ns, run_queue_ns }, "{why}");

@@ -1,8 +1,9 @@
-//! Which etcd processes run here, and how each of them is set up.
+//! Discovery of the etcd processes on this host, and of their settings.
 //!
-//! Nothing needs to be configured or mounted: a process is known by its name, its settings are read as it read them
-//! itself, and every path and address is taken in its own root directory and network namespace.
-//! A process becomes a [`Member`] by what it holds open, not by what it calls itself.
+//! It requires no configuration and no mounts: processes are found by name, their settings are read from the
+//! sources that etcd itself uses, and every path and address is resolved in the root directory and network
+//! namespace of the process. A process becomes a [`Member`] by the WAL segment that it holds open, not by its
+//! name.
 
 pub mod endpoint;
 pub mod identity;
@@ -14,7 +15,7 @@ pub mod member_settings;
 
 pub use endpoint::{Credentials, Endpoint, KeyPair, Overrides, Scheme};
 pub use identity::Member;
-pub use member_settings::Settings;
+pub use member_settings::MemberSettings;
 pub use paths::FileRef;
 pub use process_info::{ProcessId, Unreadable};
 pub use scanner::{Pending, Scan, Scanner};

@@ -1,6 +1,7 @@
-//! Asks an etcd for its own metrics.
+//! Scrapes etcd's own metrics.
 //!
-//! What comes back is judged before it is used: a body that is not etcd's is an error with a reason, never a zero.
+//! A response is validated before it is used: a body that is not etcd's is an error with a reason, never a
+//! zero.
 pub mod certificate;
 pub mod credential_files;
 pub mod client;
@@ -10,5 +11,5 @@ pub mod scrape_text;
 pub mod client_tls;
 
 pub use client::Client;
-pub use error::{Failure, ScrapeError};
-pub use scrape_text::{Histogram, Scrape};
+pub use error::{ScrapeError, ScrapeFailure};
+pub use scrape_text::{EtcdHistogram, Scrape};

@@ -14,13 +14,13 @@ use probe_user::{
 use tracing::error;
 
 fn main() -> ExitCode {
-    allocator::return_large_blocks();
+    allocator::map_large_blocks();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            let _ = error.print(); // A closed pipe cannot be told anything.
-            return if asked { ExitCode::SUCCESS } else { ExitCode::from(exit_code::BAD_USAGE) };
+            let is_requested = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let _ = error.print(); // On a closed pipe there is no way to report it.
+            return if is_requested { ExitCode::SUCCESS } else { ExitCode::from(exit_code::BAD_USAGE) };
         }
     };
     logging::init(args.options.log_format, args.options.kernel_log);

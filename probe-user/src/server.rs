@@ -1,7 +1,7 @@
-//! The HTTP side: metrics, health, the report. Read-only, loopback by default.
+//! The HTTP server: metrics, health, the report. Read-only, on loopback by default.
 //!
-//! A request comes in through `connections` and `door`, which hold it against the `limits` and the web configuration in force
-//! (`web_config` reads it, `web` keeps it up to date); handlers know of none of that.
+//! Each request passes `connections` and `middleware`, which apply the `limits` and the active web
+//! configuration (`web_config` parses it, `config_reload` reloads it). Handlers do not depend on either.
 
 mod listen;
 mod web_error;
@@ -33,13 +33,13 @@ pub use web_error::WebError;
 
 pub use self::auth::credentials;
 use self::{
-    config_reload::{Reloaded, Web},
+    config_reload::{ConfigReloader, LastReload},
     limits::Limits,
-    middleware::Door,
-    redaction::{Secrets, spellings},
+    middleware::Gate,
+    redaction::{Redactor, encodings},
 };
 use crate::{
-    monitor::{SharedMonitor, TESTED_EVERY, lock, on_demand},
+    monitor::{SELF_TEST_INTERVAL, SharedMonitor, lock, on_demand},
     output::{
         metrics::{self, Format},
         report::{
@@ -49,41 +49,46 @@ use crate::{
     },
 };
 
-/// What the handlers read.
+/// State of the handlers.
 #[derive(Clone)]
 pub struct AppState {
     pub monitor: SharedMonitor,
-    /// The key of `--key`, whose path no response may contain.
+    /// Path of the key of `--key`, which no response may contain.
     pub operator_key: Option<Arc<Path>>,
-    pub reloaded: Reloaded,
+    pub last_reload: LastReload,
 }
 
-/// Serves until `stop` ends; requests under way are answered first.
-pub async fn serve(listener: TcpListener, served: AppState, web: Web, stop: impl Future<Output = ()>) {
+/// Serves until `stop` completes; requests in flight are answered first.
+pub async fn serve(
+    listener: TcpListener,
+    state: AppState,
+    reloader: ConfigReloader,
+    stop: impl Future<Output = ()>,
+) {
     let limits = Limits::default();
-    let in_force = web.subscribe();
-    let routes = router(&served);
-    let secrets = Secrets::new(move || key_paths(&served));
-    let door = Door::new(routes, in_force.clone(), secrets, limits);
+    let active = reloader.subscribe();
+    let routes = router(&state);
+    let redactor = Redactor::new(move || key_paths(&state));
+    let gate = Gate::new(routes, active.clone(), redactor, limits);
     tokio::select! {
-        () = connections::serve(listener, door, in_force, limits, stop) => {}
-        () = web.keep_up_to_date() => {}
+        () = connections::serve(listener, gate, active, limits, stop) => {}
+        () = reloader.run() => {}
     }
 }
 
-/// Returns the paths of all keys: those of members, in their own file systems, and the operator's.
-fn key_paths(served: &AppState) -> BTreeSet<String> {
-    let monitor = lock(&served.monitor);
-    let endpoints = monitor.members().flat_map(|tracked| &tracked.member().endpoints);
+/// Returns the paths of all private keys: the members', in their own file systems, and the operator's.
+fn key_paths(state: &AppState) -> BTreeSet<String> {
+    let monitor = lock(&state.monitor);
+    let endpoints = monitor.members().flat_map(|member| &member.member().endpoints);
     let pairs = endpoints.flat_map(|endpoint| &endpoint.credentials.client);
-    let keys = pairs.map(|pair| pair.key.path.as_path()).chain(served.operator_key.as_deref());
-    keys.flat_map(|path| spellings(path)).collect()
+    let keys = pairs.map(|pair| pair.key.path.as_path()).chain(state.operator_key.as_deref());
+    keys.flat_map(encodings).collect()
 }
 
-/// A path, and what answers there.
+/// A path and its handler.
 type Route = (&'static str, fn() -> MethodRouter<AppState>);
 
-/// Every route: a test walks them as a stranger, and can miss none.
+/// Every route. A test requests all of them as an anonymous client.
 const ROUTES: [Route; 7] = [
     ("/", || get(landing_page)),
     ("/metrics", || get(serve_metrics)),
@@ -99,23 +104,23 @@ pub fn paths() -> impl Iterator<Item = &'static str> {
     ROUTES.into_iter().map(|(path, _)| path)
 }
 
-fn router(served: &AppState) -> Router {
+fn router(state: &AppState) -> Router {
     let routes =
         ROUTES.into_iter().fold(Router::new(), |router, (path, handler)| router.route(path, handler()));
-    routes.with_state(served.clone())
+    routes.with_state(state.clone())
 }
 
 async fn landing_page() -> Html<&'static str> {
     Html(include_str!("server/landing.html"))
 }
 
-async fn serve_metrics(State(served): State<AppState>, headers: HeaderMap) -> Response {
+async fn serve_metrics(State(state): State<AppState>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let format = Format::accepted(accept);
     let timeout = headers.get("x-prometheus-scrape-timeout-seconds").and_then(|value| value.to_str().ok());
-    on_demand::refresh(&served.monitor, on_demand::patience(timeout)).await;
-    let mut snapshot = lock(&served.monitor).snapshot();
-    snapshot.web_config_reloaded = served.reloaded.get();
+    on_demand::refresh(&state.monitor, on_demand::wait_limit(timeout)).await;
+    let mut snapshot = lock(&state.monitor).snapshot();
+    snapshot.web_config_reloaded = state.last_reload.get();
     match metrics::encode(snapshot, format) {
         Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(error) => {
@@ -124,16 +129,17 @@ async fn serve_metrics(State(served): State<AppState>, headers: HeaderMap) -> Re
     }
 }
 
-/// The process runs and answers; whether it measures is what `/-/ready` tells.
+/// Reports that the process runs and answers. `/-/ready` reports whether it measures.
 async fn healthy() -> &'static str {
     "healthy\n"
 }
 
-/// Attached, the self-test passed within the last seconds, and every member that can be cross-checked agrees.
-async fn ready(State(served): State<AppState>) -> Response {
+/// Reports ready if the probe is attached, the self-test passed within the last seconds, and every member
+/// that can be cross-checked agrees.
+async fn ready(State(state): State<AppState>) -> Response {
     let report = {
-        let mut monitor = lock(&served.monitor);
-        monitor.run_self_test(TESTED_EVERY);
+        let mut monitor = lock(&state.monitor);
+        monitor.run_self_test(SELF_TEST_INTERVAL);
         report::report(&monitor.assess())
     };
     match not_ready(&report) {
@@ -142,8 +148,8 @@ async fn ready(State(served): State<AppState>) -> Response {
     }
 }
 
-/// Returns why the probe's figures cannot be trusted, if so. An etcd that cannot be scraped is no fault of the probe's,
-/// and an event that the kernel is known to have skipped is a counted miss.
+/// Returns why the probe's figures cannot be trusted, if so. An etcd that cannot be scraped does not make the
+/// probe unready, and an event that the kernel is known to have skipped is a counted miss.
 fn not_ready(report: &Report) -> Option<String> {
     let self_test_failure = report.self_test_failure.clone();
     self_test_failure.or_else(|| disagreement(report))
@@ -160,13 +166,13 @@ fn disagreement(report: &Report) -> Option<String> {
     })
 }
 
-async fn serve_report(State(served): State<AppState>) -> Json<Report> {
-    Json(report::report(&lock(&served.monitor).assess()))
+async fn serve_report(State(state): State<AppState>) -> Json<Report> {
+    Json(report::report(&lock(&state.monitor).assess()))
 }
 
-/// The last thousand slow operations, the newest first.
-async fn serve_slow(State(served): State<AppState>) -> Json<Vec<OperationReport>> {
-    let mut monitor = lock(&served.monitor);
+/// Returns the last thousand slow operations, the newest first.
+async fn serve_slow(State(state): State<AppState>) -> Json<Vec<OperationReport>> {
+    let mut monitor = lock(&state.monitor);
     monitor.drain_sampler();
     Json(
         monitor

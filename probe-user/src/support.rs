@@ -1,7 +1,8 @@
-//! What every module may use and no module is about: log format, allocator, signature algorithms of TLS.
+//! Helpers without domain knowledge, for all modules: log format, allocator settings, TLS signature
+//! algorithms.
 
-pub mod logging;
 pub mod allocator;
+pub mod logging;
 pub mod tls_signatures;
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
-//! What the host is and allows, read from `/proc` and `/sys`: mounts, devices, cgroups, capabilities.
+//! Facts about the host and its limits, read from `/proc` and `/sys`: mounts, devices, cgroups, capabilities.
 
 pub mod host;
 pub mod permission;
+pub mod thread_capabilities;
+pub mod netns_spawner;
 pub mod privileges;
 pub mod device_number;
 pub mod mount_info;

@@ -60,14 +60,14 @@ fn every_exit_code_has_a_row() {
     let documented: Vec<u8> = rows("Exit codes").map(|cells| cells[0].parse().expect("a number")).collect();
     let codes = [
         0,
-        exit::DEGRADED,
+        exit_code::DEGRADED,
         2,
-        exit::BAD_USAGE,
-        exit::UNREADABLE,
-        exit::NO_KERNEL_SUPPORT,
-        exit::FAILURE,
-        exit::CANNOT_LISTEN,
-        exit::NO_PRIVILEGE,
+        exit_code::BAD_USAGE,
+        exit_code::UNREADABLE,
+        exit_code::NO_KERNEL_SUPPORT,
+        exit_code::FAILURE,
+        exit_code::CANNOT_LISTEN,
+        exit_code::NO_PRIVILEGE,
     ];
     assert_eq!(documented, codes);
 }

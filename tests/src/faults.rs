@@ -2,6 +2,7 @@
 //! [`crate::machine::cgroup`] sets limits, and [`crate::machine::scratch`] creates slow disks; in a virtual
 //! machine device mapper does.
 
+pub mod attempts;
 pub mod neighbours;
 pub mod probe_faults;
 pub mod worker;

@@ -12,4 +12,5 @@ pub mod etcd;
 pub mod probe;
 pub mod observability;
 
+#[cfg(feature = "harness")]
 pub mod faults;

@@ -15,4 +15,5 @@ pub mod raw_http;
 pub mod podman;
 pub mod python;
 
+#[cfg(feature = "harness")]
 pub mod vm;

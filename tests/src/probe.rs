@@ -3,9 +3,12 @@
 mod invocation;
 
 pub mod exposition;
+#[cfg(feature = "harness")]
 pub mod metrics;
 
+#[cfg(feature = "harness")]
 pub mod crosscheck;
+#[cfg(feature = "harness")]
 pub mod assert_exact;
 pub mod check_report;
 

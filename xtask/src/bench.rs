@@ -1,4 +1,4 @@
-//! Measures what the probe costs, beside its peers.
+//! Measures the cost of the probe next to that of other tracers.
 
 use std::env;
 
@@ -8,12 +8,12 @@ use crate::compile;
 use crate::process::{clean, run as run_command};
 use crate::setup;
 
-/// The programs that the probe's are measured against.
+/// The kernel programs that the benchmark compares with the probe's.
 const SHAPES: &str = "target/ebpf/shapes";
 
-/// Builds all there is to measure, gets the peers that can be had, and passes the arguments on.
+/// Builds the probe and the benchmark, installs the other tracers that are available, and runs the benchmark.
 pub fn run(args: &[String]) -> Result<()> {
-    // A machine to boot needs a kernel and an emulator.
+    // A virtual machine needs a kernel and an emulator.
     let in_machine = args.iter().any(|word| word == "--vm" || word.starts_with("--vm="));
     let setup = setup::run(if in_machine { setup::Scope::Everything } else { setup::Scope::Machine })?;
     setup::peers();
@@ -22,7 +22,7 @@ pub fn run(args: &[String]) -> Result<()> {
     let mut build = compile::for_tests("build")?;
     build.args(["--workspace", "--bins"]);
     run_command(&mut build)?;
-    // Not through `cargo run`, whose variables and whose own process would be part of what is measured.
+    // Not through `cargo run`: its variables and its own process would be part of the measurement.
     let mut bench = clean(format!("target/{}/tests/bench", compile::host()?));
     bench
         .args(args)

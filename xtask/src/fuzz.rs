@@ -1,4 +1,4 @@
-//! Runs the fuzz targets for a while each. The corpus that is in the repository is replayed by ordinary tests.
+//! Runs each fuzz target for some time. Ordinary tests replay the corpus of the repository.
 
 use std::fs;
 use std::path::Path;
@@ -8,34 +8,34 @@ use anyhow::{Context, Result, bail};
 use crate::process::{cargo, run as run_command};
 use crate::setup;
 
-/// What panics and hangs are found by; memory is bounded by what the kernel lets a container have.
+/// The limits at which libFuzzer reports a hang or unbounded memory.
 const LIMITS: [&str; 3] = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=65536"];
 
-/// Runs one target, or all of them one after the other, for so many seconds each.
+/// Runs one target, or all of them one after the other, each for this many seconds.
 pub fn run(only: Option<&str>, seconds: u32) -> Result<()> {
     let targets = targets()?;
     if let Some(name) = only.filter(|name| !targets.iter().any(|target| target == name)) {
-        bail!("cannot fuzz {name}; there are: {}", targets.join(", "));
+        bail!("cannot fuzz {name}: no such target; use one of {}", targets.join(", "));
     }
     let cargo_fuzz = setup::cargo_fuzz()?;
     for target in targets.iter().filter(|target| only.is_none_or(|only| only == *target)) {
-        // What a fuzzer makes up goes beside what is in the repository: it is thousands of files.
-        let made_up = format!("target/fuzz/{target}");
-        fs::create_dir_all(&made_up).with_context(|| format!("cannot create {made_up}"))?;
+        // New inputs are thousands of files, so they do not go to the corpus of the repository.
+        let inputs = format!("target/fuzz/{target}");
+        fs::create_dir_all(&inputs).with_context(|| format!("cannot create {inputs}"))?;
         let mut fuzz = cargo();
-        fuzz.arg("fuzz").args(["run", "--fuzz-dir", "fuzz", target, &made_up]);
+        fuzz.arg("fuzz").args(["run", "--fuzz-dir", "fuzz", target, &inputs]);
         fuzz.arg(format!("fuzz/corpus/{target}")).arg("--").args(LIMITS);
         fuzz.arg(format!("-max_total_time={seconds}"));
-        // The flags of sanitizers are unstable; the compiler that has them is the pinned one.
+        // The flags of sanitizers are unstable; the pinned compiler accepts them so.
         fuzz.env("RUSTC_BOOTSTRAP", "1").env("PATH", path_with(&cargo_fuzz)?);
         run_command(&mut fuzz).with_context(|| {
-            format!("{target} has found something: see fuzz/artifacts/{target}; mended, it goes to fuzz/corpus/{target}")
+            format!("{target} failed on an input in fuzz/artifacts/{target}; fix the cause and move the input to fuzz/corpus/{target}")
         })?;
     }
     Ok(())
 }
 
-/// Returns the names of all targets, which are those of their files.
+/// Returns the names of all targets: the names of their files.
 fn targets() -> Result<Vec<String>> {
     let directory = "fuzz/fuzz_targets";
     let entries = fs::read_dir(directory).with_context(|| format!("cannot read {directory}"))?;
@@ -46,7 +46,7 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Returns the search path with a directory before all others, where cargo finds its subcommands.
+/// Returns the search path, where cargo finds its subcommands, with this directory first.
 fn path_with(directory: &Path) -> Result<std::ffi::OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let all = [directory.to_owned()].into_iter().chain(std::env::split_paths(&path));

@@ -1,9 +1,9 @@
-//! Puts the binary into an image from nothing, and writes beside it what it is made of.
+//! Builds a container image with nothing but the binary in it, and its bill of materials.
 
-mod bill;
 mod engine;
 mod notices;
 mod parts;
+mod sbom;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -21,22 +21,22 @@ use crate::compile;
 use crate::process::capture;
 use crate::setup::{self, AARCH64_LINKER, AARCH64_TARGET, Scope};
 
-/// Where it is published; its tag is the version.
+/// The repository of the published image; its tag is the version.
 pub const NAME: &str = "ghcr.io/etcd-disk-probe/etcd-disk-probe";
 
-/// A machine that the image is for, as images name them.
+/// An architecture, by its name in image manifests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Arch {
     Amd64,
     Arm64,
 }
 
-/// What is known of the image before it is built.
+/// The labels of an image.
 #[derive(Debug)]
 pub struct Description {
     pub version: String,
     pub revision: String,
-    /// Seconds since 1970: of the commit, so that the same source makes the same image.
+    /// The time of the commit in seconds since 1970, so that the same source makes the same image.
     pub created: u64,
 }
 
@@ -60,17 +60,17 @@ impl Arch {
 impl Description {
     fn of_this_source() -> Result<Self> {
         let git = |arguments: &[&str]| {
-            let told = capture(Command::new("git").args(arguments))?;
-            Ok::<_, anyhow::Error>(told.trim().to_owned())
+            let output = capture(Command::new("git").args(arguments))?;
+            Ok::<_, anyhow::Error>(output.trim().to_owned())
         };
         let revision = git(&["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"])?;
         // https://reproducible-builds.org/specs/source-date-epoch/
         let created = match env::var("SOURCE_DATE_EPOCH") {
-            Ok(told) => told,
+            Ok(seconds) => seconds,
             Err(_) => git(&["log", "-1", "--format=%ct"])?,
         };
         let created =
-            created.parse().with_context(|| format!("cannot take `{created}` for seconds since 1970"))?;
+            created.parse().with_context(|| format!("cannot read `{created}` as seconds since 1970"))?;
         Ok(Self { version: env!("CARGO_PKG_VERSION").to_owned(), revision, created })
     }
 
@@ -79,7 +79,7 @@ impl Description {
     }
 }
 
-/// Builds the image for each machine, and leaves it and its bill of materials in `output`.
+/// Builds the image for each architecture, and writes it and its bill of materials to `output`.
 pub fn run(machines: &[Arch], tag: Option<&str>, output: &Path) -> Result<()> {
     let engine = Engine::find()?;
     let description = Description::of_this_source()?;
@@ -108,9 +108,9 @@ fn build(arch: Arch, engine: &Engine, description: &Description, tag: &str, outp
     let file = |extension: &str| output.join(format!("{stem}.{extension}"));
 
     let parts = Parts::find(&target, compiler, &toolchain)?;
-    let bill = bill::of(&parts, description, arch, &binary)?;
+    let sbom = sbom::of(&parts, description, arch, &binary)?;
     let path = file("cdx.json");
-    fs::write(&path, bill).with_context(|| format!("cannot write {}", path.display()))?;
+    fs::write(&path, sbom).with_context(|| format!("cannot write {}", path.display()))?;
 
     let root = file("root");
     lay_out(&root, &binary, &notices::of(&parts)?)?;
@@ -124,7 +124,7 @@ fn build(arch: Arch, engine: &Engine, description: &Description, tag: &str, outp
     Ok(())
 }
 
-/// Lays out the image's root directory. Who may do what with its files depends on nobody's umask.
+/// Lays out the image's root directory. The modes of its files do not depend on the umask.
 fn lay_out(root: &Path, binary: &Path, notices: &str) -> Result<()> {
     remove(root)?;
     let licences = root.join("licenses");

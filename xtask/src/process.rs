@@ -1,4 +1,4 @@
-//! Runs other programs: says what it runs, passes their output through, turns a failure into one sentence.
+//! Runs other programs: prints the command, passes its output through, and turns a failure into one sentence.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -7,26 +7,26 @@ use std::{env, fmt::Write};
 
 use anyhow::{Context, Result, bail};
 
-/// Returns the cargo that runs this task, which is the one that `rust-toolchain.toml` pins.
+/// Returns the cargo that runs this program, which `rust-toolchain.toml` pins.
 ///
-/// Flags and wrappers that a user set for other work would change what is built, so they are not inherited.
+/// Flags and wrappers that a user has set for other work would change the build, so they are not inherited.
 pub fn cargo() -> Command {
     clean(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Returns a command that inherits none of cargo's settings for the build that this task is part of.
+/// Returns a command that inherits none of cargo's settings for the build of this program.
 pub fn clean(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"]
     {
         command.env_remove(name);
     }
-    // Cargo describes this package to us in variables that build scripts watch (ring's does): passed on, they
-    // would make each build by hand and each one from here undo the other.
+    // Cargo describes this package in variables that build scripts watch (ring's does). Inherited, they would
+    // make a build by hand and a build from here invalidate each other.
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         let of_package = ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| text.starts_with(prefix));
-        // Flags for one target would be added to ours.
+        // Flags for one target would be added to those set here.
         if of_package || text.starts_with("CARGO_TARGET_") && text.ends_with("_RUSTFLAGS") {
             command.env_remove(&name);
         }
@@ -34,7 +34,7 @@ pub fn clean(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Runs a command to its end, its output passed through.
+/// Runs a command to its end and passes its output through.
 pub fn run(command: &mut Command) -> Result<()> {
     let text = text(command);
     eprintln!("+ {text}");
@@ -45,7 +45,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Returns what a command prints; what it complains about is part of the error.
+/// Returns the standard output of a command; its standard error becomes part of the error.
 pub fn capture(command: &mut Command) -> Result<String> {
     let text = text(command);
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run `{text}`"))?;
@@ -56,7 +56,8 @@ pub fn capture(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("cannot read what `{text}` prints"))
 }
 
-/// Returns where a program is, the system administrator's directories included: users often lack them in PATH.
+/// Returns the path of a program, also from the directories of system tools, which are often not in a user's
+/// PATH.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -65,7 +66,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// Returns a command as one would type it.
+/// Returns a command as it is typed in a shell.
 pub fn text(command: &Command) -> String {
     let mut text = command.get_program().to_string_lossy().into_owned();
     for argument in command.get_args() {

@@ -1,33 +1,29 @@
-//! Checks what no other tool checks. Each rule is a pure function of a path and a text.
-//!
-//! The words that are looked for are put together here, so that this file passes its own rules.
+//! Checks what no other tool checks. Each rule is a pure function of paths and texts.
 
+mod crates;
+mod files;
+mod imports;
+mod language;
+mod layers;
+mod syntax;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use self::crates::{Crate, Cycle};
 use crate::process::{capture, cargo};
 
-const LINES_MAX: usize = 600;
-
-/// Directories of one machine, without their slashes.
-const MACHINE_DIRECTORIES: [&str; 2] = ["root", "work"];
-
-/// Hosts of package registries: name and top-level domain.
-const REGISTRIES: [(&str, &str); 9] = [
-    ("crates", "io"),
-    ("static.rust-lang", "org"),
-    ("deb.debian", "org"),
-    ("security.debian", "org"),
-    ("snapshot.debian", "org"),
-    ("archive.ubuntu", "com"),
-    ("pypi", "org"),
-    ("registry.npmjs", "org"),
-    ("proxy.golang", "org"),
+/// Crates whose modules must not import each other in a cycle: the name, and the root.
+const CRATES: [(&str, &str); 4] = [
+    ("probe_ebpf", "probe-ebpf/src/lib.rs"),
+    ("", "probe-ebpf/src/main.rs"),
+    ("probe_user", "probe-user/src/lib.rs"),
+    ("", "probe-user/src/main.rs"),
 ];
-
-const UNFINISHED: [&str; 3] = ["todo", "unimplemented", "dbg"];
 
 pub fn run() -> Result<()> {
     let mut problems = Vec::new();
@@ -36,15 +32,16 @@ pub fn run() -> Result<()> {
             capture(cargo().args(["tree", "--package", "probe-ebpf", "--prefix", "none"]).args(features))?;
         problems.extend(check_tree(&tree));
     }
-    for path in capture(std::process::Command::new("git").args(["ls-files", "-z"]))?.split_terminator('\0') {
-        if !Path::new(path).is_file() {
-            continue; // Deleted, and not yet committed.
-        }
-        let bytes = fs::read(path).with_context(|| format!("cannot read {path}"))?;
-        // A picture has no words.
-        if let Ok(text) = String::from_utf8(bytes) {
-            problems.extend(check_file(path, &text));
-        }
+    let texts = texts()?;
+    for (path, text) in &texts {
+        problems.extend(files::check(path, text));
+        problems.extend(layers::check(path, text));
+        problems.extend(language::check(path, text));
+    }
+    problems.extend(files::check_names(texts.keys().map(String::as_str)));
+    let crates = CRATES.map(|(name, root)| Crate::read(name, root, &texts));
+    for this in &crates {
+        problems.extend(crates::cycles(this, &crates::edges(this, &crates)).iter().map(describe));
     }
     for problem in &problems {
         eprintln!("tidy: {problem}");
@@ -55,68 +52,35 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// Returns the text files that git has, by path; pictures have no words.
+fn texts() -> Result<BTreeMap<String, String>> {
+    let mut texts = BTreeMap::new();
+    for path in capture(std::process::Command::new("git").args(["ls-files", "-z"]))?.split_terminator('\0') {
+        if !Path::new(path).is_file() {
+            continue; // Deleted, and not yet committed.
+        }
+        let bytes = fs::read(path).with_context(|| format!("cannot read {path}"))?;
+        if let Ok(text) = String::from_utf8(bytes) {
+            texts.insert(path.to_owned(), text);
+        }
+    }
+    Ok(texts)
+}
+
 /// The kernel side is the daemon's foundation, and must not grow its dependencies.
 fn check_tree(tree: &str) -> Option<String> {
     let has_tokio = tree.lines().any(|line| line.split_whitespace().next() == Some("tokio"));
     has_tokio.then(|| "probe-ebpf depends on tokio".to_owned())
 }
 
-fn check_file(path: &str, text: &str) -> Vec<String> {
-    let mut problems = Vec::new();
-    let is_rust = Path::new(path).extension().is_some_and(|extension| extension == "rs");
-    if is_rust {
-        let lines = text.lines().count();
-        if lines > LINES_MAX {
-            problems.push(format!("{path}: {lines} lines, {LINES_MAX} at most"));
-        }
-        if Path::new(path).file_name().is_some_and(|name| name == "mod.rs") {
-            problems.push(format!("{path}: call it after its directory, not mod.rs"));
-        }
+/// Names the modules that import each other, and the imports between them.
+fn describe(cycle: &Cycle<'_>) -> String {
+    let mut text = format!("{} modules import each other: {}", cycle.modules.len(), cycle.modules.join(", "));
+    for edge in &cycle.edges {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n        {}:{} imports {}", edge.from, edge.line, edge.to);
     }
-    // Cargo itself writes the registry's address into its lock file.
-    let is_lock = Path::new(path).file_name().is_some_and(|name| name == "Cargo.lock");
-    for (index, line) in text.lines().enumerate() {
-        let mut problem = |what: String| problems.push(format!("{path}:{}: {what}", index + 1));
-        if let Some(host) = registry(line).filter(|_| !is_lock) {
-            problem(format!("names the registry {host}"));
-        }
-        if let Some(directory) = machine_directory(line) {
-            problem(format!("names the directory {directory} of one machine"));
-        }
-        if is_rust {
-            if line.trim_start().starts_with(&format!("#[{}]", "ignore")) {
-                problem("a test is ignored without a reason".to_owned());
-            }
-            if let Some(name) = unfinished(line) {
-                problem(format!("has {name}!"));
-            }
-        }
-    }
-    problems
-}
-
-fn registry(line: &str) -> Option<String> {
-    REGISTRIES.iter().map(|(name, domain)| format!("{name}.{domain}")).find(|host| line.contains(host))
-}
-
-/// Finds an absolute path: `/proc/PID/root/etc` goes on from another directory, and is none.
-fn machine_directory(line: &str) -> Option<String> {
-    let continues = |before: char| before.is_alphanumeric() || "_-./})>*$~".contains(before);
-    MACHINE_DIRECTORIES
-        .iter()
-        .map(|name| format!("/{name}/"))
-        .find(|path| line.match_indices(path.as_str()).any(|(at, _)| !line[..at].ends_with(continues)))
-}
-
-fn unfinished(line: &str) -> Option<&'static str> {
-    let is_identifier = |before: char| before.is_alphanumeric() || before == '_';
-    UNFINISHED.into_iter().find(|name| {
-        let call = format!("{name}!");
-        line.match_indices(&call).any(|(at, _)| {
-            let opens = line[at + call.len()..].trim_start().starts_with(['(', '[', '{']);
-            opens && !line[..at].ends_with(is_identifier)
-        })
-    })
+    text
 }
 
 #[cfg(test)]
@@ -136,32 +100,17 @@ mod tests {
     }
 
     #[test]
-    fn files() {
-        let root = MACHINE_DIRECTORIES[0];
-        let host = format!("{}.{}", REGISTRIES[0].0, REGISTRIES[0].1);
-        let macro_call = format!("    {}!(\"later\")", UNFINISHED[0]);
-        let ignore = format!("#[{}]", "ignore");
-        let cases = [
-            ("a.rs", "fn main() {}\n".repeat(LINES_MAX), 0, "as long as allowed"),
-            ("a.rs", "fn main() {}\n".repeat(LINES_MAX + 1), 1, "one line too long"),
-            ("a.md", "text\n".repeat(LINES_MAX + 1), 0, "only Rust has a limit"),
-            ("a/mod.rs", String::new(), 1, "modules are called after their directory"),
-            ("a/my_mod.rs", String::new(), 0, "another name"),
-            ("a.rs", macro_call.clone(), 1, "unfinished"),
-            ("a.rs", macro_call.replace("    ", "not_"), 0, "the end of another name"),
-            ("a.md", macro_call, 0, "text may talk of it"),
-            ("a.rs", ignore.clone(), 1, "no reason"),
-            ("a.rs", ignore.replace(']', " = \"needs a VM\"]"), 0, "a reason"),
-            ("README.md", format!("see https://{host}/aya"), 1, "a registry"),
-            ("Cargo.lock", format!("registry+https://{host}"), 0, "cargo writes it"),
-            ("fuzz/Cargo.lock", format!("registry+https://{host}"), 0, "another of its"),
-            ("a.sh", format!("cd /{root}/x"), 1, "one machine's directory"),
-            ("a.sh", format!("\"/{root}/x\""), 1, "the same in quotes"),
-            ("a.rs", format!("/proc/{{pid}}/{root}/etc"), 0, "below another directory"),
-            ("a.md", format!("`/proc/PID/{root}/etc`"), 0, "below another directory"),
+    fn a_cycle_is_reported_with_its_imports() {
+        let texts = [
+            ("src/lib.rs", "mod a;\nmod b;"),
+            ("src/a.rs", "\nuse crate::b::X;"),
+            ("src/b.rs", "use crate::a::Y;"),
         ];
-        for (path, text, expected, why) in cases {
-            assert_eq!(check_file(path, &text).len(), expected, "{path}: {why}");
-        }
+        let texts = texts.map(|(path, text)| (path.to_owned(), text.to_owned())).into();
+        let this = [Crate::read("probe_p", "src/lib.rs", &texts)];
+        let edges = crates::edges(&this[0], &this);
+        let reports: Vec<_> = crates::cycles(&this[0], &edges).iter().map(describe).collect();
+        let expected = "2 modules import each other: a, b\n        src/a.rs:2 imports src/b.rs\n        src/b.rs:1 imports src/a.rs";
+        assert_eq!(reports, [expected]);
     }
 }

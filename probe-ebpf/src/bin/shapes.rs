@@ -1,9 +1,9 @@
-//! What the probe's programs are measured against, and nobody else loads: programs that do nothing at the same hooks, and
-//! programs of the shape that ebpf_exporter's examples have.
+//! Programs that the benchmark compares the probe's programs with; nothing else loads them: empty programs on
+//! the same hooks, and programs of the shape of ebpf_exporter's examples.
 //!
-//! That shape is a start time by thread in a hash, inserted at the entry and deleted at the exit, and a histogram of powers of
-//! two whose slots are elements of another hash: `increment_exp2_histogram` of its `examples/maps.bpf.h`, which adds to one
-//! element for the slot and to one for the sum.
+//! That shape is a start time by thread in a hash, inserted at the entry and deleted at the exit, and a
+//! histogram of powers of two whose slots are elements of another hash: `increment_exp2_histogram` of its
+//! `examples/maps.bpf.h`, which adds to one element for the slot and to one for the sum.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -19,7 +19,7 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext, TracePointContext},
 };
 
-/// The slot that holds the sum of its histogram, one past the last.
+/// The element that holds the sum of its histogram, one past the last slot.
 const SUM: u32 = 27;
 
 /// One element of a histogram.
@@ -50,13 +50,13 @@ fn now_ns() -> u64 {
 
 #[inline(always)]
 fn begin() {
-    // A full map loses a measurement, as it does there.
+    // A full map loses a measurement, as in ebpf_exporter.
     _ = STARTS.insert(thread(), now_ns(), 0);
 }
 
 #[inline(always)]
 fn end(call: u32) {
-    // SAFETY: the running thread alone inserts and deletes its element.
+    // SAFETY: only the running thread inserts and deletes its element.
     let Some(&started_ns) = (unsafe { STARTS.get(thread()) }) else { return };
     let latency_us = (now_ns() - started_ns) / 1000;
     let slot = if latency_us == 0 { 0 } else { latency_us.ilog2() };
@@ -77,7 +77,7 @@ fn increment(key: SlotKey, amount: u64) {
     }
 }
 
-/// Declares the programs at one system call: nothing and ebpf_exporter's shape, by either kind of hook.
+/// Declares the programs of one system call: empty and of ebpf_exporter's shape, on either kind of hook.
 macro_rules! at {
     ($call:expr, $enter:ident, $exit:ident, $fentry:ident, $fexit:ident,
      $exporter_enter:ident, $exporter_exit:ident, $exporter_fentry:ident, $exporter_fexit:ident) => {
@@ -104,15 +104,16 @@ exporter_sys_enter_write, exporter_sys_exit_write, exporter_fentry_write, export
 at! { 1, empty_sys_enter_pwrite64, empty_sys_exit_pwrite64, empty_fentry_pwrite64, empty_fexit_pwrite64,
 exporter_sys_enter_pwrite64, exporter_sys_exit_pwrite64, exporter_fentry_pwrite64, exporter_fexit_pwrite64 }
 at! { 2, empty_sys_enter_fdatasync, empty_sys_exit_fdatasync, empty_fentry_fdatasync, empty_fexit_fdatasync,
-exporter_sys_enter_fdatasync, exporter_sys_exit_fdatasync, exporter_fentry_fdatasync, exporter_fexit_fdatasync }
+exporter_sys_enter_fdatasync, exporter_sys_exit_fdatasync,
+exporter_fentry_fdatasync, exporter_fexit_fdatasync }
 
-/// The helpers that read time are for programs under the GPL.
+/// Only programs under the GPL may use the helpers that read the time.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
-    // No program panics: one that could would not pass the verifier, for want of an end to this loop.
+    // Unreachable: the verifier rejects any program that could get here, because this loop has no end.
     loop {}
 }

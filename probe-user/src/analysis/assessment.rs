@@ -1,4 +1,5 @@
-//! The assessment of one window: evidence, verdict, and since when the verdict holds. Reports and metrics render it.
+//! The assessment of one window: evidence, verdict, and since when the verdict holds. Reports and metrics
+//! render it.
 
 use super::{
     crosscheck::Observations,
@@ -23,7 +24,7 @@ pub struct Assessments<'a> {
 /// One member at one moment.
 #[derive(Clone, Debug)]
 pub struct Assessment<'a> {
-    pub identity: Identity,
+    pub identity: MemberIdentity,
     pub evidence: Evidence<'a>,
     pub judgement: Judgement,
     /// Seconds for which the verdict has held; none if the last recorded verdict was another one.
@@ -31,14 +32,14 @@ pub struct Assessment<'a> {
     /// etcd's observations in the window.
     pub etcd: PerMetric<Observations>,
     pub crosscheck: PerMetric<CrosscheckTotals>,
-    /// Kernel functions in which slow operations of the window were blocked on [`super::causes::Cause::Other`], the longest
-    /// time first.
+    /// Kernel functions in which slow operations of the window were blocked on
+    /// [`super::causes::Cause::Other`], the longest time first.
     pub other_frames: Vec<String>,
 }
 
-/// What identifies a member in a report.
+/// The identity of a member in a report.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub struct MemberIdentity {
     /// The value of the label `member`.
     pub name: String,
     /// None once the process has ended.
@@ -64,6 +65,7 @@ pub struct CrosscheckTotals {
     pub unverified: u64,
     /// By [`super::crosscheck::Invariant`].
     pub violations: [u64; 2],
-    /// Time by which etcd's observations exceed the kernel's, between moments at which both hold the same events.
+    /// Time by which etcd's observations exceed the kernel's, between moments at which both hold the same
+    /// events.
     pub overhead_s: f64,
 }

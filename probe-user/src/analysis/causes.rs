@@ -1,34 +1,35 @@
-//! What a blocked thread waits for, named from its kernel stack by one table. Pure.
+//! The cause for which a thread is blocked, derived from its kernel stack by one table. Pure.
 //!
-//! A stack is what `/proc/PID/task/TID/stack` prints: the innermost frame first, functions that the compiler inlined missing.
-//! Names are those of Linux 5.10 to 7.x, where most of what waits for a page was renamed for folios in 5.16 (`wait_on_page_bit` is
-//! `folio_wait_bit` since). Stacking file systems such as overlayfs are transparent: their frames are in no rule.
+//! A stack is the content of `/proc/PID/task/TID/stack`: the innermost frame first, without functions that
+//! the compiler inlined. Names are from Linux 5.10 to 7.x; 5.16 renamed most functions that wait for a page
+//! for folios (`wait_on_page_bit` became `folio_wait_bit`). Stacking file systems such as overlayfs are
+//! transparent: no rule contains their frames.
 
 use std::ops::{Index, IndexMut};
 
-/// What blocked time was spent on.
+/// The cause of blocked time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
 pub enum Cause {
-    /// The device's write cache: a flush sent by the thread itself, which waits for its end.
+    /// A flush of the device's write cache, sent by the thread itself.
     Flush,
     /// Data of the file on its way to the device.
     DataWriteback,
     /// A commit, or room in the log, of the file system's journal, which all its files share.
     Journal,
-    /// A block that describes the file: inode, bitmap, tree.
+    /// A metadata block of the file: inode, bitmap, tree.
     Metadata,
-    /// A place for a request in the block layer: nothing was sent to the device yet.
+    /// A free request in the block layer: nothing was sent to the device yet.
     RequestQueue,
-    /// The kernel holds back who dirties memory faster than it can be written.
+    /// The kernel throttles the thread because memory is dirtied faster than it can be written back.
     DirtyThrottling,
-    /// A lock of the kernel, which somebody else holds.
+    /// A kernel lock that another task holds.
     Lock,
     /// The file system is frozen (`fsfreeze`, a snapshot of the volume).
     Frozen,
-    /// None of these, or the thread did not wait when it was looked at.
+    /// None of these, or the thread did not wait when it was sampled.
     Other,
-    /// Blocked time for which no stack was taken. No stack has this name.
+    /// Blocked time without a sampled stack. No stack leads to this cause.
     Unsampled,
 }
 
@@ -93,22 +94,24 @@ impl Cause {
     }
 }
 
-/// Functions that name a cause wherever they are in a stack; a `*` at the end stands for any rest.
+/// Functions that indicate a cause anywhere in a stack; a trailing `*` matches any rest.
 struct Rule {
     cause: Cause,
     functions: &'static [&'static str],
-    /// One of these has to be in the stack, too, unless there are none: for what says nothing without its caller.
+    /// If not empty, one of these must also be in the stack: for functions that indicate a cause only with
+    /// their caller.
     within: &'static [&'static str],
 }
 
 /// The first rule that matches any frame decides.
 ///
-/// The order is that of what would have to go away for the thread to run, not that of the frames: a write of the journal that finds
-/// no request free waits for a request, and a wait for writeback within a commit waits for the commit. So the rules go from what
-/// is specific to who merely asked: the outermost, `file_write_and_wait_range`, is in nearly every stack.
+/// The order follows the obstacle that must disappear for the thread to run, not the order of the frames: a
+/// journal write without a free request waits for a request, and a wait for writeback within a commit waits
+/// for the commit. So rules go from specific waits to general callers: the outermost function,
+/// `file_write_and_wait_range`, is in nearly every stack.
 const RULES: [Rule; 13] = [
-    // Memory that ran short, and pages that have to be read back, lie below anything: a write that reclaims memory waits
-    // in the same functions for other files' pages.
+    // Memory shortage and pages that must be read back can occur below any function: a write that reclaims
+    // memory waits in the same functions for pages of other files.
     rule(
         Cause::Other,
         &[
@@ -116,17 +119,18 @@ const RULES: [Rule; 13] = [
             "try_to_free_mem_cgroup_pages",
             "reclaim_throttle",
             "throttle_direct_reclaim",
-            "__mem_cgroup_handle_over_high", // since Linux 6.8; without the underscores before
+            "__mem_cgroup_handle_over_high", // since Linux 6.8; earlier without the underscores
             "mem_cgroup_handle_over_high",
             "filemap_fault",
             "do_swap_page",
         ],
     ),
-    // Answers of a server: there is no block device of ours below (fs/fuse/dev.c, net/sunrpc/sched.c).
+    // Responses of a server: no local block device is below (fs/fuse/dev.c, net/sunrpc/sched.c).
     rule(Cause::Other, &["request_wait_answer", "rpc_wait_bit_killable", "nfs_wait_bit_killable"]),
-    // Whoever submits in behalf of whatever, and gets no request, waits for one. `blk_mq_get_tag`: all are in use; `rq_qos_wait`:
-    // wbt, iolatency, and iocost (`ioc_rqos_throttle`) hold back; `blk_queue_enter`: the queue is frozen or suspended. md and its like have queues
-    // of their own. (`io.max` does not show here: the bio is taken and kept, and the thread waits for its end.)
+    // A thread that submits I/O for any purpose and gets no request waits for one. `blk_mq_get_tag`: all tags
+    // are in use; `rq_qos_wait`: wbt, iolatency and iocost (`ioc_rqos_throttle`) throttle; `blk_queue_enter`:
+    // the queue is frozen or suspended. md and similar drivers have queues of their own. (`io.max` does not
+    // appear here: the kernel accepts and holds the bio, and the thread waits for its completion.)
     rule(
         Cause::RequestQueue,
         &[
@@ -144,10 +148,12 @@ const RULES: [Rule; 13] = [
             "wait_barrier", // raid1 and raid10
         ],
     ),
-    // ext4 takes a lock of the same kind round writeback (`s_writepages_rwsem`): to wait for that is no freeze.
+    // ext4 takes a lock of the same type around writeback (`s_writepages_rwsem`): a wait for that is not a
+    // freeze.
     Rule { cause: Cause::Lock, functions: &["percpu_rwsem_wait"], within: &["ext4_writepages"] },
-    // The per-CPU lock that a thread finds taken in `write` is the superblock's (fs/super.c, kernel/locking/percpu-rwsem.c):
-    // `__sb_start_write` is a function up to Linux 5.10 and inlined later, the waiting has one name in all.
+    // The per-CPU lock that blocks a `write` is the superblock's (fs/super.c, kernel/locking/percpu-rwsem.c):
+    // `__sb_start_write` is a function up to Linux 5.10 and inlined later; the waiting function has one name
+    // in all versions.
     rule(
         Cause::Frozen,
         &[
@@ -159,11 +165,13 @@ const RULES: [Rule; 13] = [
         ],
     ),
     rule(Cause::DirtyThrottling, &["balance_dirty_pages*"]),
-    // btrfs waits for the flushes of its devices in functions that the compiler inlines (`barrier_all_devices`, `wait_dev_flush`);
-    // it waits for a completion nowhere else as it writes superblocks (fs/btrfs/disk-io.c).
+    // btrfs waits for the flushes of its devices in functions that the compiler inlines
+    // (`barrier_all_devices`, `wait_dev_flush`). While it writes superblocks, it waits for a completion
+    // nowhere else (fs/btrfs/disk-io.c).
     Rule { cause: Cause::Flush, functions: &["wait_for_completion_io"], within: &["write_all_supers"] },
-    // Before the journal: a fast commit of ext4 and the superblocks of btrfs send flushes in the thread that syncs, and it is
-    // the device that the thread waits for then. In a full commit of ext4 or XFS another thread sends it; that reads as `journal`.
+    // Before the journal: a fast commit of ext4 and a superblock write of btrfs send flushes in the syncing
+    // thread, which then waits for the device. In a full commit of ext4 or XFS another thread sends the
+    // flush; that counts as `journal`.
     rule(
         Cause::Flush,
         &[
@@ -177,8 +185,9 @@ const RULES: [Rule; 13] = [
             "submit_flush_wait",
         ],
     ),
-    // Before all that a commit does by itself: its buffers, its locks, and the data of others that it waits for. (A thread's own
-    // data is written before it asks for a commit: ext4_sync_file, xfs_file_fsync, btrfs_sync_file.)
+    // Before everything that a commit itself waits for: its buffers, its locks, and data of other files. (A
+    // thread's own data is written before it requests a commit: ext4_sync_file, xfs_file_fsync,
+    // btrfs_sync_file.)
     rule(
         Cause::Journal,
         &[
@@ -215,7 +224,7 @@ const RULES: [Rule; 13] = [
             "f2fs_write_checkpoint",
         ],
     ),
-    // A page that is written in part is read first. That is data, and no writing; there is no name for it.
+    // A partially written page is read first. That is data but not writeback, and has no cause of its own.
     rule(
         Cause::Other,
         &[
@@ -225,7 +234,7 @@ const RULES: [Rule; 13] = [
             "iomap_read_page_sync",
         ],
     ),
-    // Before locks: a buffer is locked for as long as it is on its way, and `down` below `xfs_buf_lock` is that.
+    // Before locks: a buffer is locked while its I/O is in flight, which is `down` below `xfs_buf_lock`.
     rule(
         Cause::Metadata,
         &[
@@ -241,13 +250,14 @@ const RULES: [Rule; 13] = [
             "btrfs_read_extent_buffer",
             "btree_read_extent_buffer_pages",
             "read_tree_block",
-            "wait_reserve_ticket", // btrfs: room for metadata has to be made
+            "wait_reserve_ticket", // btrfs: space for metadata must be reclaimed
             "f2fs_get_meta_page*",
             "ext4_write_inode",
             "sync_inode_metadata",
         ],
     ),
-    // Before data: a lock of the inode's map of blocks is taken within writeback. Names of PREEMPT_RT included (`rwbase_`, `rt_`).
+    // Before data: the lock of an inode's block map is taken within writeback. Includes names of PREEMPT_RT
+    // (`rwbase_`, `rt_`).
     rule(
         Cause::Lock,
         &[
@@ -293,9 +303,8 @@ const fn rule(cause: Cause, functions: &'static [&'static str]) -> Rule {
     Rule { cause, functions, within: &[] }
 }
 
-/// Frames of the scheduler and of waiting in general, which say that a thread waits and not for what, and those of the system call
-/// itself.
-const NOT_TELLING: [&str; 26] = [
+/// Frames that do not indicate a cause: the scheduler, waiting in general, and the system call itself.
+const GENERIC_FRAMES: [&str; 26] = [
     "schedule",
     "__schedule",
     "schedule_*",
@@ -324,10 +333,10 @@ const NOT_TELLING: [&str; 26] = [
     "ret_from_fork*",
 ];
 
-/// Frames that a report shows of a stack.
-const SHOWN: usize = 4;
+/// The number of frames of a stack in a report.
+const SHOWN_FRAMES: usize = 4;
 
-/// Returns what a thread with this stack waits for.
+/// Returns the cause for which a thread with this stack is blocked.
 pub fn cause_of(frames: &[&str]) -> Cause {
     let has = |functions: &[&str]| frames.iter().any(|frame| is_any(frame, functions));
     let decides = |rule: &&Rule| has(rule.functions) && (rule.within.is_empty() || has(rule.within));
@@ -341,17 +350,18 @@ pub fn frames(text: &str) -> Vec<&str> {
     text.lines().filter_map(function).collect()
 }
 
-/// Returns the innermost frames that tell something, as a report shows them.
+/// Returns the innermost frames that indicate a cause, as a report shows them.
 pub fn top_frames(frames: &[&str]) -> String {
-    let telling = frames.iter().copied().filter(|frame| !is_any(frame, &NOT_TELLING));
-    telling.take(SHOWN).collect::<Vec<_>>().join(" < ")
+    let specific = frames.iter().copied().filter(|frame| !is_any(frame, &GENERIC_FRAMES));
+    specific.take(SHOWN_FRAMES).collect::<Vec<_>>().join(" < ")
 }
 
 fn function(line: &str) -> Option<&str> {
     let line = line.trim();
-    // The address is 0 since Linux 4.16, and a number before.
+    // The address is 0 since Linux 4.16, and a real address before.
     let line = line.split_once("] ").filter(|_| line.starts_with("[<")).map_or(line, |(_, rest)| rest);
-    // No function of C has a dot in its name: what follows one, the compiler added (`.isra.0`, `.constprop.0`, `.part.0`, `.cold`).
+    // A C function has no dot in its name: the compiler adds suffixes (`.isra.0`, `.constprop.0`, `.part.0`,
+    // `.cold`).
     let name = line.split(['+', '.', ' ']).next()?;
     // Old kernels end a stack with the address 0xffffffffffffffff.
     (!name.is_empty() && !name.starts_with("0x")).then_some(name)

@@ -1,19 +1,20 @@
 //! Reconciles the kernel's events with etcd's own counters, event by event.
 //!
-//! Everything here is a pure function of kernel readings and scrapes; time is an argument. A [`Round`] is one
-//! scrape of etcd between two readings of the kernel. [`Reconciliation`] follows one metric through one life
-//! of an etcd process, [`Ledger`] adds up the lives, so that counters outlive a restart.
+//! All functions are pure functions of kernel readings and scrapes; time is an argument. A [`Round`] is one
+//! scrape of etcd between two readings of the kernel. [`Reconciliation`] follows one metric through one
+//! incarnation of an etcd process, [`Ledger`] adds up the incarnations, so that counters survive a restart.
 //!
 //! ```text
-//! Round ─▶ origin: how many of etcd's observations did the kernel not see? ─▶ sandwich, difference, uncertainty
+//! Round ─▶ origin: how many of etcd's observations did the kernel not count?
+//!             │   ─▶ sandwich, difference, uncertainty
 //!             │ coherent: both sides hold the same set of events
 //!             ▼
 //!          dominance: is etcd at least as slow as the kernel, at every bound and in sum? ─▶ overhead
 //! ```
 //!
-//! Why the sandwich holds: events of one sequence (the WAL, or one backend) come one after the other, and
-//! etcd observes event *i* before event *i + 1* enters. So of the events that entered before the scrape at
-//! most one a sequence is not observed, and no event is observed before the kernel saw it finish.
+//! Why the sandwich holds: events of one sequence (the WAL, or one backend) occur one after the other, and
+//! etcd observes event *i* before event *i + 1* enters. So of the events that entered before the scrape, at
+//! most one per sequence is not observed, and etcd observes no event before it has finished in the kernel.
 
 mod dominance;
 mod overhead_estimate;
@@ -38,19 +39,37 @@ pub struct Observations {
     pub at_most: [u64; BUCKETS],
 }
 
-/// What the kernel knows at one instant.
+#[cfg(test)]
+impl Observations {
+    /// Returns the histogram of these latencies, its sum added up in floating point as etcd does.
+    fn of_latencies(latencies_ns: &[u64]) -> Self {
+        let mut observations = Self::default();
+        for &latency_ns in latencies_ns {
+            observations.count += 1;
+            observations.sum_s += latency_ns as f64 / 1e9;
+            for bound in 0..BUCKETS {
+                observations.at_most[bound] += u64::from(latency_ns <= 1_000_000 << bound);
+            }
+        }
+        observations
+    }
+}
+
+/// The kernel's counters at one instant.
 ///
-/// The parts cannot be read at once, so the order matters: sum, then buckets, then `entered`. Then whatever
-/// the sum holds the buckets hold too, and `entered == finished.count` means that nothing was in flight.
+/// The parts cannot be read at once, so the order matters: sum, then buckets, then `entered`. Then the
+/// buckets contain every event of the sum, and `entered == finished.count` means that nothing was in flight.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct KernelReading {
-    /// `CLOCK_MONOTONIC`, taken after the parts were read and, for a reading before a scrape, before it begins.
+    /// `CLOCK_MONOTONIC`, taken after the parts were read and, for a reading before a scrape, before it
+    /// begins.
     pub at_ns: u64,
     /// Events that entered since the probe attached, in flight or finished.
     pub entered: u64,
-    /// How many sequences of events run independently: 1, or 2 while two backends exist.
+    /// The number of independent sequences of events: 1, or 2 while two backends exist.
     ///
-    /// Counts the sequences that exist, not those the probe has seen: too many is safe, too few is not.
+    /// Counts existing sequences, even if the probe has recorded no event of them: too many is safe, too few
+    /// is not.
     pub sequences: u32,
     pub finished: Observations,
 }
@@ -63,21 +82,23 @@ pub struct Round {
     pub after: KernelReading,
 }
 
-/// What is known of the origin as an incarnation starts.
+/// The knowledge about the origin at the start of an incarnation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// The probe was attached before the process started, so every event of its life is known.
+    /// The probe was attached before the process started, so the kernel counts every event of the
+    /// incarnation.
     Observed,
-    /// The process lived before the probe came: how much etcd had counted by then must be inferred.
+    /// The process started before the probe attached, so etcd's count at that time must be inferred.
     Missed,
 }
 
-/// What must hold at every round; a label of `crosscheck_violations_total`.
+/// An invariant of every round; a label of `crosscheck_violations_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Invariant {
-    /// The kernel lost or doubled events, or the endpoint is not the process that is traced.
+    /// Violated if the kernel lost or duplicated events, or if the endpoint is not the traced process.
     Sandwich,
-    /// The kernel measured longer than etcd, whose clock starts before the kernel's and stops after it.
+    /// Violated if the kernel measured a longer time than etcd, whose clock starts before the kernel's and
+    /// stops after it.
     Dominance,
 }
 
@@ -93,14 +114,15 @@ impl Invariant {
     }
 }
 
-/// What one round told.
+/// The result of one round.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Outcome {
     /// Nothing happened for a second, so the origin is known exactly.
     pub quiet: bool,
-    /// Both sides hold the very same events.
+    /// Both sides contain the same events.
     pub coherent: bool,
-    /// A violation of the sandwich: how far the apparent origin moved, positive if the kernel lost events.
+    /// A violation of the sandwich: the distance by which the apparent origin moved, positive if the kernel
+    /// lost events.
     pub sandwich: Option<i64>,
     /// A violation of dominance, at its worst bound.
     pub dominance: Option<Breach>,
@@ -128,29 +150,31 @@ impl Reconciliation {
         }
     }
 
-    /// Takes in one round. Rounds come in the order of their scrapes and do not overlap.
+    /// Adds one round. Rounds must be in the order of their scrapes and must not overlap.
     pub fn observe(&mut self, round: &Round) -> Outcome {
         let step = self.origin.observe(round);
         let counted = signed(round.etcd.count);
         let finished = signed(round.after.finished.count);
-        // Every observation the kernel did not see plus every finished event: nothing is left to be observed.
+        // The observations unknown to the kernel plus all finished events: etcd has observed every event.
         let coherent = self.origin.apparent().point() == Some(counted.saturating_sub(finished));
         let dominance = self.dominance.observe(round, coherent);
 
         self.kernel_events = self.kernel_events.max(round.after.finished.count);
-        let surely = counted.saturating_sub(self.origin.established().hi);
-        self.etcd_events = self.etcd_events.max(u64::try_from(surely).unwrap_or(0));
+        let at_least = counted.saturating_sub(self.origin.established().hi);
+        self.etcd_events = self.etcd_events.max(u64::try_from(at_least).unwrap_or(0));
         self.scraped = Some(round.etcd.count);
         Outcome { quiet: step.quiet, coherent, sandwich: step.gap, dominance }
     }
 
-    /// Returns how many events etcd counted beyond the kernel's since the origin was established: 0 if exact,
-    /// positive if the kernel lost events, negative if it has too many. Stays for the life of the incarnation.
+    /// Returns the number of events that etcd counted beyond the kernel's since the origin was established: 0
+    /// if exact, positive if the kernel lost events, negative if it has too many. Remains until the
+    /// incarnation ends.
     pub fn difference(&self) -> i64 {
         self.origin.difference()
     }
 
-    /// Returns how many values the origin can still have, less one: 0 when pinned, `None` before it is bounded.
+    /// Returns the number of values that the origin can still have, minus one: 0 if pinned, `None` before it
+    /// is bounded.
     pub fn uncertainty(&self) -> Option<u64> {
         self.origin.established().width()
     }
@@ -171,42 +195,43 @@ impl Reconciliation {
         self.dominance.worst()
     }
 
-    /// Returns what etcd's sum holds beyond the kernel's, added up between coherent rounds.
+    /// Returns the time by which etcd's sum exceeds the kernel's, added up between coherent rounds.
     pub fn overhead_s(&self) -> f64 {
         self.dominance.overhead_s()
     }
 
-    /// Returns how many events [`Self::overhead_s`] is spread over.
+    /// Returns the number of events of [`Self::overhead_s`].
     pub fn overhead_events(&self) -> u64 {
         self.dominance.overhead_events()
     }
 
-    /// Estimates etcd's overhead per event in seconds, also when no round was coherent; see [`estimate_overhead`].
+    /// Estimates etcd's overhead per event in seconds, even if no round was coherent; see
+    /// [`estimate_overhead`].
     ///
-    /// `None` too if the origin is vaguer than a tenth of the events in between.
+    /// Also returns `None` if the uncertainty of the origin exceeds a tenth of the events between the rounds.
     pub fn estimate_overhead(&self, earlier: &Round, later: &Round) -> Option<f64> {
         let apparent = self.origin.apparent();
-        let vague = apparent.width()?;
+        let uncertainty = apparent.width()?;
         let events = later.etcd.count.checked_sub(earlier.etcd.count)?;
-        if vague > events / 10 {
+        if uncertainty > events / 10 {
             return None;
         }
         estimate_overhead(i64::midpoint(apparent.lo, apparent.hi), earlier, later)
     }
 
-    /// Returns the events that the kernel saw finish.
+    /// Returns the number of events that finished in the kernel.
     pub fn kernel_events(&self) -> u64 {
         self.kernel_events
     }
 
-    /// Returns how many of etcd's observations are of events that the kernel could see.
+    /// Returns the number of etcd's observations of events that the kernel could count.
     ///
-    /// Until the origin is pinned this is the least that it can be, so it neither exceeds the truth nor falls.
+    /// Until the origin is pinned this is the minimum, so it never exceeds the exact value and never falls.
     pub fn etcd_events(&self) -> u64 {
         self.etcd_events
     }
 
-    /// Returns how many of `last_finished` events no scrape has verified, now that the process is gone.
+    /// Returns the number of `last_finished` events that no scrape has verified, after the process has ended.
     pub fn unverified_at_end(&self, last_finished: u64) -> u64 {
         let verified = match (self.scraped, self.origin.established().point()) {
             (Some(counted), Some(origin)) => signed(counted).saturating_sub(origin),
@@ -216,7 +241,8 @@ impl Reconciliation {
     }
 }
 
-/// Converts a counter; one that does not fit is nonsense from the endpoint, and stays far from every truth.
+/// Converts a counter. A value that does not fit is invalid data from the endpoint, and remains far from any
+/// real count.
 fn signed(counter: u64) -> i64 {
     i64::try_from(counter).unwrap_or(i64::MAX)
 }

@@ -1,17 +1,18 @@
-//! Reads single lines of Prometheus' text format, version 0.0.4, and hands out their parts byte for byte.
+//! Parses single lines of Prometheus' text format, version 0.0.4, and returns their parts byte for byte.
 //!
-//! Our own, for what there is changes what it reads: prometheus-parse 0.2.5 splits labels at every comma, `=` and `}`, in
-//! values too, and has floats in place of the text; openmetrics-parser 0.5 does the latter, and is under the LGPL.
+//! A parser of our own, since existing ones change the text: prometheus-parse 0.2.5 splits labels at every
+//! comma, `=` and `}`, also within values, and returns floats in place of the text; openmetrics-parser 0.5
+//! does the latter, and is under the LGPL.
 //!
-//! Strict, because Prometheus throws a whole scrape away for one line that it cannot read: what passes here is valid in
-//! `OpenMetrics` 1.0, too, and by the lexers of Prometheus 2.42 to 3 (`model/textparse`).
+//! It is strict because Prometheus discards a whole scrape for one line that it cannot parse: an accepted
+//! line is also valid in `OpenMetrics` 1.0 and for the lexers of Prometheus 2.42 to 3 (`model/textparse`).
 
-/// A line longer than this is not read: etcd's longest has some 300 bytes.
+/// The maximum length of a line: etcd's longest has some 300 bytes.
 pub const MAX_LINE_BYTES: usize = 16 << 10;
 
 /// The type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum FamilyType {
     Counter,
     Gauge,
     Histogram,
@@ -24,15 +25,15 @@ pub enum Kind {
 pub enum Line<'a> {
     Type {
         family: &'a str,
-        kind: Kind,
+        kind: FamilyType,
     },
-    /// The text with its escapes.
+    /// `text` contains its escapes.
     Help {
         family: &'a str,
         text: &'a str,
     },
     Sample(Sample<'a>),
-    /// A blank line, or a comment of no meaning.
+    /// A blank line, or a comment without a keyword.
     Nothing,
 }
 
@@ -40,19 +41,19 @@ pub enum Line<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample<'a> {
     pub name: &'a str,
-    /// Names are unique; values are as in the text, with its escapes and without its quotes.
+    /// Names are unique. Values are as in the text, with its escapes and without its quotes.
     pub labels: Vec<(&'a str, &'a str)>,
-    /// As in the text. The timestamp is dropped: it says when somebody else read a clock.
+    /// As in the text. The timestamp is dropped: it is from the clock of another machine or process.
     pub value: &'a str,
     pub number: f64,
 }
 
-/// The line cannot be read.
+/// The line cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-impl Kind {
-    /// Returns what a sample of its family may be called beyond the family's own name.
+impl FamilyType {
+    /// Returns the suffixes that the names of a family's samples may have.
     pub const fn suffixes(self) -> &'static [&'static str] {
         match self {
             Self::Histogram => &["_bucket", "_sum", "_count"],
@@ -74,13 +75,14 @@ impl Kind {
 }
 
 impl<'a> Sample<'a> {
-    /// Returns the text of a label's value.
+    /// Returns the value of a label, as in the text.
     pub fn label(&self, name: &str) -> Option<&'a str> {
         self.labels.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
     }
 }
 
-/// Returns the name that a line begins with, or that a `# TYPE` or `# HELP` is about, without reading the rest.
+/// Returns the name at the start of a line, or the family of a `# TYPE` or `# HELP`, without parsing the
+/// rest.
 pub fn name_of(line: &str) -> Option<&str> {
     let text = match comment(line) {
         Some(Comment::Type(rest) | Comment::Help(rest)) => rest,
@@ -90,10 +92,10 @@ pub fn name_of(line: &str) -> Option<&str> {
     Some(split_name(text, is_name_byte)?.0)
 }
 
-/// Reads one line, without its end.
+/// Parses one line, without its line ending.
 ///
 /// # Errors
-/// If Prometheus or a strict reader of `OpenMetrics` would refuse it, or it is too long.
+/// If Prometheus or a strict parser of `OpenMetrics` would reject it, or it is too long.
 pub fn read(line: &str) -> Result<Line<'_>, Malformed> {
     if line.len() > MAX_LINE_BYTES || memchr::memchr2(b'\0', b'\n', line.as_bytes()).is_some() {
         return Err(Malformed);
@@ -102,7 +104,7 @@ pub fn read(line: &str) -> Result<Line<'_>, Malformed> {
         Some(Comment::Type(rest)) => {
             let (family, rest) = split_name(rest, is_name_byte).ok_or(Malformed)?;
             let word = rest.strip_prefix(BLANK).ok_or(Malformed)?.trim_matches(BLANK);
-            Ok(Line::Type { family, kind: Kind::parse(word).ok_or(Malformed)? })
+            Ok(Line::Type { family, kind: FamilyType::parse(word).ok_or(Malformed)? })
         }
         Some(Comment::Help(rest)) => {
             let (family, rest) = split_name(rest, is_name_byte).ok_or(Malformed)?;
@@ -123,7 +125,7 @@ enum Comment<'a> {
     Other,
 }
 
-/// Returns what follows the keyword of a comment; none if the line is no comment.
+/// Returns the text after the keyword of a comment; none if the line is not a comment.
 fn comment(line: &str) -> Option<Comment<'_>> {
     let text = line.strip_prefix('#')?;
     let after = |keyword| {
@@ -150,7 +152,7 @@ fn sample(line: &str) -> Option<Sample<'_>> {
     Some(Sample { name, labels, value, number: number(value)? })
 }
 
-/// Reads labels up to the brace that closes them; returns them and what follows.
+/// Parses labels up to the closing brace; returns them and the rest.
 fn labels(mut text: &str) -> Option<(Vec<(&str, &str)>, &str)> {
     let mut labels = Vec::new();
     loop {
@@ -159,7 +161,7 @@ fn labels(mut text: &str) -> Option<(Vec<(&str, &str)>, &str)> {
             return is_unique(&labels).then_some((labels, rest));
         }
         let (name, rest) = split_name(text, |byte| byte != b':' && is_name_byte(byte))?;
-        // These are Prometheus' own; one of them, `__name__`, would rename the series.
+        // These names are reserved by Prometheus; one of them, `__name__`, would rename the series.
         (!name.starts_with("__")).then_some(())?;
         let rest = rest.trim_start_matches(BLANK).strip_prefix('=')?.trim_start_matches(BLANK);
         let (value, rest) = quoted(rest.strip_prefix('"')?)?;
@@ -172,7 +174,7 @@ fn labels(mut text: &str) -> Option<(Vec<(&str, &str)>, &str)> {
     }
 }
 
-/// Reads a value up to the quote that closes it; returns it and what follows.
+/// Parses a value up to the closing quote; returns it and the rest.
 fn quoted(text: &str) -> Option<(&str, &str)> {
     let mut escaped = false;
     let end = text.bytes().position(|byte| {
@@ -184,7 +186,7 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
     has_only_escapes(value, br#"\n""#).then_some((value, rest))
 }
 
-/// Returns whether every backslash begins one of these escapes.
+/// Returns whether every backslash starts one of these escapes.
 fn has_only_escapes(text: &str, escapes: &[u8]) -> bool {
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -201,7 +203,7 @@ fn is_unique(labels: &[(&str, &str)]) -> bool {
     names.windows(2).all(|pair| pair[0] != pair[1])
 }
 
-/// Splits off a name, which does not begin with a digit.
+/// Splits off a name, which must not start with a digit.
 fn split_name(text: &str, is_part: impl Fn(u8) -> bool) -> Option<(&str, &str)> {
     let end = text.bytes().position(|byte| !is_part(byte)).unwrap_or(text.len());
     let name = text.get(..end)?;
@@ -212,11 +214,12 @@ pub fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':'
 }
 
-/// Reads a value as Go and Rust both do. Go calls a number that is too large for a float an error, Rust infinite.
+/// Parses a value that Go and Rust parse alike. For a number that is too large for a float, Go returns an
+/// error and Rust infinity.
 pub fn number(text: &str) -> Option<f64> {
     let number: f64 = text.parse().ok()?;
     let is_decimal = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
-    // Go takes no sign before `NaN`.
+    // Go rejects a sign before `NaN`.
     let is_word = !is_decimal && (number.is_infinite() || text.eq_ignore_ascii_case("nan"));
     (is_word || is_decimal && number.is_finite()).then_some(number)
 }

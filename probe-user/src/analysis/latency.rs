@@ -1,9 +1,10 @@
-//! Histograms at rest: what the kernel counted up to one instant, and questions to it.
+//! Readings of the kernel's histograms at one instant, their quantiles and differences.
 
-use probe_ebpf::histogram::{SLOTS, Slow, edge_seconds, slot};
+use probe_ebpf::histogram::{SLOTS, SlowSums, edge_seconds, slot};
 
-/// Bounds in nanoseconds that the exported histograms have: etcd's fourteen (1 ms to 8.192 s), the doublings below and
-/// above them, and the limits of etcd's guidance (10 and 25 ms) and 100 ms. All are edges of the kernel's slots.
+/// Bounds of the exported histograms in nanoseconds: etcd's fourteen (1 ms to 8.192 s), the doublings below
+/// and above them, and the limits of etcd's guidance (10 and 25 ms) and 100 ms. All are edges of the kernel's
+/// slots.
 pub const BOUNDS_NS: [u64; 27] = [
     7_812,
     15_625,
@@ -34,12 +35,12 @@ pub const BOUNDS_NS: [u64; 27] = [
     65_536_000_000,
 ];
 
-/// One series as of one instant.
+/// One series at one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Latencies {
     slots: Box<[u64; SLOTS]>,
     pub sum_ns: u64,
-    /// The longest ever, not only in a window.
+    /// The longest latency since the start, also in the difference of two readings.
     pub max_ns: u64,
     /// Bytes written.
     pub bytes: u64,
@@ -52,7 +53,7 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// Takes what was read from the kernel.
+    /// Creates a reading from the kernel's values.
     pub fn new(slots: Box<[u64; SLOTS]>, sum_ns: u64, max_ns: u64, bytes: u64) -> Self {
         Self { slots, sum_ns, max_ns, bytes }
     }
@@ -64,7 +65,7 @@ impl Latencies {
         self.max_ns = self.max_ns.max(latency_ns);
     }
 
-    /// Returns how many events there are.
+    /// Returns the number of events.
     pub fn count(&self) -> u64 {
         self.slots.iter().sum()
     }
@@ -73,7 +74,7 @@ impl Latencies {
         seconds(self.sum_ns)
     }
 
-    /// Returns how many took at most each of these bounds, which ascend and are edges of slots.
+    /// Returns the number of events up to each of these bounds, which must ascend and be edges of slots.
     pub fn at_most<const N: usize>(&self, bounds_ns: &[u64; N]) -> [u64; N] {
         let mut counted = 0;
         let mut next = 0;
@@ -85,10 +86,10 @@ impl Latencies {
         })
     }
 
-    /// Returns the latency in seconds that a share `q` of the events does not exceed, or none without events.
+    /// Returns the latency in seconds that a share `q` of the events does not exceed; none without events.
     ///
-    /// It is the middle of a slot: 1/64 from the truth at most (1.6 %), and never above the longest. Below 2 µs slots have one width, of
-    /// 61 ns.
+    /// It is the middle of a slot: at most 1/64 from the exact value (1.6 %), and never above the longest.
+    /// Below 2 µs all slots have one width, 61 ns.
     pub fn quantile(&self, q: f64) -> Option<f64> {
         let count = self.count();
         #[expect(
@@ -106,13 +107,14 @@ impl Latencies {
         Some(f64::midpoint(lower_s, edge_seconds(slot)).min(seconds(self.max_ns)))
     }
 
-    /// Returns the longest of these events in seconds, exact if it is the longest ever, else to 1/32.
+    /// Returns the longest of these events in seconds: exact if it is the longest since the start, otherwise
+    /// to 1/32.
     pub fn max_seconds(&self) -> Option<f64> {
         let last = self.slots.iter().rposition(|n| *n > 0)?;
         Some(if last == slot(self.max_ns) { seconds(self.max_ns) } else { edge_seconds(last) })
     }
 
-    /// Adds another series' events to this one's.
+    /// Adds the events of another series.
     pub fn add(&mut self, other: &Self) {
         for (to, from) in self.slots.iter_mut().zip(&*other.slots) {
             *to += from;
@@ -122,7 +124,7 @@ impl Latencies {
         self.bytes += other.bytes;
     }
 
-    /// Returns the events that came since an earlier reading of the same series.
+    /// Returns the events since an earlier reading of the same series.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let mut window = Self { max_ns: self.max_ns, ..Self::default() };
@@ -130,7 +132,7 @@ impl Latencies {
         window
     }
 
-    /// Returns the same, small.
+    /// Returns the events since an earlier reading in compact form.
     pub fn gain_since(&self, earlier: &Self) -> Gain {
         let slots = (0..).zip(self.slots.iter().zip(&*earlier.slots));
         let grown = slots.filter(|(_, (now, then))| now > then);
@@ -141,7 +143,7 @@ impl Latencies {
         }
     }
 
-    /// Adds what a series gained; the longest ever stays to be said.
+    /// Adds the gain of a series; the caller sets `max_ns`.
     pub fn grow(&mut self, gain: &Gain) {
         for (slot, count) in &gain.slots {
             self.slots[usize::from(*slot)] += count;
@@ -150,7 +152,7 @@ impl Latencies {
         self.bytes += gain.bytes;
     }
 
-    /// Takes back what was added.
+    /// Subtracts a gain that was added before.
     pub fn shrink(&mut self, gain: &Gain) {
         for (slot, count) in &gain.slots {
             self.slots[usize::from(*slot)] -= count;
@@ -160,7 +162,7 @@ impl Latencies {
     }
 }
 
-/// What a series gained between two readings: few slots of many, so only those.
+/// The gain of a series between two readings: only the slots that changed, which are few.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gain {
     slots: Box<[(u16, u64)]>,
@@ -169,7 +171,7 @@ pub struct Gain {
 }
 
 impl Gain {
-    /// Returns what was gained in both.
+    /// Returns the sum of two gains.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         let mut both = Latencies::default();
@@ -179,10 +181,10 @@ impl Gain {
     }
 }
 
-/// A series as it is exported: a thirtieth of it.
+/// A series with the exported bounds only, a thirtieth of the size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
-    /// How many took at most each of [`BOUNDS_NS`].
+    /// The number of events up to each of [`BOUNDS_NS`].
     pub at_most: [u64; BOUNDS_NS.len()],
     pub count: u64,
     pub sum_ns: u64,
@@ -195,23 +197,23 @@ impl From<&Latencies> for Exported {
     }
 }
 
-/// How the time of one series was spent; what neither part holds was spent blocked.
+/// How the time of one series was spent; the rest of the sum was spent blocked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimeSpent {
     pub sum_ns: u64,
     pub on_cpu_ns: u64,
     pub run_queue_ns: u64,
-    /// Of the events that took longer than the threshold.
-    pub slow: Slow,
+    /// The same for the events that took longer than the threshold.
+    pub slow: SlowSums,
 }
 
 impl TimeSpent {
-    /// Returns the time that was spent waiting for anything but a processor.
+    /// Returns the blocked time: not on a CPU, and not waiting for one.
     pub fn blocked_ns(&self) -> u64 {
         self.sum_ns.saturating_sub(self.on_cpu_ns).saturating_sub(self.run_queue_ns)
     }
 
-    /// Adds another series, or another life of this one.
+    /// Adds another series, or another incarnation's.
     pub fn add(&mut self, other: &Self) {
         self.sum_ns += other.sum_ns;
         self.on_cpu_ns += other.on_cpu_ns;
@@ -222,7 +224,7 @@ impl TimeSpent {
         self.slow.run_queue_ns += other.slow.run_queue_ns;
     }
 
-    /// Returns what came since an earlier reading.
+    /// Returns the difference to an earlier reading.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let (now, then) = (&self.slow, &earlier.slow);
@@ -230,7 +232,7 @@ impl TimeSpent {
             sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
             on_cpu_ns: self.on_cpu_ns.saturating_sub(earlier.on_cpu_ns),
             run_queue_ns: self.run_queue_ns.saturating_sub(earlier.run_queue_ns),
-            slow: Slow {
+            slow: SlowSums {
                 events: now.events.saturating_sub(then.events),
                 sum_ns: now.sum_ns.saturating_sub(then.sum_ns),
                 on_cpu_ns: now.on_cpu_ns.saturating_sub(then.on_cpu_ns),
@@ -260,7 +262,7 @@ mod tests {
     #[test]
     fn bounds_are_edges_of_slots() {
         for bound_ns in BOUNDS_NS {
-            // 7,812.5 ns is an edge, too; no whole number of nanoseconds lies between.
+            // 7,812.5 ns is also an edge; no whole number of nanoseconds lies between.
             let next_ns = bound_ns + 1;
             assert_eq!(slot(bound_ns) + 1, slot(next_ns).max(slot(bound_ns) + 1), "{bound_ns} ns");
             assert!(slot(next_ns) > slot(bound_ns) || bound_ns == 65_536_000_000, "{bound_ns} ns");
@@ -297,10 +299,10 @@ mod tests {
         let max = window.max_seconds().expect("there is one event");
         assert!(
             (0.003..0.003 * 33.0 / 32.0).contains(&max),
-            "{max}: the longest of the window, not of all time"
+            "{max}: the longest of the window, not since the start"
         );
         window.shrink(&later.gain_since(&earlier));
-        assert_eq!(window, Latencies { max_ns: later.max_ns, ..Latencies::default() }, "and back");
+        assert_eq!(window, Latencies { max_ns: later.max_ns, ..Latencies::default() }, "empty again");
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! What of etcd's own text is passed on: whole families of the allow-list, their samples as they were, checked one by one.
+//! Re-export of etcd's own metrics: whole families of the allow-list, with unchanged samples that are checked
+//! one by one.
 //!
-//! Whatever etcd serves, what comes out of here is valid: what is not is left out and counted.
+//! The output is valid for any input: invalid samples are omitted and counted.
 
 pub mod allow_list;
 mod collector;
@@ -13,34 +14,35 @@ use std::{
 pub use allow_list::AllowList;
 pub use collector::Collector;
 
-use super::exposition::Kind;
+use super::exposition::FamilyType;
 
-/// As many samples are passed on of one etcd. The default list makes 189 of a member with two peers, `*` some 1389.
+/// The maximum number of re-exported samples of one member. The default list yields 189 for a member with two
+/// peers, `*` some 1389.
 pub const MAX_SAMPLES: usize = 2_000;
 
-/// As many bytes of text are passed on of one etcd, names and help included.
+/// The maximum size of one member's re-exported text in bytes, names and help included.
 pub const MAX_BYTES: usize = 512 << 10;
 
-/// The families of one etcd at one time, compact: one text, and where its parts end.
+/// The families of one member at one time in compact form: one text, and the offsets at which its parts end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReexportedMetrics {
     text: Box<str>,
-    parts: Box<[Part]>,
+    parts: Box<[PackedFamily]>,
     /// A hash of the families' names and types.
     shape: u64,
     pub omitted: OmittedSamples,
 }
 
-/// How many samples of allowed families were left out, and why.
+/// The numbers of omitted samples of allowed families, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OmittedSamples {
     /// Their family is too large for [`MAX_SAMPLES`] or [`MAX_BYTES`].
     pub beyond_limit: u64,
-    /// Lines that cannot be read, or that their family cannot have.
+    /// Lines that cannot be parsed, or that the type of their family does not permit.
     pub malformed: u64,
-    /// Series that were there already.
+    /// Series that had occurred already.
     pub duplicate: u64,
-    /// Their family's type or name contradicts another family's.
+    /// The type or name of their family conflicts with another family.
     pub conflicting: u64,
 }
 
@@ -48,15 +50,15 @@ pub struct OmittedSamples {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Family<'a> {
     pub name: &'a str,
-    pub kind: Kind,
+    pub kind: FamilyType,
     /// With its escapes.
     pub help: Option<&'a str>,
     pub samples: &'a str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Part {
-    kind: Kind,
+struct PackedFamily {
+    kind: FamilyType,
     has_help: bool,
     name_end: usize,
     help_end: usize,
@@ -82,17 +84,17 @@ impl ReexportedMetrics {
             let help_end = text.len();
             text.push_str(family.samples);
             let (kind, has_help) = (family.kind, family.help.is_some());
-            parts.push(Part { kind, has_help, name_end, help_end, samples_end: text.len() });
+            parts.push(PackedFamily { kind, has_help, name_end, help_end, samples_end: text.len() });
         }
         Self { text: text.into(), parts: parts.into(), shape: shape.finish(), omitted }
     }
 
-    /// Returns how long the text is.
+    /// Returns the length of the text in bytes.
     pub fn bytes(&self) -> usize {
         self.text.len()
     }
 
-    /// Returns the families by name.
+    /// Returns the families, ordered by name.
     pub fn families(&self) -> impl Iterator<Item = Family<'_>> {
         let mut begin = 0;
         self.parts.iter().map(move |part| {
@@ -129,11 +131,12 @@ impl OmittedSamples {
 
 /// The names and types of families that are valid together.
 #[derive(Debug, Default)]
-struct Names<'a>(BTreeMap<&'a str, Kind>);
+struct FamilyNames<'a>(BTreeMap<&'a str, FamilyType>);
 
-impl<'a> Names<'a> {
-    /// Takes a family in; returns whether its type is the one known, and no sample of its could be taken for another family's.
-    fn admit(&mut self, name: &'a str, kind: Kind) -> bool {
+impl<'a> FamilyNames<'a> {
+    /// Adds a family; returns whether its type matches the known one, and its sample names conflict with no
+    /// other family.
+    fn admit(&mut self, name: &'a str, kind: FamilyType) -> bool {
         if let Some(known) = self.0.get(name) {
             return *known == kind;
         }
@@ -151,27 +154,31 @@ impl<'a> Names<'a> {
     }
 }
 
-/// A family over all members that serve it: one type, and the help of the first that has one.
+/// A family over all members that serve it, with one type and the help of the first member that has one.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Merged<'a> {
+pub struct MergedFamily<'a> {
     pub name: &'a str,
-    pub kind: Kind,
+    pub kind: FamilyType,
     pub help: Option<&'a str>,
     /// Member and samples.
     pub samples: Vec<(&'a str, &'a str)>,
 }
 
-/// Brings the families of several members together, by name. Of those that contradict each other the first member's stays.
-pub fn merge<'a>(copies: impl Iterator<Item = (&'a str, &'a ReexportedMetrics)>) -> Vec<Merged<'a>> {
-    let mut names = Names::default();
-    let mut merged: BTreeMap<&str, Merged<'_>> = BTreeMap::new();
+/// Merges the families of several members by name. If families conflict, the first member's is kept.
+pub fn merge<'a>(copies: impl Iterator<Item = (&'a str, &'a ReexportedMetrics)>) -> Vec<MergedFamily<'a>> {
+    let mut names = FamilyNames::default();
+    let mut merged: BTreeMap<&str, MergedFamily<'_>> = BTreeMap::new();
     for (member, copy) in copies {
         for Family { name, kind, help, samples } in copy.families() {
             if !names.admit(name, kind) {
                 continue;
             }
-            let family =
-                merged.entry(name).or_insert_with(|| Merged { name, kind, help: None, samples: Vec::new() });
+            let family = merged.entry(name).or_insert_with(|| MergedFamily {
+                name,
+                kind,
+                help: None,
+                samples: Vec::new(),
+            });
             family.help = family.help.or(help);
             family.samples.push((member, samples));
         }
@@ -179,13 +186,13 @@ pub fn merge<'a>(copies: impl Iterator<Item = (&'a str, &'a ReexportedMetrics)>)
     merged.into_values().collect()
 }
 
-/// Returns how many samples [`merge`] leaves out of a member's copy for those of the members before it.
+/// Returns the number of samples that [`merge`] omits from a member's copy because of the members before it.
 pub fn conflicting<'a>(
     before: impl Iterator<Item = &'a ReexportedMetrics>,
     own: &'a ReexportedMetrics,
 ) -> u64 {
-    let mut names = Names::default();
-    // Members of one version have the same families, and the second time they add nothing.
+    let mut names = FamilyNames::default();
+    // Members of one version have the same families: repeated shapes add nothing.
     let mut seen = HashSet::from([own.shape]);
     for Family { name, kind, .. } in
         before.filter(|copy| seen.insert(copy.shape)).flat_map(ReexportedMetrics::families)
@@ -196,7 +203,7 @@ pub fn conflicting<'a>(
     lost.map(|family| family.samples.lines().count() as u64).sum()
 }
 
-/// Gathers the allowed families of a text, as a scrape does.
+/// Collects the allowed families of a text, as a scrape does.
 #[cfg(test)]
 pub(crate) fn collect(text: &str, allowed: &AllowList) -> ReexportedMetrics {
     use super::exposition;

@@ -3,25 +3,27 @@
 /// The label of a failed scrape: a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// Nobody is there, or who is hung up without a word: the way is closed, the process has ended.
+    /// The connection was refused, the address is unreachable, the peer closed the connection without a
+    /// response, or the process has ended.
     Refused,
     Timeout,
     Dns,
-    /// Nobody we trust vouches for the server's certificate, or not for this use of it.
+    /// No trusted authority signed the server's certificate, or the certificate is not valid for this use.
     TlsUntrusted,
     TlsName,
     TlsExpired,
-    /// The server does not take our certificate, or the lack of one.
+    /// The server rejected the probe's client certificate, or requires one.
     TlsClientRejected,
     HttpStatus,
     TooLarge,
-    /// Something was said, and it was no metrics: no TLS, no HTTP, cut short, in an encoding that nobody asked for.
+    /// The response is not metrics: no TLS, no HTTP, truncated, or in an encoding that was not requested.
     NotMetrics,
     NotEtcd,
-    /// A file of ours or of etcd's cannot be read, or is not what it should be.
+    /// A credential file of the probe or of etcd cannot be read or parsed.
     UnreadableCredentials,
-    /// What fits nowhere: the namespace is closed to us, no endpoint is known, no TLS version or cipher suite suits both, etcd
-    /// has no certificate to show, this process is out of descriptors or threads.
+    /// Any other failure: the network namespace cannot be entered, no endpoint is known, no common TLS
+    /// version or cipher suite, etcd has no server certificate, the probe is out of file descriptors or
+    /// threads.
     Other,
 }
 

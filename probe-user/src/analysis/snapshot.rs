@@ -9,16 +9,16 @@ use super::{
     disk_metric::PerMetric,
     latency::{Exported, TimeSpent},
     reexport::ReexportedMetrics,
-    slow_operation::Waits,
+    slow_operation::WaitTimes,
     verdict::Verdict,
 };
 
 /// All members and the probe itself.
 #[derive(Clone, Debug)]
-pub struct Snapshot {
+pub struct MetricsSnapshot {
     pub hook: &'static str,
     pub self_test_passed: bool,
-    /// None without a web configuration. The server knows, so it is the one to say.
+    /// None without a web configuration. The server sets it.
     pub web_config_reloaded: Option<bool>,
     /// By reason.
     pub misses: Vec<(&'static str, u64)>,
@@ -26,11 +26,11 @@ pub struct Snapshot {
     pub members: Vec<MemberSnapshot>,
 }
 
-/// One member, over all its lives.
+/// One member, over all its incarnations.
 #[derive(Clone, Debug)]
 pub struct MemberSnapshot {
     pub name: String,
-    pub figures: PerMetric<Figure>,
+    pub figures: PerMetric<DiskMetricSnapshot>,
     pub rotation: Exported,
     pub operations: Vec<Operation>,
     /// By role.
@@ -39,10 +39,10 @@ pub struct MemberSnapshot {
     pub etcd_up: bool,
     /// Age of the last copy of etcd's own metrics; none if there is none.
     pub scrape_age_s: Option<f64>,
-    /// What is passed on of them; none if that is not fresh.
+    /// The re-exported part of that copy; none if the copy is not fresh.
     pub reexported: Option<Arc<ReexportedMetrics>>,
     pub scrape_errors: BTreeMap<&'static str, u64>,
-    /// When each certificate ends, in seconds since 1970, by [`super::certificate_expiry::CertificateKind`].
+    /// Expiry of each certificate, in seconds since 1970, by [`super::certificate_expiry::CertificateKind`].
     pub certificate_ends_s: [Option<i64>; 3],
     pub data_dir: String,
     pub device: String,
@@ -50,9 +50,9 @@ pub struct MemberSnapshot {
     pub version: String,
 }
 
-/// One of etcd's figures, measured in the kernel and reconciled.
+/// One of etcd's disk metrics, measured in the kernel and reconciled.
 #[derive(Clone, Debug)]
-pub struct Figure {
+pub struct DiskMetricSnapshot {
     pub latencies: Exported,
     pub crosscheck: CrosscheckTotals,
 }
@@ -63,10 +63,10 @@ pub struct Operation {
     pub role: Role,
     pub op: Op,
     pub latencies: Exported,
-    /// None where the kernel keeps no account of it.
+    /// None if the kernel does not account for it.
     pub time: Option<TimeSpent>,
-    /// What slow ones waited for.
-    pub waits: Waits,
+    /// The waits of slow operations.
+    pub waits: WaitTimes,
     /// By the name of the error.
     pub errors: BTreeMap<&'static str, u64>,
 }

@@ -1,8 +1,8 @@
-//! What the numbers of a window mean: a pure function from evidence to one word of a closed set, with its reasons.
+//! The verdict of a window: a pure function from evidence to one word of a closed set, with its reasons.
 //!
-//! First comes what forbids any claim, or makes one by itself ([`certain`]); then whether anything is slow; then the time that was lost is added up
-//! ([`lost`]), and each part of it gets a name: what was blocked in the kernel from [`storage`], the rest from [`processor`]. The largest
-//! part is the verdict.
+//! `preconditions` come first: they forbid any claim, or decide the verdict by themselves. If one of etcd's
+//! two metrics is slow, `lost_time` adds up the lost time and each part of it gets a name: `storage`
+//! names the time blocked in the kernel, `cpu` the rest. The largest part is the verdict.
 
 mod advice;
 mod preconditions;
@@ -13,44 +13,46 @@ mod storage;
 mod format;
 
 pub use evidence::{
-    Class, ClassTime, CpuEvidence, DeviceEvidence, Evidence, Figure, InFlightNow, Neighbour, Scraped,
-    SlowTime, Split,
+    Class, ClassTime, CpuEvidence, DeviceEvidence, Evidence, InFlightNow, MetricEvidence, Neighbour, Scraped,
+    SlowTime, TimeSplit,
 };
 pub use format::{bytes, percent, share, time};
-pub use storage::words as cause_in_words;
+pub use storage::cause_name;
 
-use lost_time::{Lost, is_slow, is_slow_in_etcd};
+use lost_time::{LostTime, is_slow, is_slow_in_etcd};
 
 /// The answer to "is etcd's disk slow?".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// Syncs are as fast as they should be, and every one of them was seen.
+    /// Syncs are within their limits, and the probe recorded every one of them.
     Healthy,
-    /// An operation has been in flight for longer than the limit, now.
+    /// An operation in flight is older than the limit, now.
     Stalled,
-    /// The device takes long, for all that it is sent.
+    /// The device is slow for every class of request.
     DeviceSlow,
-    /// The device writes fast, and takes long to make it durable.
+    /// The device writes fast, but its flushes are slow.
     FlushSlow,
-    /// Requests wait for their turn longer than the device takes for them.
+    /// Requests wait in the queue for longer than the device takes to serve them.
     QueueSaturated,
-    /// Somebody else makes at least half of the device's load.
+    /// Other processes cause at least half of the device's load.
     NoisyNeighbour,
-    /// The file system's own journal and locks hold etcd up, and the device is not why.
+    /// The file system's journal and locks delay etcd, and the device is not the cause.
     JournalContention,
-    /// Something on this machine holds etcd's I/O back while the device could take it: a limit of a cgroup, a freeze.
+    /// This machine throttles etcd's I/O although the device has capacity: a cgroup limit or a file system
+    /// freeze.
     IoThrottled,
-    /// etcd's threads could not run: within the system call, or outside of it where etcd blames the disk all the same.
+    /// etcd's threads could not run: within the system call, or outside it, where etcd's metrics still count
+    /// the time as disk time.
     CpuStarved,
-    /// Syncs are fast in the kernel and slow in etcd's own figures, and nothing shows that etcd lacked a CPU.
+    /// Syncs are fast in the kernel and slow in etcd's own metrics, without evidence that etcd lacked a CPU.
     EtcdOverhead,
-    /// etcd runs with `--unsafe-no-fsync`: nothing is durable, and no figure says anything of the disk.
+    /// etcd runs with `--unsafe-no-fsync`: nothing is durable, and no latency describes the disk.
     FsyncDisabled,
-    /// Too little happened in the window.
+    /// The window contains too few events.
     TooFewSamples,
-    /// The endpoint belongs to another process than the one that is traced.
+    /// The endpoint belongs to a process other than the traced one.
     EndpointMismatch,
-    /// The probe does not see what happens, or cannot show that it does.
+    /// The probe misses events, or cannot prove that it records all of them.
     Blind,
 }
 
@@ -92,7 +94,7 @@ impl Verdict {
         }
     }
 
-    /// Returns the exit code of `check`: 0 healthy, 1 not, 2 could not tell.
+    /// Returns the exit code of `check`: 0 healthy, 1 unhealthy, 2 unknown.
     pub const fn exit_code(self) -> u8 {
         match self {
             Self::Healthy => 0,
@@ -102,7 +104,7 @@ impl Verdict {
     }
 }
 
-/// A verdict, the sentence that gives its numbers, and what to do.
+/// A verdict, the sentence with its numbers, and the next steps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judgement {
     pub verdict: Verdict,
@@ -112,7 +114,7 @@ pub struct Judgement {
     pub next: Vec<String>,
 }
 
-/// A part of the lost time and its name.
+/// A named part of the lost time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attribution {
     pub verdict: Verdict,
@@ -122,36 +124,37 @@ pub struct Attribution {
     pub reason: String,
 }
 
-/// Fewer events than these have no p99.
-const ENOUGH: u64 = 100;
+/// The minimum number of events for a p99.
+const SAMPLES_MIN: u64 = 100;
 
-/// With this many of etcd's events and none of the kernel's, the probe is blind.
-const CLEARLY_ALIVE: u64 = 5;
+/// With this many of etcd's events and none of the kernel's, the probe is blind. Also the minimum number of
+/// events from which a member can be slow.
+const EVENTS_MIN_ALIVE: u64 = 5;
 
-/// A cause with a smaller part of the lost time than this is left out: removing it would change no figure that anybody looks at, and samples
-/// are not that exact.
-const LEAST_SHARE: f64 = 0.15;
+/// The minimum share of the lost time for a cause to be reported. Removing a smaller one would not visibly
+/// change any latency, and samples are less exact than that.
+const SHARE_MIN: f64 = 0.15;
 
 /// Judges a window.
 pub fn judge(evidence: &Evidence) -> Judgement {
     let (verdict, reason, causes) = if let Some((verdict, reason)) = preconditions::judge(evidence) {
         (verdict, reason, Vec::new())
-    } else if let Some(lost) = Lost::of(evidence) {
+    } else if let Some(lost) = LostTime::of(evidence) {
         let causes = attribute(evidence, &lost);
         match causes.first() {
             Some(first) => (first.verdict, explain(evidence, &causes), causes),
             None => (
                 Verdict::Blind,
                 format!(
-                    "{}; nothing here tells what for: no account of waiting, no stacks, no device",
+                    "{}; the cause is unknown: no wait accounting, no stacks, no device",
                     figures(evidence)
                 ),
                 causes,
             ),
         }
-    } else if evidence.figures.wal_fsync.kernel.count() < ENOUGH {
+    } else if evidence.figures.wal_fsync.kernel.count() < SAMPLES_MIN {
         let count = evidence.figures.wal_fsync.kernel.count();
-        let reason = format!("{count} WAL syncs in the window, {ENOUGH} make a p99");
+        let reason = format!("{count} WAL syncs in the window; a p99 requires {SAMPLES_MIN}");
         (Verdict::TooFewSamples, reason, Vec::new())
     } else {
         (Verdict::Healthy, figures(evidence), Vec::new())
@@ -164,14 +167,14 @@ pub fn judge(evidence: &Evidence) -> Judgement {
     Judgement { verdict, reason, causes, next }
 }
 
-/// Gives each part of the lost time its name, the largest first; none if nothing can be named.
-fn attribute(evidence: &Evidence, lost: &Lost) -> Vec<Attribution> {
+/// Returns the named parts of the lost time, the largest first; none if no part can be named.
+fn attribute(evidence: &Evidence, lost: &LostTime) -> Vec<Attribution> {
     let (frozen_s, frozen) = storage::frozen(lost);
     let mut parts = vec![(frozen_s, frozen)];
     parts.extend(cpu::name(evidence, lost));
     let rest_s = lost.storage_s - frozen_s;
     match storage::name(evidence, lost) {
-        // Both are orders to hold I/O back: one cause, told by what took longer.
+        // A freeze and a limit both throttle I/O: they are one cause, with the reason of the longer one.
         Some((Verdict::IoThrottled, _)) if frozen_s > rest_s => parts[0].0 = lost.storage_s,
         Some(finding @ (Verdict::IoThrottled, _)) => parts[0] = (lost.storage_s, finding),
         Some(finding) if lost.in_kernel => parts.push((rest_s, finding)),
@@ -190,14 +193,15 @@ fn attribute(evidence: &Evidence, lost: &Lost) -> Vec<Attribution> {
             share: share(seconds, total_s),
             reason,
         })
-        .filter(|cause| cause.share >= LEAST_SHARE)
+        .filter(|cause| cause.share >= SHARE_MIN)
         .collect();
     causes.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     causes
 }
 
-/// Names what is slow where the time lost was not measured: before the first scrapes, or on a kernel that keeps no account.
-fn unmeasured(evidence: &Evidence, lost: &Lost) -> Option<Attribution> {
+/// Names the cause if the lost time was not measured: before the first scrapes, or on a kernel without
+/// scheduler statistics.
+fn unmeasured(evidence: &Evidence, lost: &LostTime) -> Option<Attribution> {
     let (verdict, reason) = if lost.in_kernel {
         storage::name(evidence, lost)?
     } else {
@@ -207,7 +211,7 @@ fn unmeasured(evidence: &Evidence, lost: &Lost) -> Option<Attribution> {
     Some(Attribution { verdict, seconds: 0.0, share: 1.0, reason })
 }
 
-/// Puts the figures, the first cause and the second into sentences.
+/// Renders the latencies, the first and the second cause as sentences.
 fn explain(evidence: &Evidence, causes: &[Attribution]) -> String {
     let sentence =
         |cause: &Attribution| format!("{} of the lost time: {}", percent(cause.share), cause.reason);
@@ -222,22 +226,22 @@ fn explain(evidence: &Evidence, causes: &[Attribution]) -> String {
     }
 }
 
-/// Tells of the slow figures, or of both if none is slow.
+/// Renders the slow metrics, or both if none is slow.
 fn figures(evidence: &Evidence) -> String {
-    let is_told = |figure: &&Figure| is_slow(figure) || is_slow_in_etcd(figure);
-    let mut told: Vec<_> = evidence.figures.iter().filter(is_told).collect();
-    if told.is_empty() {
-        told = evidence.figures.iter().collect();
+    let is_slow_anywhere = |figure: &&MetricEvidence| is_slow(figure) || is_slow_in_etcd(figure);
+    let mut shown: Vec<_> = evidence.figures.iter().filter(is_slow_anywhere).collect();
+    if shown.is_empty() {
+        shown = evidence.figures.iter().collect();
     }
-    told.into_iter().map(|figure| one_figure(figure, evidence)).collect::<Vec<_>>().join("; ")
+    shown.into_iter().map(|figure| one_figure(figure, evidence)).collect::<Vec<_>>().join("; ")
 }
 
-fn one_figure(figure: &Figure, evidence: &Evidence) -> String {
+fn one_figure(figure: &MetricEvidence, evidence: &Evidence) -> String {
     let p99 = figure.kernel.quantile(0.99).map_or_else(|| "unknown".to_owned(), time);
     let in_etcd = match figure.etcd_p99_above_s {
         Some(bound_s) if is_slow_in_etcd(figure) && !is_slow(figure) => {
             let mean =
-                figure.overhead_s.map_or_else(String::new, |s| format!(", {} more on average", time(s)));
+                figure.overhead_s.map_or_else(String::new, |s| format!(", {} longer on average", time(s)));
             format!(" and above {} in etcd{mean}", time(bound_s))
         }
         _ => String::new(),
@@ -256,8 +260,8 @@ fn one_figure(figure: &Figure, evidence: &Evidence) -> String {
     )
 }
 
-/// Returns how many events took longer than this; off by 1/32 of the bound at most.
-fn longer_than(figure: &Figure, bound_s: f64) -> u64 {
+/// Returns the number of events that took longer than a bound; the bound is exact to 1/32.
+fn longer_than(figure: &MetricEvidence, bound_s: f64) -> u64 {
     if bound_s <= 0.0 {
         return 0;
     }

@@ -1,4 +1,4 @@
-//! `check`: one report over a given time.
+//! `check`: one report over a given duration.
 
 use std::{io::Write, time::Duration};
 
@@ -7,35 +7,35 @@ use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
 use super::{
-    config::{Options, Output},
+    config::{Options, OutputFormat},
     startup::{scan_forever, scrape_forever, start, stop_signal},
 };
 use crate::{
-    kernel::Fault,
+    kernel::CountingFault,
     monitor::{lock, scrape_all},
     output::report,
 };
 
-/// `check` scrapes this often at least, since a quiet moment is a second long.
-const CHECK_SCRAPES_EVERY: Duration = Duration::from_secs(1);
+/// The maximum interval between scrapes of `check`, because a quiet period lasts one second.
+const CHECK_SCRAPE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 pub async fn check(
     options: &Options,
     duration: Duration,
-    output: Output,
-    fault: Option<Fault>,
+    output: OutputFormat,
+    fault: Option<CountingFault>,
 ) -> anyhow::Result<u8> {
     let stop = stop_signal()?;
-    // The report covers the whole time.
+    // The report covers the whole duration.
     let monitor = start(options, duration + options.command_timeout, fault)?;
     let end = Instant::now() + duration;
     tokio::select! {
         () = sleep_until(end) => {}
         () = stop => info!("stopped early"),
         () = scan_forever(&monitor) => {}
-        () = scrape_forever(&monitor, options.scrape_interval.min(CHECK_SCRAPES_EVERY)) => {}
+        () = scrape_forever(&monitor, options.scrape_interval.min(CHECK_SCRAPE_INTERVAL_MAX)) => {}
     }
-    // One more of each, so that the report ends now.
+    // One more scrape and self-test, so that the report covers the time until now.
     scrape_all(&monitor).await;
     let report = {
         let mut monitor = lock(&monitor);
@@ -44,9 +44,9 @@ pub async fn check(
         report::report(&monitor.assess())
     };
     let printed = match output {
-        // It leaves out colours where nobody sees them, or NO_COLOR says not to.
-        Output::Text => anstream::stdout().write_all(report::render(&report).as_bytes()),
-        Output::Json => {
+        // Omits colours if the output is not a terminal or NO_COLOR is set.
+        OutputFormat::Text => anstream::stdout().write_all(report::render(&report).as_bytes()),
+        OutputFormat::Json => {
             let text = serde_json::to_string_pretty(&report).context("cannot encode the report")? + "\n";
             std::io::stdout().write_all(text.as_bytes())
         }

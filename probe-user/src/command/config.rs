@@ -1,4 +1,4 @@
-//! What was typed ([`Args`]) and what is true ([`Config`]).
+//! The command line as typed ([`Args`]) and as validated ([`Config`]).
 
 use std::{
     fs,
@@ -47,8 +47,8 @@ pub enum CommandArgs {
         /// How long to measure.
         #[arg(long, env = "ETCD_DISK_PROBE_DURATION", value_parser = duration, default_value = "30s")]
         duration: Duration,
-        #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = Output::Text)]
-        output: Output,
+        #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = OutputFormat::Text)]
+        output: OutputFormat,
     },
     /// Print every slow operation when it ends, one per line: its time by state, the cause of its wait, and
     /// other busy processes.
@@ -60,8 +60,8 @@ pub enum CommandArgs {
         #[arg(long, env = "ETCD_DISK_PROBE_DURATION", value_parser = duration)]
         duration: Option<Duration>,
         /// json prints one object per line.
-        #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = Output::Text)]
-        output: Output,
+        #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = OutputFormat::Text)]
+        output: OutputFormat,
     },
     /// Check the kernel, the privileges and the endpoints, and print each finding with its remedy.
     ///
@@ -69,13 +69,13 @@ pub enum CommandArgs {
     /// but a line is a warning or has failed, and with the exit code of `run` if it cannot run: 69 for a
     /// missing kernel feature, 77 for insufficient privileges.
     Doctor {
-        #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = Output::Text)]
-        output: Output,
+        #[arg(long, env = "ETCD_DISK_PROBE_OUTPUT", value_enum, default_value_t = OutputFormat::Text)]
+        output: OutputFormat,
     },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub enum OutputFormat {
     Text,
     Json,
 }
@@ -176,7 +176,7 @@ pub struct Options {
     pub log_format: LogFormat,
 }
 
-/// Settings that hold together.
+/// Validated settings.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub command: Command,
@@ -186,9 +186,9 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     Run { listen: SocketAddr, web_config: Option<PathBuf> },
-    Check { duration: Duration, output: Output },
-    Trace { slower_than: Duration, duration: Option<Duration>, output: Output },
-    Doctor { output: Output },
+    Check { duration: Duration, output: OutputFormat },
+    Trace { slower_than: Duration, duration: Option<Duration>, output: OutputFormat },
+    Doctor { output: OutputFormat },
 }
 
 /// Invalid settings.
@@ -200,57 +200,57 @@ pub enum ConfigError {
     Unreadable { flag: &'static str, path: PathBuf, error: std::io::Error },
 }
 
-/// The shortest interval between scrapes. A quiet period lasts one second.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+/// The minimum interval between scrapes. A quiet period lasts one second.
+const SCRAPE_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 impl TryFrom<Args> for Config {
     type Error = ConfigError;
 
-    /// Checks every setting, and names all that are wrong at once.
+    /// Validates every setting, and reports all invalid ones at once.
     fn try_from(args: Args) -> Result<Self, ConfigError> {
         let options = args.options;
-        let mut wrong = Vec::new();
+        let mut errors = Vec::new();
         for endpoint in &options.endpoints {
             if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
-                wrong.push(format!(
+                errors.push(format!(
                     "--endpoints {endpoint}: not a URL such as http://HOST:PORT or https://HOST:PORT"
                 ));
             }
         }
         if let Some(name) = options.tls_server_name.as_ref().filter(|name| !is_server_name(name)) {
-            wrong.push(format!(
+            errors.push(format!(
                 "--tls-server-name {name}: not a DNS name or an address without scheme and port"
             ));
         }
-        if options.process_name.len() > probe_ebpf::layout::NAMES {
-            wrong.push(format!(
+        if options.process_name.len() > probe_ebpf::process_names::PROCESS_NAMES_MAX {
+            errors.push(format!(
                 "--process-name: {} names given, but at most four are possible",
                 options.process_name.len()
             ));
         }
         if options.process_name.iter().any(String::is_empty) {
-            wrong.push("--process-name: a name is empty".to_owned());
+            errors.push("--process-name: a name is empty".to_owned());
         }
-        if options.scrape_interval < SHORTEST_INTERVAL {
-            wrong.push("--scrape-interval must be at least 100ms".to_owned());
+        if options.scrape_interval < SCRAPE_INTERVAL_MIN {
+            errors.push("--scrape-interval must be at least 100ms".to_owned());
         }
         if options.window < options.scrape_interval {
-            wrong.push("--window must be at least as long as --scrape-interval".to_owned());
+            errors.push("--window must be at least as long as --scrape-interval".to_owned());
         }
         if options.slow_threshold.is_zero() {
-            wrong.push("--slow-threshold must be greater than 0".to_owned());
+            errors.push("--slow-threshold must be greater than 0".to_owned());
         }
         if options.command_timeout.is_zero() {
-            wrong.push("--command-timeout must be greater than 0".to_owned());
+            errors.push("--command-timeout must be greater than 0".to_owned());
         }
         if let Err(error) = AllowList::parse(&options.etcd_metrics) {
-            wrong.push(format!("--etcd-metrics: {error}"));
+            errors.push(format!("--etcd-metrics: {error}"));
         }
         let command = match args.command {
             CommandArgs::Run { listen, web_config } => Command::Run { listen, web_config },
             CommandArgs::Check { duration, output } => {
                 if duration < Duration::from_secs(1) {
-                    wrong.push("--duration must be at least 1s".to_owned());
+                    errors.push("--duration must be at least 1s".to_owned());
                 }
                 Command::Check { duration, output }
             }
@@ -259,8 +259,8 @@ impl TryFrom<Args> for Config {
             }
             CommandArgs::Doctor { output } => Command::Doctor { output },
         };
-        if !wrong.is_empty() {
-            return Err(ConfigError::Usage(wrong.join("; ")));
+        if !errors.is_empty() {
+            return Err(ConfigError::Usage(errors.join("; ")));
         }
         for (flag, path) in [("cacert", &options.cacert), ("cert", &options.cert), ("key", &options.key)] {
             if let Some(path) = path {
@@ -272,8 +272,8 @@ impl TryFrom<Args> for Config {
     }
 }
 
-/// Takes `10.0.0.1:1`, `[fd00::1]:1`, and `[10.0.0.1]:1`, as Go does (`net.SplitHostPort`): who writes a manifest for Kubernetes does
-/// not know which family the address of a node is of.
+/// Accepts `10.0.0.1:1`, `[fd00::1]:1`, and `[10.0.0.1]:1`, as Go does (`net.SplitHostPort`): the author of a
+/// Kubernetes manifest does not know the family of a node's address.
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
     let parsed = text.parse().ok().or_else(|| {
         let (address, port) = text.strip_prefix('[')?.split_once("]:")?;
@@ -287,7 +287,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl From<&Options> for KernelConfig {
-    /// Returns what the programs have to do: all that a report tells.
+    /// Returns the configuration of the kernel side: everything that a report contains is measured.
     fn from(options: &Options) -> Self {
         Self {
             process_names: options.process_name.clone(),
@@ -322,16 +322,16 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_brackets_is_of_either_family() {
+    fn an_address_in_brackets_may_be_of_either_family() {
         let cases = [
             ("127.0.0.1:1", Some("127.0.0.1:1"), "plain"),
-            ("[fd00::1]:1", Some("[fd00::1]:1"), "as the other family needs it"),
-            ("[10.0.0.1]:1", Some("10.0.0.1:1"), "as a manifest has it for both"),
+            ("[fd00::1]:1", Some("[fd00::1]:1"), "as IPv6 requires it"),
+            ("[10.0.0.1]:1", Some("10.0.0.1:1"), "as a manifest writes it for both"),
             ("[10.0.0.1:1", None, "half a bracket"),
             ("[10.0.0.1]", None, "no port"),
             ("[10.0.0.1]:65536", None, "no such port"),
-            ("fd00::1:1", None, "who could tell where the port begins"),
-            ("[]:1", None, "an address that was not there"),
+            ("fd00::1:1", None, "the start of the port is ambiguous"),
+            ("[]:1", None, "an empty address"),
             ("localhost:1", None, "a name"),
         ];
         for (text, expected, why) in cases {
@@ -344,28 +344,28 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_setting_is_named_at_once() {
+    fn every_invalid_setting_is_reported_at_once() {
         let error = config("check --duration 10ms --endpoints 127.0.0.1:2379 --window 1s")
-            .expect_err("three are wrong");
+            .expect_err("three are invalid");
         for part in ["--duration must be", "--endpoints 127.0.0.1:2379", "--window must be"] {
             assert!(error.contains(part), "{part} in {error}");
         }
     }
 
     #[test]
-    fn settings_that_cannot_be_are_refused() {
+    fn invalid_settings_are_refused() {
         let cases = [
             ("run --nonsense", "--nonsense", "an unknown flag"),
             ("run --cert /nowhere", "--key", "a certificate without its key"),
-            ("run --cacert /nowhere/ca.pem", "/nowhere/ca.pem` of --cacert", "a file that is not there"),
-            ("run --command-timeout soon", "10ms", "the way out is shown"),
+            ("run --cacert /nowhere/ca.pem", "/nowhere/ca.pem` of --cacert", "a missing file"),
+            ("run --command-timeout soon", "10ms", "the error shows a valid value"),
             ("run --process-name a,b,c,d,e", "at most four", "the kernel holds four"),
             (
                 "run --tls-server-name https://etcd",
                 "--tls-server-name https://etcd: not a DNS name",
-                "a URL is no name",
+                "a URL is not a name",
             ),
-            ("run --etcd-metrics etcd-server", "`etcd-server` is no name of a metric such as", "no pattern"),
+            ("run --etcd-metrics etcd-server", "`etcd-server` is not a metric name such as", "not a pattern"),
             ("run --max-members 0", "1..=1024", "nothing could be measured"),
         ];
         for (flags, part, why) in cases {

@@ -1,7 +1,8 @@
-//! What this kernel, these privileges and these endpoints allow, line by line, and what to do about each.
+//! `doctor`: what this kernel, these privileges and these endpoints allow, and what to do, one line each.
 //!
-//! First everything is looked at (`host`, `trial`, `visit`), then judged by functions without I/O (`machine`, `hooks`,
-//! `members`). It changes nothing, and whatever is refused is a line, not the end.
+//! First, everything is inspected (`system::host`, `try_hooks`, `inspect_members`); then functions without
+//! I/O judge it (`machine_lines`, `hook_lines`, `member_lines`) and `doctor_text` renders the lines. It
+//! changes nothing. A refusal is a line and does not end the examination.
 
 mod hook_lines;
 mod machine_lines;
@@ -20,12 +21,12 @@ use anyhow::Context;
 use serde::Serialize;
 
 pub use doctor_text::render;
-use inspect_members::Visited;
-use try_hooks::Trials;
+use inspect_members::InspectedMembers;
+use try_hooks::PrivilegedAttempts;
 
 use crate::{
     command::{
-        config::{Options, Output},
+        config::{Options, OutputFormat},
         exit_code,
         startup::overrides,
     },
@@ -34,46 +35,47 @@ use crate::{
     system::host::Host,
 };
 
-/// All that was found. Fields are added, never renamed or removed, while `schema` stays.
+/// The complete diagnosis. Fields are added, never renamed or removed, while `schema` stays the same.
 #[derive(Clone, Debug, Serialize)]
 pub struct Diagnosis {
     pub schema: u32,
     /// Whether the probe can run here.
     pub fit: bool,
-    /// The hook that it would take.
+    /// The hook that `run` would use.
     pub hook: Option<&'static str>,
-    pub findings: Vec<Finding>,
+    pub findings: Vec<DoctorFinding>,
     pub host: Host,
-    pub visited: Visited,
+    #[serde(rename = "visited")]
+    pub inspected: InspectedMembers,
     #[serde(skip)]
     exit_code: u8,
 }
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct DoctorFinding {
     pub group: String,
     pub what: String,
-    pub state: State,
+    pub state: Severity,
     pub detail: String,
-    /// What to do; nothing if it is well.
+    /// What to do; none if no action is needed.
     pub advice: Option<String>,
 }
 
-/// How something fares, from best to worst.
+/// The state of a line, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum Severity {
     Ok,
-    /// Worth knowing, and nobody has to act.
+    /// Worth knowing; no action needed.
     Note,
     /// The probe runs, and something is missing or will be soon.
     Warning,
-    /// It cannot work like this.
+    /// The probe, or its cross-check of this member, does not work.
     Failed,
 }
 
-impl State {
+impl Severity {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -84,8 +86,8 @@ impl State {
     }
 }
 
-impl Finding {
-    fn new(group: &str, what: impl Into<String>, state: State, detail: impl Into<String>) -> Self {
+impl DoctorFinding {
+    fn new(group: &str, what: impl Into<String>, state: Severity, detail: impl Into<String>) -> Self {
         Self { group: group.to_owned(), what: what.into(), state, detail: detail.into(), advice: None }
     }
 
@@ -95,7 +97,8 @@ impl Finding {
 }
 
 impl Diagnosis {
-    /// Returns the exit code: that with which `run` would refuse; else 1 if somebody has to act, and 0 if nobody has.
+    /// Returns the exit code: the one with which `run` would refuse; otherwise 1 if action is required, and 0
+    /// if not.
     pub fn exit_code(&self) -> u8 {
         self.exit_code
     }
@@ -105,11 +108,11 @@ impl Diagnosis {
 ///
 /// # Errors
 /// If the diagnosis cannot be encoded or printed.
-pub async fn run(options: &Options, output: Output) -> anyhow::Result<u8> {
+pub async fn run(options: &Options, output: OutputFormat) -> anyhow::Result<u8> {
     let diagnosis = examine(options, &overrides(options)?).await;
     let text = match output {
-        Output::Text => render(&diagnosis),
-        Output::Json => {
+        OutputFormat::Text => render(&diagnosis),
+        OutputFormat::Json => {
             serde_json::to_string_pretty(&diagnosis).context("cannot encode the diagnosis")? + "\n"
         }
     };
@@ -117,34 +120,37 @@ pub async fn run(options: &Options, output: Output) -> anyhow::Result<u8> {
     Ok(diagnosis.exit_code())
 }
 
-/// Looks at everything once, tries each kind of hook, and gives up privileges as the daemon does.
+/// Inspects everything once, tries each kind of hook, and drops privileges as the daemon does.
 async fn examine(options: &Options, overrides: &Overrides) -> Diagnosis {
     let host = Host::read();
-    let trials = try_hooks::all(options);
-    let visited = inspect_members::all(options, overrides, &trials.entrance).await;
+    let attempts = try_hooks::all(options);
+    let inspected = inspect_members::all(options, overrides, &attempts.netns_spawner).await;
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
-    diagnose(host, &trials, visited, now_s)
+    diagnose(host, &attempts, inspected, now_s)
 }
 
-/// Judges what was seen, at a time in seconds since 1970.
-fn diagnose(host: Host, trials: &Trials, visited: Visited, now_s: i64) -> Diagnosis {
-    let hook = hook_lines::taken(&trials.hooks);
+/// Judges the inspected facts, at a time in seconds since 1970.
+fn diagnose(host: Host, attempts: &PrivilegedAttempts, inspected: InspectedMembers, now_s: i64) -> Diagnosis {
+    let hook = hook_lines::selected(&attempts.hooks);
     let mut findings = machine_lines::kernel(&host, hook.is_some());
-    findings.extend(machine_lines::privileges(&host, trials.drop.as_ref()));
-    findings.extend(hook_lines::findings(&trials.hooks));
-    findings.extend(member_lines::findings(&visited, now_s));
-    let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(State::Ok);
-    let refused =
-        trials.hooks.iter().filter(|trial| trial.allowed).filter_map(|trial| trial.outcome.as_ref().err());
-    let exit_code = match (hook, &trials.drop) {
-        // Privilege first: with it, the other hook may do better.
-        (None, _) => refused.map(|refusal| refusal.exit_code).max().unwrap_or(exit_code::NO_KERNEL_SUPPORT),
-        (Some(_), Some(Err(refusal))) => refusal.exit_code,
-        (Some(_), _) if worst >= State::Warning => exit_code::DEGRADED,
+    findings.extend(machine_lines::privileges(&host, attempts.drop.as_ref()));
+    findings.extend(hook_lines::findings(&attempts.hooks));
+    findings.extend(member_lines::findings(&inspected, now_s));
+    let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(Severity::Ok);
+    let refused = attempts
+        .hooks
+        .iter()
+        .filter(|attempt| attempt.allowed)
+        .filter_map(|attempt| attempt.outcome.as_ref().err());
+    let exit_code = match (hook, &attempts.drop) {
+        // The larger code is insufficient privileges (77): with them, the other hook may work.
+        (None, _) => refused.map(|failure| failure.exit_code).max().unwrap_or(exit_code::NO_KERNEL_SUPPORT),
+        (Some(_), Some(Err(failure))) => failure.exit_code,
+        (Some(_), _) if worst >= Severity::Warning => exit_code::DEGRADED,
         (Some(_), _) => 0,
     };
     let fit = matches!(exit_code, 0 | exit_code::DEGRADED);
-    Diagnosis { schema: 1, fit, hook: hook.map(Hook::as_str), findings, host, visited, exit_code }
+    Diagnosis { schema: 1, fit, hook: hook.map(Hook::as_str), findings, host, inspected, exit_code }
 }
 
 #[cfg(test)]

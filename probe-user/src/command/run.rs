@@ -10,50 +10,52 @@ use super::{
     startup::{scan_forever, scrape_forever, start, stop_signal},
 };
 use crate::{
-    kernel::Fault,
-    server::{self, AppState, config_reload::Web, service_manager::ServiceManager},
+    kernel::CountingFault,
+    server::{self, AppState, config_reload::ConfigReloader, service_manager::ServiceManager},
 };
 
 pub async fn run(
     options: &Options,
     listen: SocketAddr,
     web_config: Option<&Path>,
-    fault: Option<Fault>,
+    fault: Option<CountingFault>,
 ) -> anyhow::Result<()> {
-    let web = Web::load(web_config)?;
-    // Before anything is attached: a second probe must not disturb the first.
+    let web = ConfigReloader::load(web_config)?;
+    // Before the programs are attached: a second probe must not disturb the first.
     let listener = server::bind(listen).await?;
     let stop = stop_signal()?;
     let monitor = start(options, options.window, fault)?;
-    // By now there are few privileges, and speaking takes none.
-    let manager = ServiceManager::of_environment().context("cannot speak to the service manager")?;
-    let address = listener.local_addr().context("cannot tell the address listened on")?;
+    // Most privileges are dropped by now, and the notifications need none.
+    let manager = ServiceManager::from_env().context("cannot connect to the service manager")?;
+    let address = listener.local_addr().context("cannot read the address of the listening socket")?;
     info!(listen = %address, "attached");
-    warn_of_strangers(address, &web);
-    let served = AppState {
+    warn_if_exposed(address, &web);
+    let state = AppState {
         monitor: monitor.clone(),
         operator_key: options.key.clone().map(Arc::from),
-        reloaded: web.reloaded(),
+        last_reload: web.last_reload(),
     };
     let stop = async {
         stop.await;
-        manager.tell_stopping();
+        manager.notify_stopping();
     };
     tokio::select! {
-        () = server::serve(listener, served, web, stop) => Ok(()),
-        () = manager.keep_informed(&monitor) => Ok(()),
+        () = server::serve(listener, state, web, stop) => Ok(()),
+        () = manager.report_status(&monitor) => Ok(()),
         () = scan_forever(&monitor) => Ok(()),
         () = scrape_forever(&monitor, options.scrape_interval) => Ok(()),
     }
 }
 
-/// Says once who can read what is served, where that is not only this host.
-fn warn_of_strangers(address: SocketAddr, web: &Web) {
+/// Warns once if clients on other hosts can read the responses or the passwords.
+fn warn_if_exposed(address: SocketAddr, web: &ConfigReloader) {
     match web.protects() {
         _ if address.ip().is_loopback() => {}
-        (false, true) => warn!(listen = %address, "passwords go over the network in the clear: without TLS"),
+        (false, true) => {
+            warn!(listen = %address, "passwords are sent unencrypted; configure TLS in --web.config.file");
+        }
         (false, false) => {
-            warn!(listen = %address, "whoever reaches this address reads everything; see --web.config.file");
+            warn!(listen = %address, "any client that reaches this address can read everything; see --web.config.file");
         }
         (true, _) => {}
     }

@@ -1,4 +1,5 @@
-//! What the sub-commands share: the start of the probe, the periodic scans and scrapes, the stop signal.
+//! The parts that the sub-commands share: the start of the probe, the periodic scans and scrapes, the stop
+//! signal.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,33 +18,37 @@ use crate::{
     analysis::{disk_metric::PerMetric, reexport::AllowList, thresholds::Thresholds},
     discovery::{Endpoint, Overrides},
     kernel::{
-        self, Fault, KernelConfig,
-        sampler::{self, SharedFindings},
+        self, CountingFault, KernelConfig,
+        sampler::{self, SharedResults},
     },
     monitor::{Monitor, MonitorSettings, SharedMonitor, lock, scrape_all},
     support::allocator,
     system::privileges,
 };
 
-/// How often members that came and went are looked for.
-const SCAN_EVERY: Duration = Duration::from_secs(1);
+/// The interval between scans for members that started or ended.
+const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Attaches, and looks for members once.
-pub fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyhow::Result<SharedMonitor> {
+/// Attaches the programs, drops privileges, and scans for members once.
+pub fn start(
+    options: &Options,
+    window: Duration,
+    fault: Option<CountingFault>,
+) -> anyhow::Result<SharedMonitor> {
     let config = KernelConfig { fault, ..KernelConfig::from(options) };
     let mut kernel = kernel::start(options.hook, &config).context("cannot start the kernel probe")?;
     info!(hook = kernel.hook().as_str(), "self-test passed");
     if let Some(failure) = kernel.block().failure() {
-        warn!("block requests are not followed, so neither device nor neighbour can be named: {failure}");
+        warn!("cannot trace block requests, reports name no device and no neighbour: {failure}");
     }
-    // Before privileges are dropped: its thread keeps what reading stacks takes.
-    let findings = match kernel.sampling() {
+    // Before privileges are dropped: the sampler thread keeps the privileges that reading stacks requires.
+    let findings = match kernel.take_sampler_source() {
         Some((ring, memory)) => sampler::start(ring, memory, options.slow_threshold)
-            .context("cannot look at what slow operations wait for")?,
-        None => SharedFindings::default(),
+            .context("cannot sample the waits of slow operations")?,
+        None => SharedResults::default(),
     };
-    let entrance = privileges::drop_capabilities(|| kernel.maps_answer())
-        .context("cannot go on with fewer privileges")?;
+    let netns_spawner =
+        privileges::drop_capabilities(|| kernel.maps_are_accessible()).context("cannot drop privileges")?;
     let mut monitor = Monitor::new(
         kernel,
         findings,
@@ -51,14 +56,14 @@ pub fn start(options: &Options, window: Duration, fault: Option<Fault>) -> anyho
             process_names: options.process_name.clone(),
             overrides: overrides(options)?,
             command_timeout: options.command_timeout,
-            entrance,
+            netns_spawner,
             window,
             thresholds: thresholds(options),
-            allowed: Arc::new(AllowList::parse(&options.etcd_metrics).map_err(anyhow::Error::msg)?),
+            allow_list: Arc::new(AllowList::parse(&options.etcd_metrics).map_err(anyhow::Error::msg)?),
         },
     );
     monitor.scan();
-    allocator::give_back();
+    allocator::trim();
     Ok(Arc::new(Mutex::new(monitor)))
 }
 
@@ -74,7 +79,7 @@ fn thresholds(options: &Options) -> Thresholds {
     }
 }
 
-/// Returns what the operator says instead of what is found.
+/// Returns the settings of the operator that override the discovered ones.
 pub fn overrides(options: &Options) -> anyhow::Result<Overrides> {
     let endpoints: Result<Vec<Endpoint>, _> =
         options.endpoints.iter().map(|url| Endpoint::parse(url)).collect();
@@ -89,7 +94,7 @@ pub fn overrides(options: &Options) -> anyhow::Result<Overrides> {
 }
 
 pub async fn scan_forever(monitor: &SharedMonitor) {
-    let mut ticks = interval(SCAN_EVERY);
+    let mut ticks = interval(SCAN_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -97,12 +102,12 @@ pub async fn scan_forever(monitor: &SharedMonitor) {
     }
 }
 
-pub async fn scrape_forever(monitor: &SharedMonitor, every: Duration) {
-    let mut ticks = interval(every);
+pub async fn scrape_forever(monitor: &SharedMonitor, period: Duration) {
+    let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        // Not awaited: an etcd that hangs delays neither the others nor their next round, and is left out of that one.
+        // Not awaited: an etcd that hangs does not delay the others or their next round, which omits it.
         let monitor = monitor.clone();
         tokio::spawn(async move {
             scrape_all(&monitor).await;
@@ -111,7 +116,7 @@ pub async fn scrape_forever(monitor: &SharedMonitor, every: Duration) {
     }
 }
 
-/// Returns a future that ends with SIGTERM or SIGINT; from here on neither ends the process by itself.
+/// Returns a future that completes on SIGTERM or SIGINT; from here on, these signals do not end the process.
 pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;

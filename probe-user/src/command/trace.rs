@@ -1,4 +1,4 @@
-//! `trace`: one line for every slow operation, as it ends.
+//! `trace`: one line for every slow operation when it ends.
 
 use std::{io::Write, time::Duration};
 
@@ -7,15 +7,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::startup::{scan_forever, start, stop_signal};
 use crate::{
-    command::config::{Options, Output},
+    command::config::{Options, OutputFormat},
     monitor::{SharedMonitor, lock},
     output::report::slow_report,
 };
 
-/// How often new ones are looked for.
-const LOOKED_FOR_EVERY: Duration = Duration::from_millis(100);
+/// The interval between checks for new operations.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Prints slow operations until stopped, or for as long as was asked.
+/// Prints slow operations until stopped, or for the given duration.
 ///
 /// # Errors
 /// If the probe cannot start, or the output is closed.
@@ -23,12 +23,12 @@ pub async fn run(
     options: &Options,
     slower_than: Duration,
     duration: Option<Duration>,
-    output: Output,
+    output: OutputFormat,
 ) -> anyhow::Result<u8> {
     let stop = stop_signal()?;
     let options = Options { slow_threshold: slower_than, ..options.clone() };
     let monitor = start(&options, options.window, None)?;
-    // Far enough away to be never.
+    // One year: practically never.
     let end = Instant::now() + duration.unwrap_or(Duration::from_hours(24 * 365));
     let mut next = 0;
     tokio::select! {
@@ -37,13 +37,13 @@ pub async fn run(
         () = scan_forever(&monitor) => {}
         printed = print_forever(&monitor, output, &mut next) => return printed.map(|()| 0),
     }
-    // Those that ended last.
+    // Operations that ended since the last poll.
     print_new(&monitor, output, &mut next)?;
     Ok(0)
 }
 
-async fn print_forever(monitor: &SharedMonitor, output: Output, next: &mut u64) -> anyhow::Result<()> {
-    let mut ticks = interval(LOOKED_FOR_EVERY);
+async fn print_forever(monitor: &SharedMonitor, output: OutputFormat, next: &mut u64) -> anyhow::Result<()> {
+    let mut ticks = interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -51,8 +51,8 @@ async fn print_forever(monitor: &SharedMonitor, output: Output, next: &mut u64) 
     }
 }
 
-/// Prints what is new since the last time.
-fn print_new(monitor: &SharedMonitor, output: Output, next: &mut u64) -> anyhow::Result<()> {
+/// Prints the operations from `next` on, and advances it.
+fn print_new(monitor: &SharedMonitor, output: OutputFormat, next: &mut u64) -> anyhow::Result<()> {
     let mut text = String::new();
     {
         let mut monitor = lock(monitor);
@@ -61,8 +61,8 @@ fn print_new(monitor: &SharedMonitor, output: Output, next: &mut u64) -> anyhow:
             *next = logged.sequence + 1;
             let operation = slow_report::describe(logged, |id| monitor.cgroup(id));
             match output {
-                Output::Text => text.push_str(&slow_report::line(&operation)),
-                Output::Json => {
+                OutputFormat::Text => text.push_str(&slow_report::line(&operation)),
+                OutputFormat::Json => {
                     text.push_str(&serde_json::to_string(&operation).context("cannot encode an operation")?);
                 }
             }
@@ -70,5 +70,5 @@ fn print_new(monitor: &SharedMonitor, output: Output, next: &mut u64) -> anyhow:
         }
     }
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot print")
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot print an operation")
 }

@@ -1,17 +1,17 @@
-//! Where an etcd serves its metrics, and with which certificates it is asked for them.
+//! The endpoints that serve an etcd's metrics, and the certificates to use there.
 
 use std::{fmt, path::PathBuf};
 
 use super::{
-    member_settings::{Settings, Tls},
+    member_settings::{MemberSettings, Tls},
     paths::FileRef,
     process_info::ProcessId,
 };
 
-/// Where etcd listens if it is told nothing.
+/// etcd's default for `--listen-client-urls`.
 const DEFAULT_CLIENT_URL: &str = "http://localhost:2379";
 
-/// More than any etcd has, and a bound on what a process can make us ask.
+/// More than any etcd has; bounds the connections that a process can cause us to open.
 const MAX_ENDPOINTS: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,30 +24,33 @@ pub enum Scheme {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub scheme: Scheme,
-    /// A name or an address; IPv6 without brackets. `localhost` for a socket.
+    /// Host name or address; IPv6 without brackets. `localhost` for a socket.
     pub host: String,
     /// 0 for a socket.
     pub port: u16,
     /// The socket to connect to, for `unix://` and `unixs://`.
     pub socket: Option<FileRef>,
-    /// The process whose network namespace must be entered to connect, if it is not ours.
+    /// The process whose network namespace must be entered to connect; `None` if it is our own.
     pub network_of: Option<ProcessId>,
     pub credentials: Credentials,
 }
 
-/// What TLS to an endpoint takes. Files are read at each connection, so that rotated ones count.
+/// Files and names for TLS to an endpoint. The files are read for each connection, so that rotation takes
+/// effect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Credentials {
-    /// Whom to trust.
+    /// Trusted certificate authorities.
     pub authorities: Vec<FileRef>,
-    /// The server's own certificate as etcd reads it: whoever proves to hold its key is the process we look at.
+    /// The server certificate in the file that etcd reads: a server that proves possession of its key is the
+    /// process under inspection.
     pub server_certificate: Option<FileRef>,
-    /// That file again, also where it does not vouch for the server: a change of it asks for a new connection.
+    /// The same file, also where it does not authenticate the server: when it changes, a new connection is
+    /// required.
     pub server_file: Option<FileRef>,
-    /// Which pairs may be presented as ours, the best one first.
+    /// Client certificates that may be presented, in order of preference.
     pub client: Vec<KeyPair>,
     pub insecure_skip_verify: bool,
-    /// The name that the server's certificate must be valid for, in place of the endpoint's host.
+    /// The name that the server's certificate must be valid for, instead of the endpoint's host.
     pub server_name: Option<String>,
 }
 
@@ -57,7 +60,8 @@ pub struct KeyPair {
     pub key: FileRef,
 }
 
-/// What the operator says instead of what we find; named as etcdctl names it. Files and addresses are our own.
+/// Settings of the operator that replace discovered ones, under etcdctl's names. Files and addresses are
+/// in our own root directory and network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
     pub endpoints: Vec<Endpoint>,
@@ -68,18 +72,19 @@ pub struct Overrides {
     pub tls_server_name: Option<String>,
 }
 
-/// Why a text is no endpoint.
+/// A text is not an endpoint.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot use `{0}` as an endpoint: expected http://HOST:PORT, https://HOST:PORT or unix://PATH")]
 pub struct EndpointError(String);
 
 impl Endpoint {
-    /// Parses a URL of etcd's, or HOST:PORT, which etcdctl takes for http. What follows `unix://` is all path, and relative
-    /// unless it begins with a slash (etcd 3.4 to 3.6, embed/etcd.go, `resolveURL`).
+    /// Parses a URL in etcd's format, or HOST:PORT, which means http as in etcdctl. Everything after
+    /// `unix://` is the path, relative unless it begins with a slash (etcd 3.4 to 3.6, embed/etcd.go,
+    /// `resolveURL`).
     ///
     /// # Errors
     ///
-    /// When it is neither, has no port, or carries a user name.
+    /// If the text is neither, has no port, or contains a user name.
     pub fn parse(url: &str) -> Result<Self, EndpointError> {
         let error = || EndpointError(url.to_owned());
         let (scheme, rest) = match url.split_once("://") {
@@ -112,13 +117,13 @@ impl Endpoint {
             scheme,
             host: "localhost".to_owned(),
             port: 0,
-            socket: Some(FileRef { path: path.into(), seen_by: None }),
+            socket: Some(FileRef { path: path.into(), root_of: None }),
             network_of: None,
             credentials: Credentials::default(),
         }
     }
 
-    /// Returns host and port as a URL has them; the host alone for a socket.
+    /// Returns host and port in URL syntax; only the host for a socket.
     pub fn authority(&self) -> String {
         if self.socket.is_some() {
             self.host.clone()
@@ -141,13 +146,13 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Returns the endpoints of a process, the simplest one first: a listener for metrics without TLS, one with it, and where
-/// clients are served.
+/// Returns the endpoints of a process, the simplest first: metrics listeners without TLS, those with TLS,
+/// then the client listeners.
 ///
-/// `client` is what may be shown there, the best pair first; `network_of` is the process if it lives in another network
-/// namespace.
+/// `client` lists the client certificates that may be presented, in order of preference. `network_of` of the
+/// result is the process if it is in another network namespace.
 pub fn endpoints(
-    settings: &Settings,
+    settings: &MemberSettings,
     client: Vec<KeyPair>,
     process: ProcessId,
     foreign_network: bool,
@@ -169,7 +174,7 @@ pub fn endpoints(
         .partition(|endpoint| endpoint.scheme == Scheme::Http);
     let clients = match (&settings.listen_client_http_urls[..], &settings.listen_client_urls[..]) {
         ([], []) => parsed(&[DEFAULT_CLIENT_URL.to_owned()]),
-        // Where HTTP has a listener of its own, the others speak gRPC only.
+        // If HTTP has its own listener, the client listeners serve only gRPC.
         ([], clients) | (clients, _) => parsed(clients),
     };
     plain
@@ -179,7 +184,7 @@ pub fn endpoints(
         .take(MAX_ENDPOINTS)
         .map(|endpoint| Endpoint {
             host: reachable(endpoint.host),
-            socket: endpoint.socket.map(|socket| FileRef { seen_by: Some(process), ..socket }),
+            socket: endpoint.socket.map(|socket| FileRef { root_of: Some(process), ..socket }),
             network_of: foreign_network.then_some(process),
             credentials: credentials.clone(),
             ..endpoint
@@ -187,7 +192,7 @@ pub fn endpoints(
         .collect()
 }
 
-/// An address that means "all of mine" to a listener, as one that can be connected to.
+/// Replaces the wildcard address of a listener by the loopback address, to which a client can connect.
 fn reachable(host: String) -> String {
     match &*host {
         "0.0.0.0" => "127.0.0.1".to_owned(),
@@ -197,22 +202,22 @@ fn reachable(host: String) -> String {
 }
 
 fn credentials(tls: &Tls, client: Vec<KeyPair>, process: ProcessId, overrides: &Overrides) -> Credentials {
-    let theirs = |path: &PathBuf| FileRef { path: path.clone(), seen_by: Some(process) };
-    let ours = |path: &PathBuf| FileRef { path: path.clone(), seen_by: None };
+    let of_process = |path: &PathBuf| FileRef { path: path.clone(), root_of: Some(process) };
+    let own = |path: &PathBuf| FileRef { path: path.clone(), root_of: None };
     let authorities = match &overrides.cacert {
-        Some(path) => vec![ours(path)],
-        None => tls.trusted_ca_file.iter().map(theirs).collect(),
+        Some(path) => vec![own(path)],
+        None => tls.trusted_ca_file.iter().map(of_process).collect(),
     };
     let client = match (&overrides.cert, &overrides.key) {
         (Some(certificate), Some(key)) => {
-            vec![KeyPair { certificate: ours(certificate), key: ours(key) }]
+            vec![KeyPair { certificate: own(certificate), key: own(key) }]
         }
         _ => client,
     };
-    let server_file = tls.cert_file.as_ref().map(theirs);
+    let server_file = tls.cert_file.as_ref().map(of_process);
     Credentials {
         authorities,
-        // An operator who names an authority wants that one, and no other, to vouch for the server.
+        // If the operator names an authority, only that authority authenticates the server.
         server_certificate: server_file.clone().filter(|_| overrides.cacert.is_none()),
         server_file,
         client,
@@ -226,17 +231,17 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::discovery::member_settings::Source;
+    use crate::discovery::member_settings::LaunchConfig;
 
     const PROCESS: ProcessId = ProcessId { pid: 7, start_ticks: 70 };
 
-    fn settings(line: &str) -> Settings {
+    fn settings(line: &str) -> MemberSettings {
         let argv: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        Source::new(&argv, &HashMap::new()).settings()
+        LaunchConfig::new(&argv, &HashMap::new()).settings()
     }
 
     #[test]
-    fn endpoints_come_in_the_order_of_least_trouble() {
+    fn the_simplest_endpoint_comes_first() {
         let cases = [
             ("etcd", "http://localhost:2379", "etcd's default"),
             (
@@ -252,7 +257,7 @@ mod tests {
             (
                 "etcd --listen-client-urls=https://10.0.0.1:2379 --listen-client-http-urls=https://127.0.0.1:2382",
                 "https://127.0.0.1:2382",
-                "where HTTP has a place of its own, the other one answers with status 415",
+                "where HTTP has its own listener, the other one answers with status 415",
             ),
         ];
         for (line, expected, why) in cases {
@@ -263,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_namespace_is_the_process_only_where_it_differs() {
+    fn the_network_namespace_is_set_only_if_it_differs_from_ours() {
         for (foreign, expected) in [(true, Some(PROCESS)), (false, None)] {
             let found = endpoints(&settings("etcd"), Vec::new(), PROCESS, foreign, &Overrides::default());
             assert_eq!(found[0].network_of, expected);
@@ -271,11 +276,11 @@ mod tests {
     }
 
     #[test]
-    fn overrides_replace_what_was_found() {
+    fn overrides_replace_discovered_settings() {
         let settings = settings("etcd --cert-file /c --key-file /k --trusted-ca-file /a");
-        let own = FileRef { path: "/x".into(), seen_by: None };
-        let theirs = |path: &str| FileRef { path: path.into(), seen_by: Some(PROCESS) };
-        let pairs = vec![KeyPair { certificate: theirs("/c"), key: theirs("/k") }];
+        let own = FileRef { path: "/x".into(), root_of: None };
+        let of_process = |path: &str| FileRef { path: path.into(), root_of: Some(PROCESS) };
+        let pairs = vec![KeyPair { certificate: of_process("/c"), key: of_process("/k") }];
         let found = endpoints(&settings, pairs.clone(), PROCESS, true, &Overrides::default());
         assert_eq!(found[0].credentials.authorities[0].path, PathBuf::from("/a"));
         assert_eq!(found[0].credentials.client, pairs);
@@ -312,7 +317,7 @@ mod tests {
             ("unix://", None, "a socket without a name"),
             ("ftp://127.0.0.1:1", None, "another protocol"),
             ("http://127.0.0.1", None, "etcd requires a port"),
-            ("http://user:secret@127.0.0.1:1", None, "nothing secret in a URL"),
+            ("http://user:secret@127.0.0.1:1", None, "no secrets in a URL"),
             ("", None, "empty"),
         ];
         for (url, expected, why) in cases {

@@ -1,197 +1,210 @@
-//! Tells whether a process is an etcd: by the WAL that it holds open.
+//! Inspection of a process: it is an etcd member if it holds a segment of its WAL open.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use probe_ebpf::name;
+use probe_ebpf::file_name;
 
 use crate::support::logging;
 
 use super::{
     endpoint::{self, Endpoint, KeyPair, Overrides},
-    layout_matcher::{self, Layout},
-    member_settings::{MAX_CONFIG_BYTES, Pair, Settings, Source},
-    paths::{self, Directory, FileRef, Root},
-    process_info::{ProcessId, Unreadable, What},
+    layout_matcher::{self, DistributionLayout},
+    member_settings::{LaunchConfig, MAX_CONFIG_BYTES, MemberSettings, Pair},
+    paths::{self, FileRef, OpenDirectory, Root},
+    process_info::{ProcessId, Unreadable, UnreadableItem},
 };
 
-/// An etcd that runs here.
+/// An etcd that runs on this host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member {
     /// etcd's `--name`; with `@` and the data directory if another member of this node has the same name.
     pub name: String,
     pub id: ProcessId,
-    /// Whether the kernel knows the process by one of the names; else it must be told the pid.
+    /// Whether the kernel programs recognize the process by one of the names; otherwise they need its pid.
     pub comm_matches: bool,
-    /// As the process sees it, absolute.
+    /// Absolute, inside the root of the process.
     pub data_dir: PathBuf,
-    /// As the process sees it, absolute.
+    /// Absolute, inside the root of the process.
     pub wal_dir: PathBuf,
     pub wal_dir_inode: u64,
-    /// As `stat(2)` tells it, which on btrfs is not what mountinfo tells.
+    /// As returned by `stat(2)`; on btrfs it differs from the device number in mountinfo.
     pub wal_dir_st_dev: u64,
-    /// In the order in which to try them.
+    /// In the order in which they are tried.
     pub endpoints: Vec<Endpoint>,
-    /// The name of the layout, if it is one that we know.
+    /// The name of the layout, if it is a known one.
     pub layout: Option<&'static str>,
-    pub settings: Settings,
+    pub settings: MemberSettings,
 }
 
-/// What a look at a process told.
+/// Result of the inspection of a process.
 #[derive(Debug)]
-pub enum Look {
+pub enum Inspection {
     Member(Box<Member>),
-    /// It holds no WAL: an etcd that has just started, or something else of that name.
+    /// It holds no WAL segment: an etcd that has just started, or another program of that name.
     NoWal,
     Gone,
 }
 
-/// Looks at a process of etcd's name.
+/// Inspects a process that has etcd's name.
 ///
 /// # Errors
 ///
-/// What could not be read of a process that still runs.
-pub fn look(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Look, Unreadable> {
-    let looked = try_look(id, names, overrides);
-    // Whatever failed because the process ended is no failure.
-    if id.is_alive() { looked } else { Ok(Look::Gone) }
+/// Returns what could not be read, if the process still runs.
+pub fn inspect(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Inspection, Unreadable> {
+    let inspection = try_inspect(id, names, overrides);
+    // A failure because the process ended does not count as one.
+    if id.is_alive() { inspection } else { Ok(Inspection::Gone) }
 }
 
-fn try_look(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Look, Unreadable> {
+fn try_inspect(id: ProcessId, names: &[String], overrides: &Overrides) -> Result<Inspection, Unreadable> {
     let unreadable =
         |what, error: &dyn std::error::Error| Unreadable { pid: id.pid, what, error: logging::chain(error) };
-    let Some(launch) = id.launch()? else { return Ok(Look::Gone) };
-    let root = Root::of(id).map_err(|error| unreadable(What::Root, &error))?;
-    let source = Source::new(&launch.argv, &launch.environment);
-    let config_file = if layout_matcher::embeds_etcd(&launch.comm) {
-        let held = held_segments(id, &root).map_err(|error| unreadable(What::Descriptors, &error))?;
-        // On a node of k3s without etcd, or before it started.
+    let Some(info) = id.read_info()? else { return Ok(Inspection::Gone) };
+    let root = Root::of(id).map_err(|error| unreadable(UnreadableItem::Root, &error))?;
+    let launch = LaunchConfig::new(&info.argv, &info.environment);
+    let config_file = if layout_matcher::embeds_etcd(&info.comm) {
+        let held =
+            held_segments(id, &root).map_err(|error| unreadable(UnreadableItem::Descriptors, &error))?;
+        // A k3s node without etcd, or one where etcd has not started yet.
         let Some(config_file) = held.iter().find_map(|segment| layout_matcher::embedded_config(segment))
         else {
-            return Ok(Look::Gone);
+            return Ok(Inspection::Gone);
         };
         Some(config_file)
     } else {
-        source.config_file().map(Path::to_owned)
+        launch.config_file().map(Path::to_owned)
     };
-    let settings = read_settings(&source, config_file.as_deref(), &root)
+    let settings = read_settings(&launch, config_file.as_deref(), &root)
         .map_err(|(what, error)| unreadable(what, &*error))?;
     let wal_path = settings.wal_path();
     let wal = match root.directory(&wal_path) {
         Ok(wal) => wal,
-        // A new etcd makes it, and a namesake never does.
+        // A new etcd has yet to create it; another program of the same name never does.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(Look::NoWal);
+            return Ok(Inspection::NoWal);
         }
-        Err(error) => return Err(unreadable(What::WalDirectory, &error)),
+        Err(error) => return Err(unreadable(UnreadableItem::WalDirectory, &error)),
     };
-    if !holds_segment(id, &wal).map_err(|error| unreadable(What::Descriptors, &error))? {
-        return Ok(Look::NoWal);
+    if !holds_segment(id, &wal).map_err(|error| unreadable(UnreadableItem::Descriptors, &error))? {
+        return Ok(Inspection::NoWal);
     }
-    let layout = layout_matcher::of(&settings, &launch.comm);
-    let places = Places::of(id, root);
-    let client =
-        client_pairs(&settings, &source, layout, &places.map_err(|error| unreadable(What::Root, &error))?);
-    Ok(Look::Member(Box::new(Member {
+    let layout = layout_matcher::find(&settings, &info.comm);
+    let locations = FileLocations::of(id, root);
+    let client = client_pairs(
+        &settings,
+        &launch,
+        layout,
+        &locations.map_err(|error| unreadable(UnreadableItem::Root, &error))?,
+    );
+    Ok(Inspection::Member(Box::new(Member {
         name: settings.name.clone(),
         id,
         comm_matches: id.comm_is_one_of(names),
-        data_dir: paths::as_seen(id, &settings.data_dir),
-        wal_dir: paths::as_seen(id, &wal_path),
+        data_dir: paths::absolute_path(id, &settings.data_dir),
+        wal_dir: paths::absolute_path(id, &wal_path),
         wal_dir_inode: wal.inode,
         wal_dir_st_dev: wal.st_dev,
-        endpoints: endpoint::endpoints(&settings, client, id, launch.foreign_network, overrides),
+        endpoints: endpoint::endpoints(&settings, client, id, info.foreign_network, overrides),
         layout: layout.map(|layout| layout.name),
         settings,
     })))
 }
 
-type Failure = (What, Box<dyn std::error::Error>);
+type ReadFailure = (UnreadableItem, Box<dyn std::error::Error>);
 
-fn read_settings(source: &Source, config_file: Option<&Path>, root: &Root) -> Result<Settings, Failure> {
-    let Some(path) = config_file else { return Ok(source.settings()) };
-    let bytes =
-        root.read(path, MAX_CONFIG_BYTES).map_err(|error| -> Failure { (What::ConfigFile, error.into()) })?;
-    Settings::from_config_file(&String::from_utf8_lossy(&bytes))
-        .map_err(|error| -> Failure { (What::Settings, error.into()) })
+fn read_settings(
+    launch: &LaunchConfig,
+    config_file: Option<&Path>,
+    root: &Root,
+) -> Result<MemberSettings, ReadFailure> {
+    let Some(path) = config_file else { return Ok(launch.settings()) };
+    let bytes = root
+        .read(path, MAX_CONFIG_BYTES)
+        .map_err(|error| -> ReadFailure { (UnreadableItem::ConfigFile, error.into()) })?;
+    MemberSettings::from_config_file(&String::from_utf8_lossy(&bytes))
+        .map_err(|error| -> ReadFailure { (UnreadableItem::Settings, error.into()) })
 }
 
-/// Where files of an etcd may be.
-struct Places {
+/// Root directories in which files of an etcd may be.
+struct FileLocations {
     process: ProcessId,
-    theirs: Root,
-    /// The node's first process; none if its root is closed to us, and then the node's files are looked for in our own.
-    first: Option<ProcessId>,
-    nodes: Root,
+    process_root: Root,
+    /// Pid 1 of the node; `None` if access to its root is denied. Then `node_root` is our own root.
+    init: Option<ProcessId>,
+    node_root: Root,
 }
 
-impl Places {
-    /// The root of a container is not that of its node, and neither need ours be: whoever sees the node's processes finds its
-    /// files through the first of them.
-    fn of(process: ProcessId, theirs: Root) -> io::Result<Self> {
-        let first = ProcessId::of(1).and_then(|first| Some((first, Root::of(first).ok()?)));
-        let (first, nodes) = match first {
-            Some((first, root)) => (Some(first), root),
+impl FileLocations {
+    /// Opens the roots. A container's root differs from the node's root, and ours may differ too. With access
+    /// to the processes of the node, its files are reachable through pid 1.
+    fn of(process: ProcessId, process_root: Root) -> io::Result<Self> {
+        let init = ProcessId::of(1).and_then(|init| Some((init, Root::of(init).ok()?)));
+        let (init, node_root) = match init {
+            Some((init, root)) => (Some(init), root),
             None => (None, Root::at(Path::new("/"))?),
         };
-        Ok(Self { process, theirs, first, nodes })
+        Ok(Self { process, process_root, init, node_root })
     }
 
-    /// Returns a pair with whose it is, if it may be there: the process's own, or the node's if only that has it (RKE2 shows
-    /// its etcd the files that it serves with, and no others).
+    /// Returns a certificate and key, if they may exist, with the process whose root contains them: the
+    /// process itself, or pid 1 if only the node has them (RKE2 mounts only the server's files into its etcd
+    /// pod).
     fn find(&self, pair: Pair) -> Option<KeyPair> {
-        let holds = |root: &Root| root.may_hold(&pair.certificate) && root.may_hold(&pair.key);
-        if holds(&self.theirs) {
-            return Some(seen_by(pair, Some(self.process)));
+        let holds = |root: &Root| root.may_contain(&pair.certificate) && root.may_contain(&pair.key);
+        if holds(&self.process_root) {
+            return Some(key_pair(pair, Some(self.process)));
         }
-        holds(&self.nodes).then(|| seen_by(pair, self.first))
+        holds(&self.node_root).then(|| key_pair(pair, self.init))
     }
 }
 
-fn seen_by(pair: Pair, process: Option<ProcessId>) -> KeyPair {
-    let file = |path| FileRef { path, seen_by: process };
+fn key_pair(pair: Pair, process: Option<ProcessId>) -> KeyPair {
+    let file = |path| FileRef { path, root_of: process };
     KeyPair { certificate: file(pair.certificate), key: file(pair.key) }
 }
 
-/// Returns the pairs that may be shown to an etcd, the best first, and whose files they are.
+/// Returns the client certificates that may be presented to an etcd, in order of preference, each with the
+/// process whose root contains its files.
 fn client_pairs(
-    settings: &Settings,
-    source: &Source,
-    layout: Option<&Layout>,
-    places: &Places,
+    settings: &MemberSettings,
+    launch: &LaunchConfig,
+    layout: Option<&DistributionLayout>,
+    locations: &FileLocations,
 ) -> Vec<KeyPair> {
-    let find = |pair| places.find(pair);
-    let kept = layout_matcher::candidates(settings, source).into_iter().filter_map(find);
-    // These are where etcd says; if they are not, that is worth an error.
-    let own =
-        layout_matcher::last_resorts(settings).into_iter().map(|pair| seen_by(pair, Some(places.process)));
+    let find = |pair| locations.find(pair);
+    let kept = layout_matcher::candidates(settings, launch).into_iter().filter_map(find);
+    // etcd's own settings name these files; if they are missing, an error is reported.
+    let own = layout_matcher::server_pairs(settings)
+        .into_iter()
+        .map(|pair| key_pair(pair, Some(locations.process)));
     let authorities = layout_matcher::authorities(layout).into_iter().filter_map(find);
     kept.chain(own).chain(authorities).collect()
 }
 
-/// Returns the segments of WALs that a process holds open, by their paths in its root.
+/// Returns the WAL segments that a process holds open, as paths inside its root.
 fn held_segments(id: ProcessId, root: &Root) -> io::Result<Vec<PathBuf>> {
     let links = segment_links(id)?;
     Ok(links.into_iter().map(|(_, target)| root.inside(target)).collect())
 }
 
-/// Tells whether a process has a WAL segment open directly inside the directory.
+/// Returns whether a process holds open a WAL segment that is directly inside the directory.
 ///
-/// Names only say which descriptors to look at; the inodes decide.
-fn holds_segment(id: ProcessId, wal: &Directory) -> io::Result<bool> {
+/// File names only select the descriptors to compare; the inodes decide.
+fn holds_segment(id: ProcessId, wal: &OpenDirectory) -> io::Result<bool> {
     let mut links = segment_links(id)?.into_iter();
     Ok(links.any(|(link, target)| target.file_name().is_some_and(|file| wal.holds(file, &link))))
 }
 
-/// Returns the entries of /proc/PID/fd that seem to lead to a segment of a WAL, and where to.
+/// Returns the entries of /proc/PID/fd whose target has the name of a WAL segment, with the target.
 fn segment_links(id: ProcessId) -> io::Result<Vec<(PathBuf, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(id.proc_path("fd"))? {
         let link = entry?.path();
         let Ok(target) = fs::read_link(&link) else { continue };
-        let named = target.file_name().and_then(|file| name::role_of(file.as_encoded_bytes()));
+        let named = target.file_name().and_then(|file| file_name::parse(file.as_encoded_bytes()));
         if named.is_some_and(|named| named.is_segment) {
             found.push((link, target));
         }

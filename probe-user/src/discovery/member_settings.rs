@@ -1,7 +1,8 @@
-//! What an etcd was told: its flags, environment and configuration file, with etcd's own precedence.
+//! Settings of an etcd, from its flags, environment and configuration file, with etcd's own precedence.
 //!
-//! As etcd 3.4 to 3.6 do it (etcdmain/config.go): a configuration file replaces flags and environment altogether;
-//! without one a flag wins over its `ETCD_*` variable, and both over the default. An empty variable is not set.
+//! As in etcd 3.4 to 3.6 (etcdmain/config.go): a configuration file replaces flags and environment entirely.
+//! Without one, a flag takes precedence over its `ETCD_*` variable, and both over the default. An empty
+//! variable is not set.
 
 use std::{
     collections::HashMap,
@@ -10,70 +11,71 @@ use std::{
 
 use serde::Deserialize;
 
-/// Larger than any configuration of etcd, and a bound on what a process can make us read.
+/// Larger than any configuration of etcd; bounds the bytes that a process can cause us to read.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// Longer than any name of a host, and a bound on the labels that a process can make us carry, in characters.
-const MAX_NAME: usize = 253;
+/// In characters. Longer than any host name; bounds the labels that a process can cause us to export.
+const NAME_CHARS_MAX: usize = 253;
 
-/// What matters here of how etcd was set up.
+/// The settings of an etcd that the probe uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct MemberSettings {
     pub name: String,
     pub data_dir: PathBuf,
-    /// `--wal-dir`; see [`Settings::wal_path`].
+    /// `--wal-dir`; see [`MemberSettings::wal_path`].
     pub wal_dir: Option<PathBuf>,
     pub listen_metrics_urls: Vec<String>,
     pub listen_client_urls: Vec<String>,
-    /// `--listen-client-http-urls` (3.5.8): where they are set, [`Settings::listen_client_urls`] speak gRPC only.
+    /// `--listen-client-http-urls` (3.5.8): if set, [`MemberSettings::listen_client_urls`] serve only gRPC.
     pub listen_client_http_urls: Vec<String>,
     pub advertise_client_urls: Vec<String>,
     pub client_tls: Tls,
-    /// What the member shows to its peers, if clients are checked against the same authority.
+    /// The certificate that the member presents to its peers, if clients are verified against the same
+    /// authority.
     pub peer_pair: Option<Pair>,
     pub unsafe_no_fsync: bool,
     pub heartbeat_interval_ms: u64,
     pub election_timeout_ms: u64,
 }
 
-/// TLS of the client port, which is that of an `https` metrics port too.
+/// TLS settings of the client port, which also apply to an `https` metrics port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
-    /// `--client-cert-file` (3.5): what etcd presents to itself, if not the server's pair.
+    /// `--client-cert-file` (3.5): the certificate that etcd presents to itself, if it is not the server's.
     pub client_cert_file: Option<PathBuf>,
     pub client_key_file: Option<PathBuf>,
     pub trusted_ca_file: Option<PathBuf>,
     pub client_cert_auth: bool,
 }
 
-/// A certificate and its key, by their paths.
+/// Paths of a certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
     pub certificate: PathBuf,
     pub key: PathBuf,
 }
 
-/// Why settings could not be told from what etcd was given.
+/// Settings could not be read from etcd's configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     #[error("cannot parse the configuration file")]
     Yaml(#[source] Box<serde_saphyr::Error>),
 }
 
-/// Where the values of one etcd come from.
+/// Flags and environment that one etcd was started with.
 #[derive(Debug)]
-pub struct Source<'a> {
+pub struct LaunchConfig<'a> {
     flags: HashMap<&'a str, &'a str>,
     environment: &'a HashMap<String, String>,
 }
 
-/// Flags that take no value of their own: `--flag value` would make `value` an argument, and etcd has none.
+/// Boolean flags: in `--flag value`, `value` would be an argument, and etcd takes none.
 const SWITCHES: [&str; 4] = ["unsafe-no-fsync", "client-cert-auth", "auto-tls", "pre-vote"];
 
-impl<'a> Source<'a> {
-    /// Takes the arguments apart; `argv[0]` is the program.
+impl<'a> LaunchConfig<'a> {
+    /// Parses the arguments; `argv[0]` is the program.
     pub fn new(argv: &'a [String], environment: &'a HashMap<String, String>) -> Self {
         let mut flags = HashMap::new();
         let mut arguments = argv.iter().skip(1).map(String::as_str).peekable();
@@ -87,7 +89,7 @@ impl<'a> Source<'a> {
             let (name, value) = match flag.split_once('=') {
                 Some((name, value)) => (name, value),
                 None if SWITCHES.contains(&flag) => (flag, "true"),
-                // Of the flags that we do not know we cannot tell whether they are switches: what follows does.
+                // Whether an unknown flag is boolean follows from the next argument.
                 None => (flag, arguments.next_if(|next| !next.starts_with('-')).unwrap_or("true")),
             };
             flags.insert(name, value);
@@ -95,17 +97,17 @@ impl<'a> Source<'a> {
         Self { flags, environment }
     }
 
-    /// Returns the configuration file; if there is one, it is all that counts.
+    /// Returns the configuration file. If there is one, flags and environment are ignored.
     pub fn config_file(&self) -> Option<&'a Path> {
         self.get("config-file").map(Path::new)
     }
 
-    /// Returns what etcd makes of its flags and environment.
-    pub fn settings(&self) -> Settings {
+    /// Returns the settings that etcd derives from its flags and environment.
+    pub fn settings(&self) -> MemberSettings {
         let text = |key| self.get(key).map(str::to_owned);
         let path = |key| self.get(key).map(PathBuf::from);
         let milliseconds = |key| self.get(key).and_then(|value| value.parse().ok());
-        Settings::from(Given {
+        MemberSettings::from(RawSettings {
             name: text("name"),
             data_dir: path("data-dir"),
             wal_dir: path("wal-dir"),
@@ -116,7 +118,7 @@ impl<'a> Source<'a> {
             unsafe_no_fsync: self.switch("unsafe-no-fsync"),
             heartbeat_interval: milliseconds("heartbeat-interval"),
             election_timeout: milliseconds("election-timeout"),
-            client_transport_security: Some(GivenTls {
+            client_transport_security: Some(RawTls {
                 cert_file: path("cert-file"),
                 key_file: path("key-file"),
                 client_cert_file: path("client-cert-file"),
@@ -125,11 +127,11 @@ impl<'a> Source<'a> {
                 client_cert_auth: self.switch("client-cert-auth"),
                 auto_tls: self.switch("auto-tls"),
             }),
-            peer_transport_security: Some(GivenTls {
+            peer_transport_security: Some(RawTls {
                 cert_file: path("peer-cert-file"),
                 key_file: path("peer-key-file"),
                 trusted_ca_file: path("peer-trusted-ca-file"),
-                ..GivenTls::default()
+                ..RawTls::default()
             }),
         })
     }
@@ -141,42 +143,43 @@ impl<'a> Source<'a> {
         self.variable(&format!("ETCD_{}", key.replace('-', "_").to_uppercase()))
     }
 
-    /// Returns a variable of the environment that is set.
+    /// Returns an environment variable; `None` if it is unset or empty.
     pub fn variable(&self, name: &str) -> Option<&'a str> {
         self.environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The spellings that Go's `strconv.ParseBool` takes for true.
+    /// Accepts the spellings of true in Go's `strconv.ParseBool`.
     fn switch(&self, key: &str) -> Option<bool> {
         self.get(key).map(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
     }
 }
 
-impl Settings {
-    /// Returns what etcd makes of its configuration file.
+impl MemberSettings {
+    /// Returns the settings that etcd derives from its configuration file.
     ///
     /// # Errors
     ///
-    /// When it is not YAML, or a key has a value of another type.
+    /// If it is not YAML, or the value of a key has the wrong type.
     pub fn from_config_file(yaml: &str) -> Result<Self, SettingsError> {
         if yaml.trim().is_empty() {
-            return Ok(Self::from(Given::default()));
+            return Ok(Self::from(RawSettings::default()));
         }
-        let given: Option<Given> =
+        let given: Option<RawSettings> =
             serde_saphyr::from_str(yaml).map_err(|error| SettingsError::Yaml(Box::new(error)))?;
         Ok(Self::from(given.unwrap_or_default()))
     }
 
-    /// Returns the directory of the WAL.
+    /// Returns the WAL directory.
     pub fn wal_path(&self) -> PathBuf {
         self.wal_dir.clone().unwrap_or_else(|| self.data_dir.join("member/wal"))
     }
 }
 
-/// What was given; keys are those of the configuration file, which are the flags'.
+/// Settings as given, before defaults. Keys are the keys of the configuration file, which are the names of
+/// the flags.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
-struct Given {
+struct RawSettings {
     name: Option<String>,
     data_dir: Option<PathBuf>,
     wal_dir: Option<PathBuf>,
@@ -187,13 +190,13 @@ struct Given {
     unsafe_no_fsync: Option<bool>,
     heartbeat_interval: Option<u64>,
     election_timeout: Option<u64>,
-    client_transport_security: Option<GivenTls>,
-    peer_transport_security: Option<GivenTls>,
+    client_transport_security: Option<RawTls>,
+    peer_transport_security: Option<RawTls>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
-struct GivenTls {
+struct RawTls {
     cert_file: Option<PathBuf>,
     key_file: Option<PathBuf>,
     client_cert_file: Option<PathBuf>,
@@ -203,8 +206,8 @@ struct GivenTls {
     auto_tls: Option<bool>,
 }
 
-impl From<Given> for Settings {
-    fn from(given: Given) -> Self {
+impl From<RawSettings> for MemberSettings {
+    fn from(given: RawSettings) -> Self {
         let name = given.name.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned());
         let data_dir = set(given.data_dir).unwrap_or_else(|| format!("{name}.etcd").into());
         let client_tls = given.client_transport_security.unwrap_or_default().client(&data_dir);
@@ -221,13 +224,14 @@ impl From<Given> for Settings {
             heartbeat_interval_ms: given.heartbeat_interval.unwrap_or(100),
             election_timeout_ms: given.election_timeout.unwrap_or(1000),
             data_dir,
-            name: name.chars().take(MAX_NAME).collect(),
+            name: name.chars().take(NAME_CHARS_MAX).collect(),
         }
     }
 }
 
-impl GivenTls {
-    /// Without a certificate, and told to, etcd signs one itself (`transport.SelfCert`, 3.4 to 3.6).
+impl RawTls {
+    /// Returns the TLS settings of the client port. With `auto-tls` and without a certificate, etcd signs one
+    /// itself (`transport.SelfCert`, 3.4 to 3.6).
     fn client(self, data_dir: &Path) -> Tls {
         let signs_itself = self.auto_tls.unwrap_or(false) && set(self.cert_file.clone()).is_none();
         let own = |file: &str| signs_itself.then(|| data_dir.join("fixtures/client").join(file));

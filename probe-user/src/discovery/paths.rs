@@ -1,9 +1,9 @@
-//! Opens files as another process would find them.
+//! Opens files by the paths that another process uses.
 //!
-//! That process may live in a container, and whoever controls the container controls its symbolic links. So a path is
-//! resolved by `openat2(2)` with `RESOLVE_IN_ROOT` (Linux 5.6): a link, absolute or not, never leads out of the root
-//! of the process, and the file is used through the descriptor that this yields. Where that system call is forbidden, `walk` does the
-//! same in steps.
+//! The process may be in a container, and a user who controls the container controls its symbolic links.
+//! Therefore a path is resolved by `openat2(2)` with `RESOLVE_IN_ROOT` (Linux 5.6): no link, absolute or
+//! relative, leads out of the root of the process, and the file is used only through the resulting
+//! descriptor. Where that system call is forbidden, `path_walk` does the same step by step.
 
 mod path_walk;
 
@@ -19,12 +19,12 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use self::path_walk::Bounds;
 use super::process_info::ProcessId;
 
-/// A file by the path under which a process knows it.
+/// A file, by the path that a process uses for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileRef {
     pub path: PathBuf,
-    /// Whose root and working directory the path is relative to; `None` for our own.
-    pub seen_by: Option<ProcessId>,
+    /// The process whose root and working directory the path is relative to; `None` for our own.
+    pub root_of: Option<ProcessId>,
 }
 
 impl FileRef {
@@ -32,18 +32,18 @@ impl FileRef {
     ///
     /// # Errors
     ///
-    /// When it cannot be opened or read, or is not such a file.
+    /// If it cannot be opened or read, is not a regular file, or is larger.
     pub fn read(&self, limit: u64) -> io::Result<Vec<u8>> {
         read_regular(self.open(OFlags::RDONLY | OFlags::NONBLOCK)?, limit)
     }
 
-    /// Opens it.
+    /// Opens the file.
     ///
     /// # Errors
     ///
-    /// When there is no such file where it belongs, or it is closed to us.
+    /// If there is no such file at this path, or access is denied.
     pub fn open(&self, flags: OFlags) -> io::Result<OwnedFd> {
-        match self.seen_by {
+        match self.root_of {
             Some(process) => Root::of(process)?.open(&self.path, flags),
             None => Ok(rustix::fs::openat(CWD, &self.path, flags | OFlags::CLOEXEC, Mode::empty())?),
         }
@@ -53,46 +53,49 @@ impl FileRef {
 /// A root directory, held open.
 #[derive(Debug)]
 pub struct Root {
-    /// Whose it is; `None` for our own, or a tree that is nobody's.
+    /// The process that has this root; `None` for our own, or for a directory that is the root of no process.
     process: Option<ProcessId>,
     fd: OwnedFd,
 }
 
 /// A directory of another process, held open.
 #[derive(Debug)]
-pub struct Directory {
+pub struct OpenDirectory {
     fd: OwnedFd,
-    /// As `stat(2)` tells it; on btrfs this is not the device that mountinfo and the kernel's superblock name.
+    /// As returned by `stat(2)`; on btrfs it differs from the device number in mountinfo and in the kernel's
+    /// superblock.
     pub st_dev: u64,
     pub inode: u64,
 }
 
 impl Root {
-    /// Opens the root of a process, which needs `CAP_SYS_PTRACE` for a process of another user.
+    /// Opens the root of a process. For a process of another user this requires `CAP_SYS_PTRACE`.
     ///
     /// # Errors
     ///
-    /// When the process is gone or its root is closed to us.
+    /// If the process has ended, or access to its root is denied.
     pub fn of(process: ProcessId) -> io::Result<Self> {
         let fd = open_directory(&process.proc_path("root"))?;
-        // The pid may have been recycled before we opened its root, but not after: the descriptor stays what it is.
+        // The pid may have been reused before the root was opened, but not after: the descriptor keeps
+        // referring to the same directory.
         if !process.is_alive() {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok(Self { process: Some(process), fd })
     }
 
-    /// Opens a directory as a root in which nobody has a working directory: `/` is our own.
+    /// Opens a directory as a root in which no process has a working directory; `/` is our own root.
     ///
     /// # Errors
     ///
-    /// When it is no directory, or closed to us.
+    /// If it is not a directory, or access is denied.
     pub fn at(directory: &Path) -> io::Result<Self> {
         Ok(Self { process: None, fd: open_directory(directory)? })
     }
 
-    /// Tells whether there is something at this path, or may be: what cannot be looked at is not absent.
-    pub fn may_hold(&self, path: &Path) -> bool {
+    /// Returns whether something exists, or may exist, at this path: a path that cannot be inspected does not
+    /// count as absent.
+    pub fn may_contain(&self, path: &Path) -> bool {
         let absent = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
         self.open(path, OFlags::PATH).map_or_else(|error| !absent.contains(&error.kind()), |_| true)
     }
@@ -101,7 +104,7 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// What `openat2(2)` says: above all that there is no such path inside the root.
+    /// The errors of `openat2(2)`; the most frequent one is that there is no such path inside the root.
     pub fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         if path.is_absolute() {
             return open_in(&self.fd, path, flags, ResolveFlags::IN_ROOT);
@@ -110,7 +113,8 @@ impl Root {
         let cwd = open_directory(&process.proc_path("cwd"))?;
         match self.locate(process, &cwd)? {
             Some(directory) => open_in(&self.fd, &directory.join(path), flags, ResolveFlags::IN_ROOT),
-            // Its working directory has no path inside its root: follow nothing that leads out of that directory.
+            // The working directory has no path inside the root: do not follow links that lead out of the
+            // working directory.
             None => open_in(&cwd, path, flags, ResolveFlags::BENEATH),
         }
     }
@@ -119,7 +123,7 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// When it cannot be opened or read, or is not such a file.
+    /// If it cannot be opened or read, is not a regular file, or is larger.
     pub fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         read_regular(self.open(path, OFlags::RDONLY | OFlags::NONBLOCK)?, limit)
     }
@@ -128,24 +132,24 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// When there is no such directory inside the root.
-    pub fn directory(&self, path: &Path) -> io::Result<Directory> {
+    /// If there is no such directory inside the root.
+    pub fn directory(&self, path: &Path) -> io::Result<OpenDirectory> {
         let fd = self.open(path, OFlags::PATH | OFlags::DIRECTORY)?;
         let stat = rustix::fs::fstat(&fd)?;
-        Ok(Directory { fd, st_dev: stat.st_dev, inode: stat.st_ino })
+        Ok(OpenDirectory { fd, st_dev: stat.st_dev, inode: stat.st_ino })
     }
 
-    /// Returns a path that /proc tells as it is inside the root.
-    pub fn inside(&self, told: PathBuf) -> PathBuf {
+    /// Converts a path read from a link in /proc to the path inside the root.
+    pub fn inside(&self, path: PathBuf) -> PathBuf {
         let root = self.process.and_then(|process| std::fs::read_link(process.proc_path("root")).ok());
-        let inside = root.and_then(|root| Some(Path::new("/").join(told.strip_prefix(root).ok()?)));
-        inside.unwrap_or(told)
+        let inside = root.and_then(|root| Some(Path::new("/").join(path.strip_prefix(root).ok()?)));
+        inside.unwrap_or(path)
     }
 
-    /// Returns where the working directory is inside the root, if it is there.
+    /// Returns the path of the working directory inside the root, if it is inside.
     ///
-    /// The links in /proc are texts relative to *our* root or to the mount namespace of the process, so they are
-    /// candidates, and an inode settles which one is right.
+    /// The targets of the links in /proc are relative to *our* root or to the mount namespace of the process.
+    /// So both are candidates, and comparing inodes decides between them.
     fn locate(&self, process: ProcessId, cwd: &OwnedFd) -> io::Result<Option<PathBuf>> {
         let root = std::fs::read_link(process.proc_path("root"))?;
         let text = std::fs::read_link(process.proc_path("cwd"))?;
@@ -163,9 +167,9 @@ impl Root {
     }
 }
 
-impl Directory {
-    /// Tells whether the file of this name directly inside the directory is the one that `link`, an entry of
-    /// /proc/PID/fd, leads to.
+impl OpenDirectory {
+    /// Returns whether the file of this name directly inside the directory is the target of `link`, an entry
+    /// of /proc/PID/fd.
     pub fn holds(&self, name: &std::ffi::OsStr, link: &Path) -> bool {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
         let inside = open_in(&self.fd, Path::new(name), flags, ResolveFlags::BENEATH)
@@ -177,8 +181,9 @@ impl Directory {
     }
 }
 
-/// Returns the path that etcd would name in its own log: absolute, against the working directory that /proc tells.
-pub fn as_seen(process: ProcessId, path: &Path) -> PathBuf {
+/// Returns the path as etcd would write it in its own log: absolute, resolved against the working directory
+/// in /proc.
+pub fn absolute_path(process: ProcessId, path: &Path) -> PathBuf {
     if path.is_absolute() {
         return path.to_path_buf();
     }
@@ -189,7 +194,7 @@ pub fn as_seen(process: ProcessId, path: &Path) -> PathBuf {
 }
 
 fn open_in(directory: &OwnedFd, path: &Path, flags: OFlags, resolve: ResolveFlags) -> io::Result<OwnedFd> {
-    // A magic link (/proc/self/root of the container's own procfs) would be resolved for us, not for the process.
+    // The kernel would resolve a magic link (/proc/self/root in the container's own procfs) for our process.
     let safe = resolve | ResolveFlags::NO_MAGICLINKS;
     loop {
         match rustix::fs::openat2(directory.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), safe) {
@@ -198,7 +203,8 @@ fn open_in(directory: &OwnedFd, path: &Path, flags: OFlags, resolve: ResolveFlag
                 let bounds = if in_root { Bounds::Root } else { Bounds::Beneath };
                 return path_walk::open(directory.as_fd(), path, flags, bounds);
             }
-            // The kernel saw a rename somewhere while it resolved `..`, and wants to be asked again.
+            // EAGAIN: a rename happened on the system while the kernel resolved `..`; the call must be
+            // repeated.
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             other => return Ok(other?),
         }
@@ -210,7 +216,8 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
 }
 
-/// A FIFO would block us, a device would never end; neither is a file that etcd could use.
+/// Reads a regular file. Reading a FIFO would block and reading a device might never end; etcd can use
+/// neither.
 fn read_regular(file: OwnedFd, limit: u64) -> io::Result<Vec<u8>> {
     let stat = rustix::fs::fstat(&file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {

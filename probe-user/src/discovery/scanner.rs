@@ -1,25 +1,26 @@
-//! Keeps the list of members current, cheaply enough to be asked each second.
+//! Keeps the list of members current, at a cost that permits a scan each second.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     endpoint::Overrides,
-    identity::{self, Look, Member},
+    identity::{self, Inspection, Member},
     layout_matcher,
-    process_info::{Finder, ProcessId, Unreadable, What},
+    process_info::{Finder, ProcessId, Unreadable, UnreadableItem},
 };
 
-/// Names that stay marked as shared. Of more than any node has, only those count that somebody has.
-const MARKED_AT_MOST: usize = 256;
+/// Names that stay marked as shared. Above this number, which is more than any node has, only names of
+/// current members stay.
+const SHARED_NAMES_MAX: usize = 256;
 
-/// What one look over the machine found.
+/// Result of one scan of the host.
 #[derive(Debug, Default)]
 pub struct Scan {
     /// By name.
     pub members: Vec<Member>,
-    /// Goes by etcd's name and holds no WAL (yet).
+    /// Processes with etcd's name that hold no WAL (yet).
     pub pending: Vec<Pending>,
-    /// Goes by etcd's name and could not be examined.
+    /// Processes with etcd's name that could not be examined.
     pub unreadable: Vec<Unreadable>,
 }
 
@@ -29,34 +30,36 @@ pub struct Pending {
     pub comm_matches: bool,
 }
 
-/// Finds members, and remembers those found for as long as they live.
+/// Finds members, and keeps each until its process ends.
 #[derive(Debug, Default)]
 pub struct Scanner {
     finder: Finder,
-    /// The overrides with which `members` were made.
+    /// The overrides that `members` were created with.
     overrides: Overrides,
-    /// With etcd's plain name; a process that is none yet is examined anew each time.
+    /// Members under etcd's own `--name`. A process that is not a member yet is examined again in each scan.
     members: BTreeMap<ProcessId, Member>,
-    /// Names that two members had at a time. They stay marked, so that a label does not change when one of them ends.
+    /// Names that two members had at the same time. They stay marked, so that a label does not change when
+    /// one of the members ends.
     shared: HashSet<String>,
 }
 
 impl Scanner {
-    /// Examines every process that goes by one of the names; suspects are those that the kernel side has met under one.
+    /// Examines every process that has one of the names. `suspects` are the pids that the kernel programs
+    /// found under one of them.
     pub fn scan(&mut self, overrides: &Overrides, names: &[String], suspects: &[u32]) -> Scan {
         if self.overrides != *overrides {
             self.overrides = overrides.clone();
             self.members.clear();
         }
         let mut scan = Scan::default();
-        let looked_for: Vec<String> =
-            names.iter().cloned().chain(layout_matcher::embedding().map(str::to_owned)).collect();
-        let found = match self.finder.find(&looked_for, suspects) {
+        let searched_names: Vec<String> =
+            names.iter().cloned().chain(layout_matcher::embedding_comms().map(str::to_owned)).collect();
+        let found = match self.finder.find(&searched_names, suspects) {
             Ok(found) => found,
             Err(error) => {
                 let error = error.to_string();
-                scan.unreadable.push(Unreadable { pid: 0, what: What::ProcessList, error });
-                // Those that are known and alive are still members.
+                scan.unreadable.push(Unreadable { pid: 0, what: UnreadableItem::ProcessList, error });
+                // Known processes that still run remain members.
                 self.members.keys().copied().filter(|id| id.is_alive()).collect()
             }
         };
@@ -66,12 +69,14 @@ impl Scanner {
                 self.members.insert(id, member);
                 continue;
             }
-            match identity::look(id, names, overrides) {
-                Ok(Look::Member(member)) => {
+            match identity::inspect(id, names, overrides) {
+                Ok(Inspection::Member(member)) => {
                     self.members.insert(id, *member);
                 }
-                Ok(Look::NoWal) => scan.pending.push(Pending { id, comm_matches: id.comm_is_one_of(names) }),
-                Ok(Look::Gone) => {}
+                Ok(Inspection::NoWal) => {
+                    scan.pending.push(Pending { id, comm_matches: id.comm_is_one_of(names) });
+                }
+                Ok(Inspection::Gone) => {}
                 Err(unreadable) => scan.unreadable.push(unreadable),
             }
         }
@@ -81,7 +86,8 @@ impl Scanner {
     }
 }
 
-/// Makes names unique: by data directory, and by the WAL's inode where even that is the same (two containers).
+/// Makes names unique: appends the data directory, and the inode of the WAL directory if the data directory
+/// is the same too (two containers).
 fn label(members: &mut [Member], shared: &mut HashSet<String>) {
     let counted = |members: &[Member]| {
         members.iter().fold(HashMap::<String, usize>::new(), |mut counts, member| {
@@ -90,7 +96,7 @@ fn label(members: &mut [Member], shared: &mut HashSet<String>) {
         })
     };
     shared.extend(counted(members).into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name));
-    if shared.len() > MARKED_AT_MOST {
+    if shared.len() > SHARED_NAMES_MAX {
         shared.retain(|name| members.iter().any(|member| member.settings.name == *name));
     }
     for member in members.iter_mut().filter(|member| shared.contains(&member.settings.name)) {

@@ -1,4 +1,4 @@
-//! One kept connection to one etcd, and a new one before the old one has to go.
+//! A persistent connection to one etcd, which is replaced only after a new one has yielded a scrape.
 
 mod response_body;
 mod connection;
@@ -15,94 +15,97 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
 
-use connection::{Connection, Secured};
+use connection::{Connection, TlsSession};
 use recv_low_water::LowWater;
 
 use super::credential_files::Fingerprints;
 use super::{
     certificate,
-    client_tls::Setup,
+    client_tls::TlsSetup,
     dial::{self, Connected, Connecting, Stream},
-    error::{Failure, ScrapeError, Stage},
+    error::{ConnectionStage, ScrapeError, ScrapeFailure},
     scrape_text::Scrape,
 };
 use crate::analysis::{certificate_expiry::Validity, reexport::AllowList, scrape_failure::Reason};
-use crate::{discovery::Endpoint, system::privileges::NetnsSpawner};
+use crate::{discovery::Endpoint, system::netns_spawner::NetnsSpawner};
 
-/// A connection over TLS is made anew after this time: a certificate of a server whose files we do not see is renewed, too.
-const RENEWED_EVERY: Duration = Duration::from_hours(1);
+/// Maximum age of a TLS connection. Detects that a server's certificate was replaced where the probe cannot
+/// see the files.
+const RECONNECT_INTERVAL: Duration = Duration::from_hours(1);
 
-/// How long a look at the files may take until the kept connection is used as it is.
-const LOOK_LIMIT: Duration = Duration::from_millis(500);
+/// Time limit for the fingerprints of the files. After it, the existing connection is used.
+const FINGERPRINT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Asks one etcd for its metrics, over a connection that is kept.
+/// Scrapes one etcd over a persistent connection.
 ///
-/// Files are looked at before each scrape over TLS. When one has changed, a new connection is made with the new ones; the
-/// old one stays until the new one has yielded a scrape, so that a rotation that is only half done loses none.
+/// Before each scrape over TLS, the fingerprints of the files are compared. When a file has changed, a new
+/// connection is established with the new files. The old connection stays until the new one has yielded a
+/// scrape, so an incomplete rotation loses no scrape.
 #[derive(Debug)]
 pub struct Client {
     endpoints: Vec<Endpoint>,
-    /// The one that is asked first: it answered last time, or it is its turn.
+    /// Index of the endpoint that is tried first: it answered last, or is the next in rotation.
     current: usize,
     timeout: Duration,
-    entrance: NetnsSpawner,
-    /// What is passed on of the answer.
+    spawner: NetnsSpawner,
+    /// Families that are re-exported.
     allowed: Arc<AllowList>,
     connection: Option<Connection>,
-    /// A connection in the making that outlived its scrape; no second one is started beside it.
+    /// A connection attempt that outlived its scrape. No second attempt is started meanwhile.
     connecting: Option<Connecting>,
-    /// A look at the files that outlived its scrape; likewise.
-    looking: Option<oneshot::Receiver<Fingerprints>>,
-    /// Why the kept connection could not be replaced, if so; told once.
-    not_renewed: Option<Reason>,
+    /// A computation of fingerprints that outlived its scrape. No second one is started meanwhile.
+    fingerprinting: Option<oneshot::Receiver<Fingerprints>>,
+    /// Why the last renewal of the connection failed, if it did; a reason is logged once.
+    renewal_failure: Option<Reason>,
 }
 
 impl Client {
-    /// Makes a client of the endpoints of one etcd; a scrape may take as long as `timeout`.
+    /// Creates a client for the endpoints of one etcd. A scrape takes at most `timeout`.
     pub fn new(endpoints: Vec<Endpoint>, timeout: Duration) -> Self {
         Self {
             endpoints,
             current: 0,
             timeout,
-            entrance: NetnsSpawner::default(),
+            spawner: NetnsSpawner::default(),
             allowed: Arc::default(),
             connection: None,
             connecting: None,
-            looking: None,
-            not_renewed: None,
+            fingerprinting: None,
+            renewal_failure: None,
         }
     }
 
-    /// Has connections to other network namespaces made by a thread that may enter them.
+    /// Sets the spawner of threads that may enter other network namespaces.
     #[must_use]
-    pub fn through(mut self, entrance: NetnsSpawner) -> Self {
-        self.entrance = entrance;
+    pub fn with_spawner(mut self, spawner: NetnsSpawner) -> Self {
+        self.spawner = spawner;
         self
     }
 
-    /// Has these families passed on, which by default are none.
+    /// Sets the families to re-export; by default none.
     #[must_use]
-    pub fn reexporting(mut self, allowed: Arc<AllowList>) -> Self {
+    pub fn with_allow_list(mut self, allowed: Arc<AllowList>) -> Self {
         self.allowed = allowed;
         self
     }
 
-    /// Returns the endpoint that the next scrape asks first: after a success, the one that answered.
+    /// Returns the endpoint that the next scrape tries first: after a success, the one that answered.
     pub fn endpoint(&self) -> Option<&Endpoint> {
         self.endpoints.get(self.current)
     }
 
-    /// Returns the validity of the chain that the server presented on the connection that is kept; none without TLS.
+    /// Returns the validity of the chain that the server presented on the current connection; none without
+    /// TLS.
     pub fn presented(&self) -> Option<Validity> {
-        self.connection.as_ref()?.secured.as_ref()?.presented
+        self.connection.as_ref()?.tls_session.as_ref()?.presented
     }
 
-    /// Asks for etcd's metrics once: the endpoints in turn, until one answers or time is up.
+    /// Scrapes once: tries the endpoints in order until one answers or the time is up.
     ///
     /// # Errors
     ///
-    /// Why the endpoint asked first gave no metrics.
-    pub async fn scrape(&mut self) -> Result<Scrape, Failure> {
+    /// The failure of the endpoint that was tried first.
+    pub async fn scrape(&mut self) -> Result<Scrape, ScrapeFailure> {
         let deadline = Instant::now() + self.timeout;
         let mut failure = None;
         for _ in 0..self.endpoints.len() {
@@ -112,12 +115,12 @@ impl Client {
                 Ok(Err(error)) => error,
                 Err(_) => ScrapeError::Timeout(self.timeout),
             };
-            // Also cuts a request that is still under way: its late answer must not be taken for the next one's.
+            // Also cancels a request in flight: its late response must not be taken for the next one.
             self.connection = None;
             let late = matches!(error, ScrapeError::Timeout(_));
             let endpoint = self.endpoint().map(ToString::to_string);
-            failure = failure.or(Some(Failure { endpoint, error }));
-            // A connection in the making belongs to this endpoint, so it stays this one's turn.
+            failure = failure.or(Some(ScrapeFailure { endpoint, error }));
+            // A pending connection attempt belongs to this endpoint, so the index does not advance.
             if self.connecting.is_none() {
                 self.current = (self.current + 1) % self.endpoints.len();
             }
@@ -125,83 +128,91 @@ impl Client {
                 break;
             }
         }
-        Err(failure.unwrap_or(Failure { endpoint: None, error: ScrapeError::NoEndpoint }))
+        Err(failure.unwrap_or(ScrapeFailure { endpoint: None, error: ScrapeError::NoEndpoint }))
     }
 
     async fn try_scrape(&mut self, deadline: Instant) -> Result<Scrape, ScrapeError> {
         let endpoint = self.endpoint().ok_or(ScrapeError::NoEndpoint)?.clone();
-        if self.is_due(&endpoint).await
-            && let Some(scrape) = self.try_renew(&endpoint, deadline).await
+        if self.is_renewal_due(&endpoint).await
+            && let Some(scrape) = self.renew(&endpoint, deadline).await
         {
             return Ok(scrape);
         }
         if let Some(connection) = &mut self.connection {
-            // etcd may have closed it meanwhile, which only shows when it is used.
+            // etcd may have closed the connection meanwhile; this is detected only on use.
             match connection.get(&endpoint).await.and_then(|body| Scrape::parse(&body, &self.allowed)) {
-                Err(error) if error.is_no_answer() => self.connection = None,
+                Err(error) if error.is_incomplete() => self.connection = None,
                 outcome => return outcome,
             }
         }
-        self.try_afresh(&endpoint).await
+        self.scrape_new_connection(&endpoint).await
     }
 
-    /// Returns whether the connection that is kept should be replaced.
-    async fn is_due(&mut self, endpoint: &Endpoint) -> bool {
-        let Some(secured) = self.connection.as_ref().and_then(|kept| kept.secured.as_ref()) else {
+    /// Returns whether the connection should be renewed.
+    async fn is_renewal_due(&mut self, endpoint: &Endpoint) -> bool {
+        let Some(tls_session) =
+            self.connection.as_ref().and_then(|connection| connection.tls_session.as_ref())
+        else {
             return false;
         };
-        if secured.since.elapsed() > RENEWED_EVERY {
+        if tls_session.since.elapsed() > RECONNECT_INTERVAL {
             return true;
         }
-        let looking = match &mut self.looking {
-            Some(looking) => looking,
+        let fingerprinting = match &mut self.fingerprinting {
+            Some(fingerprinting) => fingerprinting,
             none => match Fingerprints::start(&endpoint.credentials) {
-                Ok(looking) => none.insert(looking),
-                // Without a thread there is no new connection either.
+                Ok(fingerprinting) => none.insert(fingerprinting),
+                // If no thread can be started, a new connection cannot be established either.
                 Err(_) => return false,
             },
         };
-        let Ok(outcome) = timeout(LOOK_LIMIT, looking).await else { return false };
-        self.looking = None;
-        outcome.is_ok_and(|fingerprints| fingerprints != secured.fingerprints)
+        let Ok(outcome) = timeout(FINGERPRINT_TIMEOUT, fingerprinting).await else { return false };
+        self.fingerprinting = None;
+        outcome.is_ok_and(|fingerprints| fingerprints != tls_session.fingerprints)
     }
 
-    /// Scrapes over a new connection, in half of the time that is left; the other half is the old one's.
-    async fn try_renew(&mut self, endpoint: &Endpoint, deadline: Instant) -> Option<Scrape> {
+    /// Scrapes over a new connection, in half of the remaining time; the other half is for the old
+    /// connection.
+    async fn renew(&mut self, endpoint: &Endpoint, deadline: Instant) -> Option<Scrape> {
         let half = deadline.saturating_duration_since(Instant::now()) / 2;
-        let error = match timeout(half, self.try_afresh(endpoint)).await {
+        let error = match timeout(half, self.scrape_new_connection(endpoint)).await {
             Ok(Ok(scrape)) => {
-                self.not_renewed = None;
-                info!(%endpoint, "connected anew with the certificates as they are");
+                self.renewal_failure = None;
+                info!(%endpoint, "reconnected to etcd with the current certificates");
                 return Some(scrape);
             }
             Ok(Err(error)) => error,
             Err(_) => ScrapeError::Timeout(half),
         };
         let reason = error.reason();
-        if self.not_renewed.replace(reason) != Some(reason) {
+        if self.renewal_failure.replace(reason) != Some(reason) {
             let error = crate::support::logging::chain(&error);
-            warn!(%endpoint, reason = reason.as_str(), "the new certificates do not work (yet), the old connection serves on: {error}");
+            warn!(
+                %endpoint,
+                reason = reason.as_str(),
+                "cannot reconnect to etcd with the new certificates; scrapes continue over the old \
+                 connection: {error}"
+            );
         }
         None
     }
 
-    /// Scrapes over a new connection, which is kept if it works.
-    async fn try_afresh(&mut self, endpoint: &Endpoint) -> Result<Scrape, ScrapeError> {
+    /// Scrapes over a new connection, which is kept on success.
+    async fn scrape_new_connection(&mut self, endpoint: &Endpoint) -> Result<Scrape, ScrapeError> {
         let mut connection = self.connect(endpoint).await?;
         match connection.get(endpoint).await.and_then(|body| Scrape::parse(&body, &self.allowed)) {
             Ok(scrape) => {
                 self.connection = Some(connection);
                 Ok(scrape)
             }
-            Err(error) => Err(connection.why(error).await),
+            Err(error) => Err(connection.root_cause(error).await),
         }
     }
 
     async fn connect(&mut self, endpoint: &Endpoint) -> Result<Connection, ScrapeError> {
         let connecting = match &mut self.connecting {
             Some(connecting) => connecting,
-            none => none.insert(dial::start(endpoint, self.timeout, &self.entrance)?),
+            none => none.insert(dial::start(endpoint, self.timeout, &self.spawner)?),
         };
         let outcome = connecting.await;
         self.connecting = None;
@@ -211,35 +222,35 @@ impl Client {
                 let stream = TcpStream::from_std(stream).map_err(ScrapeError::Connect)?;
                 let encoding = connection::accepted_encoding(&stream);
                 let low_water = LowWater::of(&stream);
-                secure(stream, encoding, low_water, tls).await
+                negotiate(stream, encoding, low_water, tls).await
             }
             Stream::Unix(stream) => {
                 let stream = UnixStream::from_std(stream).map_err(ScrapeError::Connect)?;
-                secure(stream, connection::UNENCODED, LowWater::default(), tls).await
+                negotiate(stream, connection::IDENTITY_ENCODING, LowWater::default(), tls).await
             }
         }
     }
 }
 
-/// Agrees on TLS, if there is to be any, and starts to speak HTTP.
-async fn secure(
+/// Performs the TLS handshake, if any, and the HTTP handshake.
+async fn negotiate(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     encoding: &'static str,
     low_water: LowWater,
-    tls: Option<(Setup, Fingerprints)>,
+    tls: Option<(TlsSetup, Fingerprints)>,
 ) -> Result<Connection, ScrapeError> {
     let Some((setup, fingerprints)) = tls else {
         return Connection::open(stream, encoding, low_water, None).await;
     };
     let stream = TlsConnector::from(setup.config.clone()).connect(setup.name.clone(), stream).await;
     let stream = stream.map_err(|error| {
-        let stage = Stage::Handshake { asked: setup.asked() };
-        ScrapeError::from_connection(error.into(), stage).showing(setup.shown())
+        let stage = ConnectionStage::Handshake { client_auth: setup.client_auth() };
+        ScrapeError::from_connection(error.into(), stage).with_client_cert(setup.presented())
     })?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let presented = certificate::of_chain(chain);
-    let secured = Secured { setup, fingerprints, presented, since: Instant::now() };
-    Connection::open(stream, encoding, low_water, Some(secured)).await
+    let presented = certificate::validity_of_chain(chain);
+    let tls_session = TlsSession { setup, fingerprints, presented, since: Instant::now() };
+    Connection::open(stream, encoding, low_water, Some(tls_session)).await
 }
 
 #[cfg(test)]

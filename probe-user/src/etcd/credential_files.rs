@@ -1,4 +1,4 @@
-//! Fingerprints of credential files, by which a rotation is detected without reading the files.
+//! Fingerprints of credential files, which detect a rotation without reading the files.
 
 use std::io;
 
@@ -7,20 +7,20 @@ use tokio::sync::oneshot;
 
 use crate::{
     discovery::{Credentials, FileRef, ProcessId, paths::Root},
-    system::{file_fingerprint::Fingerprint, privileges::NetnsSpawner},
+    system::{file_fingerprint::Fingerprint, netns_spawner::NetnsSpawner},
 };
 
-/// Fingerprints of every file of some credentials; none for a file that cannot be found.
+/// Fingerprints of all files of a set of credentials; none for a file that cannot be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprints(Vec<Option<Fingerprint>>);
 
 impl Fingerprints {
-    /// Looks at the files. May block for as long as their file system does.
+    /// Computes the fingerprints of the files. May block for as long as their file system does.
     pub fn of<'a>(files: impl IntoIterator<Item = &'a FileRef>) -> Self {
-        // Of few files at most one process is the owner; its root is opened once.
+        // The files have at most one owning process; its root is opened once.
         let mut known: Option<(ProcessId, io::Result<Root>)> = None;
         let fingerprint = |file: &FileRef| {
-            let Some(process) = file.seen_by else { return Fingerprint::of_path(&file.path) };
+            let Some(process) = file.root_of else { return Fingerprint::of_path(&file.path) };
             if known.as_ref().is_none_or(|(of, _)| *of != process) {
                 known = Some((process, Root::of(process)));
             }
@@ -31,19 +31,20 @@ impl Fingerprints {
         Self(files.into_iter().map(fingerprint).collect())
     }
 
-    /// Looks at all files of these credentials.
+    /// Computes the fingerprints of all files of these credentials.
     pub fn of_credentials(credentials: &Credentials) -> Self {
         let pairs = credentials.client.iter().flat_map(|pair| [&pair.certificate, &pair.key]);
         Self::of(credentials.authorities.iter().chain(&credentials.server_file).chain(pairs))
     }
 
-    /// Starts to look on a thread of its own: files of a container may be on a file system that never answers.
+    /// Computes the fingerprints on a separate thread: files of a container may be on a file system that
+    /// never responds.
     pub(super) fn start(credentials: &Credentials) -> io::Result<oneshot::Receiver<Self>> {
         let (sender, receiver) = oneshot::channel();
         let credentials = credentials.clone();
-        // It enters no namespace, so it gets no right to.
+        // The thread enters no namespace, so it gets no privilege for it.
         NetnsSpawner::default().run(move || {
-            // Nobody waits any more if the client was dropped.
+            // The receiver is gone if the client was dropped.
             let _ = sender.send(Self::of_credentials(&credentials));
         })?;
         Ok(receiver)
@@ -59,8 +60,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_happens_to_a_file_shows() {
-        let directory = std::env::temp_dir().join(format!("etcd-disk-probe-stamps-{}", std::process::id()));
+    fn every_change_of_a_file_is_detected() {
+        let directory =
+            std::env::temp_dir().join(format!("etcd-disk-probe-fingerprints-{}", std::process::id()));
         let make = |name: &str, text: &str| {
             fs::create_dir_all(directory.join(name)).unwrap();
             fs::write(directory.join(name).join("tls.crt"), text).unwrap();
@@ -70,8 +72,9 @@ mod tests {
         symlink("..1", directory.join("..data")).unwrap();
         symlink("..data/tls.crt", directory.join("tls.crt")).unwrap();
         let me = ProcessId::of(std::process::id());
-        let look = |seen_by| Fingerprints::of([&FileRef { path: directory.join("tls.crt"), seen_by }]);
-        let looks = || [look(None), look(me)];
+        let fingerprints =
+            |root_of| Fingerprints::of([&FileRef { path: directory.join("tls.crt"), root_of }]);
+        let both = || [fingerprints(None), fingerprints(me)];
         let swap = || {
             symlink("..2", directory.join("new")).unwrap();
             fs::rename(directory.join("new"), directory.join("..data")).unwrap();
@@ -83,18 +86,18 @@ mod tests {
         };
         let remove = || fs::remove_file(directory.join("..2/tls.crt")).unwrap();
         let cases: [(&dyn Fn(), bool, &str); 5] = [
-            (&|| {}, false, "nothing happened"),
-            (&swap, true, "kubelet points ..data elsewhere"),
-            (&rewrite, true, "as long as before, in place"),
-            (&replace, true, "another file in its place"),
-            (&remove, true, "gone"),
+            (&|| {}, false, "no change"),
+            (&swap, true, "kubelet switches ..data"),
+            (&rewrite, true, "same length, rewritten in place"),
+            (&replace, true, "replaced by rename"),
+            (&remove, true, "removed"),
         ];
         for (change, differs, why) in cases {
-            let before = looks();
-            // The clock of a file system may tick only every few milliseconds.
+            let before = both();
+            // The timestamps of a file system may have a granularity of a few milliseconds.
             std::thread::sleep(std::time::Duration::from_millis(20));
             change();
-            for (before, after) in before.iter().zip(looks()) {
+            for (before, after) in before.iter().zip(both()) {
                 assert_eq!(*before != after, differs, "{why}: {before:?} {after:?}");
             }
         }

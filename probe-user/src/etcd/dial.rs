@@ -1,7 +1,8 @@
-//! Makes a connection, in etcd's network namespace if need be.
+//! Establishes a connection, in etcd's network namespace if necessary.
 //!
-//! Resolving a name, reading certificates and entering a namespace all block, the last for good: a thread that changed
-//! its namespace must serve nothing else. So each connection is made on a thread of its own, which then ends.
+//! Name resolution, reading certificates and entering a namespace all block. The last one is permanent: a
+//! thread that has changed its namespace must do nothing else. Each connection is therefore established on a
+//! separate thread, which then ends.
 
 use std::{
     fs::File,
@@ -25,21 +26,21 @@ use rustix::{
 use tokio::sync::oneshot;
 
 use super::credential_files::Fingerprints;
-use super::{client_tls::Setup, error::ScrapeError};
+use super::{client_tls::TlsSetup, error::ScrapeError};
 use crate::{
     discovery::{Endpoint, FileRef, ProcessId, Scheme},
-    system::privileges::NetnsSpawner,
+    system::netns_spawner::NetnsSpawner,
 };
 
-/// A connection, and what TLS on it takes.
+/// A connection and its TLS configuration.
 #[derive(Debug)]
 pub(super) struct Connected {
     pub stream: Stream,
-    /// With what the files were like just before they were read.
-    pub tls: Option<(Setup, Fingerprints)>,
+    /// With the fingerprints of the files just before they were read.
+    pub tls: Option<(TlsSetup, Fingerprints)>,
 }
 
-/// A stream that does not block.
+/// A non-blocking stream.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
@@ -48,22 +49,22 @@ pub(super) enum Stream {
 
 pub(super) type Connecting = oneshot::Receiver<Result<Connected, ScrapeError>>;
 
-/// Starts to connect.
+/// Starts to connect on a separate thread.
 pub(super) fn start(
     endpoint: &Endpoint,
     timeout: Duration,
-    entrance: &NetnsSpawner,
+    spawner: &NetnsSpawner,
 ) -> Result<Connecting, ScrapeError> {
     let (sender, receiver) = oneshot::channel();
     let endpoint = endpoint.clone();
-    // Only what has to enter a namespace gets the right to.
+    // Only a thread that must enter a namespace gets the privilege for it.
     let direct = NetnsSpawner::default();
-    let entrance = if endpoint.network_of.is_some() { entrance } else { &direct };
+    let spawner = if endpoint.network_of.is_some() { spawner } else { &direct };
     let connecting = move || {
-        // Nobody waits any more if the client was dropped, and then the connection goes with it.
+        // The receiver is gone if the client was dropped; the connection is then closed.
         let _ = sender.send(connect(&endpoint, timeout));
     };
-    entrance.run(connecting).map_err(ScrapeError::Connect)?;
+    spawner.run(connecting).map_err(ScrapeError::Connect)?;
     Ok(receiver)
 }
 
@@ -72,14 +73,14 @@ fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Connected, ScrapeEr
     let tls = match endpoint.scheme {
         Scheme::Http => None,
         Scheme::Https => {
-            // Looked at before they are read: a change in between shows at the next look.
+            // Fingerprints first, then the content: a change in between is detected by the next comparison.
             let fingerprints = Fingerprints::of_credentials(&endpoint.credentials);
-            Some((Setup::read(endpoint)?, fingerprints))
+            Some((TlsSetup::read(endpoint)?, fingerprints))
         }
     };
     if let Some(socket) = &endpoint.socket {
         let stream = connect_to_socket(socket, timeout).map_err(|error| match error.kind() {
-            // etcd makes the file when it listens, and removes it when it ends.
+            // etcd creates the file when it starts to listen, and removes it when it exits.
             io::ErrorKind::NotFound => ScrapeError::Refused,
             io::ErrorKind::WouldBlock => ScrapeError::Timeout(timeout),
             _ => ScrapeError::from_connect(error, timeout),
@@ -95,14 +96,14 @@ fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Connected, ScrapeEr
     }
     let mut failure = None;
     for address in addresses {
-        // A timeout of zero is an error of its own.
+        // `connect_timeout` rejects a timeout of zero.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         match TcpStream::connect_timeout(&address, left) {
             Ok(stream) => {
                 stream.set_nonblocking(true).map_err(ScrapeError::Connect)?;
                 return Ok(Connected { stream: Stream::Tcp(stream), tls });
             }
-            // Where `localhost` is refused, that there is no IPv6 either is not the news.
+            // For `localhost`, the refusal over IPv4 is the cause; a missing IPv6 is not.
             Err(error) => failure = failure.or(Some(error)),
         }
     }
@@ -110,10 +111,11 @@ fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Connected, ScrapeEr
     Err(ScrapeError::from_connect(failure, timeout))
 }
 
-/// Connects to a socket where etcd sees it, which takes the right to write to it: its owner has it.
+/// Connects to a Unix socket in etcd's own file system, which requires write permission on it: its owner has
+/// it.
 ///
-/// Neither a link of the container's nor the length of the path (108 bytes at most) is in the way, for the address is a
-/// descriptor of ours. The limit of time counts while etcd's queue is full.
+/// The address is `/proc/self/fd/N`, so symbolic links of the container and the limit of 108 bytes for the
+/// path do not matter. The time limit applies while etcd's backlog is full.
 fn connect_to_socket(file: &FileRef, limit: Duration) -> io::Result<UnixStream> {
     let found = file.open(OFlags::PATH)?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -124,7 +126,8 @@ fn connect_to_socket(file: &FileRef, limit: Duration) -> io::Result<UnixStream> 
     Ok(stream)
 }
 
-/// `localhost` is etcd's default, and an image without /etc/hosts cannot resolve it.
+/// Returns the addresses of an endpoint. `localhost` is etcd's default and is not resolved, because an image
+/// without /etc/hosts cannot resolve it.
 fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ScrapeError> {
     let port = endpoint.port;
     if endpoint.host == "localhost" {
@@ -139,12 +142,9 @@ fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ScrapeError> {
 
 pub(super) fn enter(process: ProcessId) -> io::Result<()> {
     let namespace = File::open(process.proc_path("ns/net"))?;
-    // If the pid was recycled, it was before we opened its namespace.
+    // If the pid was reused, this happened before its namespace was opened.
     if !process.is_alive() {
         return Err(io::ErrorKind::NotFound.into());
     }
     Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,22 +1,22 @@
-//! Detaches the programs and attaches them again, loaded all the while: for benchmarks, which compare with and without under one load.
-//! The daemon's are attached from its start to its end.
+//! Detaches the programs and attaches them again without unloading them, for benchmarks that compare both
+//! states under the same load. The daemon's programs are attached from its start to its end.
 
 use aya::programs::{
     FEntry, FExit, Program, ProgramError, RawTracePoint, TracePoint, fentry::FEntryLink, fexit::FExitLink,
     raw_trace_point::RawTracePointLink, trace_point::TracePointLink,
 };
 
-use super::{Kernel, attach, program_stats::Programs};
+use super::{Kernel, attach, program_stats::ProgramStats};
 
-/// A kernel side that can be detached. [`Kernel::runs`] knows nothing of its programs.
+/// A kernel half that can be detached. [`Kernel::runs`] does not include its programs.
 pub struct Toggle {
     kernel: Kernel,
     programs: Vec<(String, Program)>,
     links: Vec<Link>,
 }
 
-/// Dropping one detaches.
-#[expect(dead_code, reason = "they are held, and never looked at")]
+/// A link of an attached program. Dropping it detaches the program.
+#[expect(dead_code, reason = "they are held for their drop, and never read")]
 enum Link {
     TracePoint(TracePointLink),
     RawTracePoint(RawTracePointLink),
@@ -25,27 +25,28 @@ enum Link {
 }
 
 impl Toggle {
-    /// Takes an attached kernel side, and detaches it.
+    /// Takes an attached kernel half, and detaches it.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub fn new(mut kernel: Kernel) -> Result<Self, ProgramError> {
         let mut programs = Vec::new();
         for (name, program) in kernel.ebpf.programs_mut() {
-            // Those of another hook are not loaded.
+            // Programs of another hook are not loaded.
             if program.fd().is_err() {
                 continue;
             }
-            // Its links go with a handle of a program, and their numbers are not kept. So another handle, then away with the first.
+            // A program handle of aya owns its links, and the link ids were not stored. So open a second
+            // handle of the program, then unload the first, which detaches.
             let (info, named) = (program.info()?, name.to_owned().into());
             let again = match program {
                 Program::TracePoint(_) => Program::TracePoint(TracePoint::from_program_info(info, named)?),
                 Program::RawTracePoint(_) => {
                     Program::RawTracePoint(RawTracePoint::from_program_info(info, named)?)
                 }
-                // SAFETY: it is of the kind that the first handle says.
+                // SAFETY: the first handle has the same type, so `info` describes an fentry program.
                 Program::FEntry(_) => Program::FEntry(unsafe { FEntry::from_program_info(info, named) }?),
-                // SAFETY: as above.
+                // SAFETY: the first handle has the same type, so `info` describes an fexit program.
                 Program::FExit(_) => Program::FExit(unsafe { FExit::from_program_info(info, named) }?),
                 _ => return Err(ProgramError::UnexpectedProgramType),
             };
@@ -58,18 +59,18 @@ impl Toggle {
                 _ => return Err(ProgramError::UnexpectedProgramType),
             }
         }
-        // Exits before entries, as `hook` has it.
+        // Exits before entries, as in `attach`.
         programs.sort_by_key(|(name, _)| !name.contains("exit"));
-        kernel.programs = Programs::of(&kernel.ebpf);
+        kernel.programs = ProgramStats::of(&kernel.ebpf);
         Ok(Self { kernel, programs, links: Vec::new() })
     }
 
-    /// Returns the kernel side, whose maps are read as ever.
+    /// Returns the kernel half. Its maps can be read in either state.
     pub fn kernel(&mut self) -> &mut Kernel {
         &mut self.kernel
     }
 
-    /// Attaches what is detached.
+    /// Attaches the programs, if they are detached.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -81,7 +82,8 @@ impl Toggle {
         Ok(())
     }
 
-    /// Detaches what is attached: entries before exits, so that whatever is seen to begin is seen to end.
+    /// Detaches the programs: entries before exits, so that each operation with a recorded entry gets its
+    /// exit.
     pub fn detach(&mut self) {
         while let Some(link) = self.links.pop() {
             drop(link);
@@ -92,7 +94,7 @@ impl Toggle {
 fn attach(name: &str, program: &mut Program) -> Result<Link, ProgramError> {
     Ok(match program {
         Program::TracePoint(program) => {
-            let link = program.attach("syscalls", attach::place(name))?;
+            let link = program.attach("syscalls", attach::primary_name(name))?;
             Link::TracePoint(program.take_link(link)?)
         }
         Program::RawTracePoint(program) => {

@@ -1,4 +1,5 @@
-//! Block requests on the devices under etcd's files: which devices are watched, what they did, and for whom.
+//! Block requests on the devices below etcd's files: the watched devices, their requests, and the issuers of
+//! these.
 
 use std::sync::Arc;
 
@@ -7,26 +8,32 @@ use aya::{
     maps::{HashMap, MapData, Stack},
     programs::{Program, RawTracePoint},
 };
-use probe_ebpf::request::{LAYERS, LayerTotals, OWNERS, Owner, OwnerKey, REQUESTS, Request};
+use probe_ebpf::io::{BIOS, Bio, LAYERS, LayerTotals, OWNERS, Owner, OwnerKey};
 
-use super::{KernelError, hash, in_map, load_programs, mapped, mmap_array::Mapped, monotonic_ns, take};
+use super::{
+    KernelError, load_programs,
+    map_access::{in_map, take, take_array, take_hash},
+    mmap_array::MmapArray,
+    monotonic_ns,
+};
 
-/// The tracepoints, which are called like the programs; completion first, so that whatever is seen to begin is seen to end.
+/// The tracepoints, which have the names of the programs. Completion comes first, so that each request with a
+/// recorded start gets its completion.
 const TRACEPOINTS: [&str; 4] =
     ["block_bio_complete", "block_rq_complete", "block_rq_issue", "block_bio_queue"];
 
-/// An owner that did nothing for this long gives up its place.
-const FORGOTTEN_AFTER_NS: u64 = 600_000_000_000;
+/// Idle time after which an owner's index is released.
+const IDLE_AFTER_NS: u64 = 600_000_000_000;
 
-/// What follows block requests.
-pub struct Block {
+/// The tracing of block requests.
+pub struct BlockIo {
     layer_by_device: HashMap<MapData, u32, u32>,
-    layers: Mapped<LayerTotals>,
-    requests: Arc<Mapped<Request>>,
-    owners: Arc<Mapped<Owner>>,
+    layers: MmapArray<LayerTotals>,
+    requests: Arc<MmapArray<Bio>>,
+    owners: Arc<MmapArray<Owner>>,
     owner_by_key: HashMap<MapData, OwnerKey, u32>,
     free_owners: Stack<MapData, u32>,
-    /// Why no requests are followed, if so: then there is no evidence of devices and neighbours.
+    /// Why no requests are traced, if so; the evidence of devices and neighbours is then absent.
     failure: Option<String>,
 }
 
@@ -41,15 +48,15 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
 /// Loads programs on raw tracepoints.
 pub(super) fn load_raw(ebpf: &mut Ebpf, names: &[&str]) -> Result<(), KernelError> {
     let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-    load_programs::load_all(ebpf, &names, |position, program| match program {
+    load_programs::load_all(ebpf, &names, |index, program| match program {
         Program::RawTracePoint(program) => {
-            program.load().map_err(|error| KernelError::Verify(names[position].clone(), error.into()))
+            program.load().map_err(|error| KernelError::Verify(names[index].clone(), error.into()))
         }
-        _ => Err(load_programs::missing(&names[position])),
+        _ => Err(load_programs::missing(&names[index])),
     })
 }
 
-/// Attaches what was loaded.
+/// Attaches the loaded programs.
 ///
 /// # Errors
 /// As [`load`].
@@ -61,7 +68,7 @@ pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(), KernelError> {
 pub(super) fn attach_raw(ebpf: &mut Ebpf, name: &'static str) -> Result<(), KernelError> {
     raw_tracepoint(ebpf, name)?.attach(name).map(drop).map_err(|error| KernelError::Attach {
         hook: "raw tracepoint",
-        place: name.to_owned(),
+        point: name.to_owned(),
         source: Box::new(error),
     })
 }
@@ -73,7 +80,7 @@ fn raw_tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut 
     }
 }
 
-impl Block {
+impl BlockIo {
     /// Takes the maps.
     ///
     /// # Errors
@@ -84,35 +91,35 @@ impl Block {
             free_owners.push(index, 0).map_err(in_map("FREE_OWNERS"))?;
         }
         Ok(Self {
-            layer_by_device: hash(ebpf, "LAYER_BY_DEVICE")?,
-            layers: mapped(ebpf, "LAYER_TOTALS", LAYERS)?,
-            requests: Arc::new(mapped(ebpf, "REQUESTS", REQUESTS)?),
-            owners: Arc::new(mapped(ebpf, "OWNER_STATE", OWNERS)?),
-            owner_by_key: hash(ebpf, "OWNER_BY_KEY")?,
+            layer_by_device: take_hash(ebpf, "LAYER_BY_DEVICE")?,
+            layers: take_array(ebpf, "LAYER_TOTALS", LAYERS)?,
+            requests: Arc::new(take_array(ebpf, "BIOS", BIOS)?),
+            owners: Arc::new(take_array(ebpf, "OWNER_STATE", OWNERS)?),
+            owner_by_key: take_hash(ebpf, "OWNER_BY_KEY")?,
             free_owners,
             failure: None,
         })
     }
 
-    /// Says why the programs could not be loaded or attached.
-    pub(super) fn fail(&mut self, error: &KernelError) {
+    /// Records why the programs could not be loaded or attached.
+    pub(super) fn set_failure(&mut self, error: &KernelError) {
         self.failure = Some(crate::support::logging::chain(error));
     }
 
-    /// Returns why no requests are followed, if so.
+    /// Returns why no requests are traced, if so.
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }
 
-    /// Watches a device, by the kernel's number of it, as part of a layer.
+    /// Starts watching a device, by the kernel's device number, as part of a layer.
     ///
     /// # Errors
-    /// If the kernel refuses; 256 numbers at most.
+    /// If the kernel refuses; 256 device numbers at most.
     pub fn watch(&mut self, dev: u32, layer: u32) -> Result<(), KernelError> {
         self.layer_by_device.insert(dev, layer, 0).map_err(in_map("LAYER_BY_DEVICE"))
     }
 
-    /// Stops to watch a device.
+    /// Stops watching a device.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -120,41 +127,41 @@ impl Block {
         self.layer_by_device.remove(&dev).map_err(in_map("LAYER_BY_DEVICE"))
     }
 
-    /// Returns what a layer did since it was first watched.
+    /// Returns the totals of a layer since it was first watched.
     pub fn layer(&self, layer: u32) -> LayerTotals {
         self.layers.read(layer)
     }
 
-    /// Sets a layer to zero, for a device that had not been watched before.
+    /// Sets the totals of a layer to zero, for a device that was not watched before.
     pub fn clear_layer(&self, layer: u32) {
         self.layers.clear(layer);
     }
 
-    /// Returns who did what on a layer.
+    /// Returns the owners with their activity on a layer.
     pub fn owners(&self, layer: u32) -> Vec<Owner> {
         owners_of(&self.owners).filter(|owner| owner.key.layer == layer).collect()
     }
 
-    /// Returns the control groups of all who did anything; 0 is none.
+    /// Returns the cgroup ids of all owners that have one.
     pub fn cgroups(&self) -> impl Iterator<Item = u64> {
         let used = (0..self.owners.length()).filter(|index| self.owners.word(*index, USED) != 0);
         used.map(|index| self.owners.word(index, 0)).filter(|cgroup| *cgroup != 0)
     }
 
     /// Returns the memory that a sampler reads.
-    pub(super) fn shared(&self) -> (Arc<Mapped<Request>>, Arc<Mapped<Owner>>) {
+    pub(super) fn shared(&self) -> (Arc<MmapArray<Bio>>, Arc<MmapArray<Owner>>) {
         (self.requests.clone(), self.owners.clone())
     }
 
-    /// Gives the places of those who did nothing for ten minutes to others.
+    /// Releases the indices of owners that were idle for ten minutes.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn forget_idle_owners(&mut self) -> Result<(), KernelError> {
+    pub fn release_idle_owners(&mut self) -> Result<(), KernelError> {
         let now_ns = monotonic_ns();
         for index in 0..self.owners.length() {
             let owner = self.owners.read(index);
-            if owner.used != 0 && now_ns.saturating_sub(owner.used_ns) > FORGOTTEN_AFTER_NS {
+            if owner.used != 0 && now_ns.saturating_sub(owner.used_ns) > IDLE_AFTER_NS {
                 self.owner_by_key.remove(&owner.key).map_err(in_map("OWNER_BY_KEY"))?;
                 self.owners.clear(index);
                 self.free_owners.push(index, 0).map_err(in_map("FREE_OWNERS"))?;
@@ -164,11 +171,11 @@ impl Block {
     }
 }
 
-/// Returns the owners that there are.
-pub(super) fn owners_of(owners: &Mapped<Owner>) -> impl Iterator<Item = Owner> {
-    // Positions are handed out from the lowest, but some may have been given back.
+/// Returns the owners whose index is in use.
+pub(super) fn owners_of(owners: &MmapArray<Owner>) -> impl Iterator<Item = Owner> {
+    // Indices are handed out from the lowest, but some may have been released.
     (0..owners.length()).filter(|index| owners.word(*index, USED) != 0).map(|index| owners.read(index))
 }
 
-/// The last word of an [`Owner`].
+/// Index of the last word of an [`Owner`], which is 0 while the element is free.
 const USED: usize = size_of::<Owner>() / 8 - 1;

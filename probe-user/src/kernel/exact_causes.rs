@@ -1,4 +1,4 @@
-//! `--causes exact`: a program on every switch of the scheduler.
+//! `--causes exact`: a program on every context switch.
 
 use aya::Ebpf;
 
@@ -14,7 +14,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     block_io::load_raw(ebpf, &[TRACEPOINT])
 }
 
-/// Attaches it.
+/// Attaches the program.
 ///
 /// # Errors
 /// As [`load`].

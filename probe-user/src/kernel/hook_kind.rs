@@ -7,14 +7,14 @@ use probe_ebpf::series::Op;
 /// Where the kernel calls the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// On the entry and exit of the system calls' own functions: no other system call gets slower.
+    /// On entry and exit of the functions of the traced system calls: no other system call gets slower.
     Fentry,
-    /// On `syscalls:` tracepoints: on every kernel, and slows every system call of the host.
+    /// On `syscalls:` tracepoints: available on every kernel, but slows every system call of the host.
     Tracepoint,
 }
 
 impl Hook {
-    /// All of them, the cheapest first.
+    /// All kinds, the cheapest first.
     pub const ALL: [Self; 2] = [Self::Fentry, Self::Tracepoint];
 
     /// Returns the value of the label `hook`.
@@ -26,8 +26,9 @@ impl Hook {
     }
 }
 
-/// Returns the kernel's function of a system call on this machine (`arch/*/include/asm/syscall_wrapper.h`).
-pub(super) fn function(op: Op) -> String {
+/// Returns the kernel function of a system call on this architecture
+/// (`arch/*/include/asm/syscall_wrapper.h`).
+pub(super) fn syscall_function(op: Op) -> String {
     let prefix = if ARCH == "aarch64" { "__arm64" } else { "__x64" };
     format!("{prefix}_sys_{}", op.as_str())
 }

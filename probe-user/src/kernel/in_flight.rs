@@ -1,86 +1,89 @@
-//! Operations that have begun and not returned.
+//! Operations in flight: they have begun and not returned.
 
 use std::{fs, io};
 
 use probe_ebpf::{
     series::{OPERATIONS, Op},
-    state::{Thread, UNKNOWN},
+    state::{NO_SERIES, Thread},
 };
 
-use super::{Kernel, mmap_array::Mapped, monotonic_ns};
+use super::{Kernel, mmap_array::MmapArray, monotonic_ns};
 
-/// What seems to hang for longer than this is looked at: the kernel may not have run the program that was to see its end.
-const LOOKED_AT_NS: u64 = 500_000_000;
+/// Operations in flight for longer than this are verified: the kernel may have skipped the program on their
+/// exit.
+const VERIFIED_AFTER_NS: u64 = 500_000_000;
 
-/// An operation that has not returned.
+/// An operation in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InFlight {
     pub target: u32,
-    /// Its position in `OPERATIONS`.
+    /// Its index in `OPERATIONS`.
     pub series: u32,
     pub age_ns: u64,
 }
 
 impl Kernel {
-    /// Returns the operations that have begun and not returned.
+    /// Returns the operations in flight.
     pub fn in_flight(&self) -> Vec<InFlight> {
         let now_ns = monotonic_ns();
-        in_operation(&self.threads, taken(&self.threads))
+        in_operation(&self.threads, used_indices(&self.threads))
             .map(|thread| (thread, now_ns.saturating_sub(thread.started_ns)))
-            .filter(|(thread, age_ns)| *age_ns < LOOKED_AT_NS || is_in_call(thread))
+            .filter(|(thread, age_ns)| *age_ns < VERIFIED_AFTER_NS || may_be_in_syscall(thread))
             .map(|(thread, age_ns)| InFlight { target: thread.target, series: thread.series, age_ns })
             .collect()
     }
 }
 
-/// The word of a [`Thread`] that holds when its operation began.
+/// Index of the word of a [`Thread`] with the start of its operation.
 const STARTED_NS: usize = 2;
 
 const _: () = assert!(std::mem::offset_of!(Thread, started_ns) == 8 * STARTED_NS, "the third word");
 
-/// Returns the positions that threads have.
-pub(super) fn taken(threads: &Mapped<Thread>) -> impl Iterator<Item = u32> {
-    // The process and thread numbers come first, and are 0 where nobody is.
+/// Returns the indices that are in use.
+pub(super) fn used_indices(threads: &MmapArray<Thread>) -> impl Iterator<Item = u32> {
+    // The process and thread ids come first, and are 0 in a free element.
     (0..threads.length()).filter(|index| threads.word(*index, 0) != 0)
 }
 
-/// Returns those of the threads at these positions that are in an operation; of all others one word is looked at.
+/// Returns the threads at these indices that are in an operation. Reads only one word of each other thread.
 pub(super) fn in_operation(
-    threads: &Mapped<Thread>,
-    positions: impl Iterator<Item = u32>,
+    threads: &MmapArray<Thread>,
+    indices: impl Iterator<Item = u32>,
 ) -> impl Iterator<Item = Thread> {
-    let began = positions.filter(|index| threads.word(*index, STARTED_NS) != 0);
+    let began = indices.filter(|index| threads.word(*index, STARTED_NS) != 0);
     let read = began.map(|index| threads.read(index));
-    read.filter(|thread| thread.started_ns != 0 && thread.series != UNKNOWN)
+    read.filter(|thread| thread.started_ns != 0 && thread.series != NO_SERIES)
 }
 
-/// Returns whether a thread still is in the system call of its operation, as far as can be told.
-fn is_in_call(thread: &Thread) -> bool {
+/// Returns whether a thread may still be in the system call of its operation.
+fn may_be_in_syscall(thread: &Thread) -> bool {
     let Some((_, op)) = OPERATIONS.get(thread.series as usize) else { return true };
     let (pid, thread_id) = (thread.key.pid_tgid >> 32, thread.key.pid_tgid & 0xffff_ffff);
     match fs::read_to_string(format!("/proc/{pid}/task/{thread_id}/syscall")) {
-        Ok(text) => may_be_in(&text, *op),
+        Ok(text) => may_be_in_op(&text, *op),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 
-/// Reads `/proc/PID/task/TID/syscall`: the number of the call that a thread waits in and its arguments, or `running`, which
-/// tells nothing (`proc_pid_syscall` in `fs/proc/base.c`).
-fn may_be_in(text: &str, op: Op) -> bool {
+/// Evaluates `/proc/PID/task/TID/syscall`: the number and arguments of the call in which a thread waits, or
+/// `running`, which contains no number (`proc_pid_syscall` in `fs/proc/base.c`).
+fn may_be_in_op(text: &str, op: Op) -> bool {
     let number = text.split_whitespace().next().and_then(|word| word.parse::<i64>().ok());
     number.is_none_or(|number| number == number_of(op))
 }
 
-fn number_of(op: Op) -> i64 {
-    match op {
-        Op::Fdatasync => libc::SYS_fdatasync,
-        Op::Fsync => libc::SYS_fsync,
-        Op::Write => libc::SYS_write,
-        Op::Pwrite64 => libc::SYS_pwrite64,
-        Op::Ftruncate => libc::SYS_ftruncate,
-        Op::Fallocate => libc::SYS_fallocate,
-    }
+/// Defines `number_of`, the number of a system call on this architecture.
+macro_rules! number_of {
+    (calls { $($number:literal $op:ident $name:literal $syscall:ident,)+ } $($series:tt)*) => {
+        fn number_of(op: Op) -> i64 {
+            match op {
+                $(Op::$op => libc::$syscall,)+
+            }
+        }
+    };
 }
+
+probe_ebpf::operations!(number_of);
 
 #[cfg(test)]
 mod tests {
@@ -89,17 +92,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_in_another_call_has_left_this_one() {
+    fn a_thread_that_waits_in_another_call_has_left_this_one() {
         let call = |number: i64| format!("{number} 0x7 0x0 0x0 0x0 0x0 0x0 0x7ffd 0x7f1c\n");
         let cases = [
-            (call(libc::SYS_fdatasync), true, "in this very call"),
+            (call(libc::SYS_fdatasync), true, "in this call"),
             (call(libc::SYS_futex), false, "Go has parked the thread"),
             ("-1 0x7ffd 0x7f1c\n".to_owned(), false, "in no call at all"),
-            ("running\n".to_owned(), true, "on a CPU, so who knows"),
+            ("running\n".to_owned(), true, "on a CPU, so unknown"),
             (String::new(), true, "nothing to read"),
         ];
         for (text, expected, why) in cases {
-            assert_eq!(may_be_in(&text, Op::Fdatasync), expected, "{why}");
+            assert_eq!(may_be_in_op(&text, Op::Fdatasync), expected, "{why}");
         }
     }
 
@@ -114,8 +117,9 @@ mod tests {
             series: u32::try_from(fdatasync).unwrap(),
             ..Thread::NONE
         };
-        assert!(!is_in_call(&thread), "it reads what it is in, which is a read");
-        let gone = Thread { key: ThreadKey { pid_tgid: u64::from(u32::MAX) << 32, started_ns: 1 }, ..thread };
-        assert!(!is_in_call(&gone), "there is no such thread");
+        assert!(!may_be_in_syscall(&thread), "it reads its own file, so it is in a read");
+        let ended =
+            Thread { key: ThreadKey { pid_tgid: u64::from(u32::MAX) << 32, started_ns: 1 }, ..thread };
+        assert!(!may_be_in_syscall(&ended), "no such thread");
     }
 }

@@ -1,4 +1,4 @@
-//! Loads programs, several at a time: the kernel verifies each by itself, which is most of a start.
+//! Loads programs in parallel. The kernel verifies each one separately, which takes most of the start time.
 
 use std::{collections::HashMap, num::NonZero, panic, sync::Mutex, thread};
 
@@ -6,13 +6,14 @@ use aya::{Ebpf, programs::Program};
 
 use super::KernelError;
 
-/// How many are loaded at once, at most. Who has `CAP_BPF` does not wait for the others (`bpf_check` in `kernel/bpf/verifier.c`).
-const AT_ONCE: usize = 4;
+/// Programs loaded at the same time, at most. With `CAP_BPF`, a verification does not wait for others
+/// (`bpf_check` in `kernel/bpf/verifier.c`).
+const THREADS_MAX: usize = 4;
 
-/// Loads the programs of these names, in any order.
+/// Loads the programs of these names, in any order. `load` gets the index of the name.
 ///
 /// # Errors
-/// That of the first of them that fails; some of the others may be loaded then.
+/// The error of the first name whose program fails; some of the other programs may be loaded in that case.
 pub(super) fn load_all(
     ebpf: &mut Ebpf,
     names: &[String],
@@ -22,26 +23,27 @@ pub(super) fn load_all(
     let wanted = names.iter().map(|name| all.remove(name.as_str()).ok_or_else(|| missing(name)));
     let wanted: Vec<_> = wanted.collect::<Result<_, _>>()?;
     let queue = Mutex::new(wanted.into_iter().enumerate());
-    let next = || queue.lock().expect("nobody panics with the lock").next();
+    let next = || queue.lock().expect("no thread panics with the lock").next();
     let work = || {
-        while let Some((position, program)) = next() {
-            load(position, program).map_err(|error| (position, error))?;
+        while let Some((index, program)) = next() {
+            load(index, program).map_err(|error| (index, error))?;
         }
         Ok(())
     };
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(AT_ONCE);
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
     let outcomes: Vec<Result<(), (usize, KernelError)>> = thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let own = work();
-        let others =
-            others.into_iter().map(|other| other.join().unwrap_or_else(|why| panic::resume_unwind(why)));
+        let others = others
+            .into_iter()
+            .map(|other| other.join().unwrap_or_else(|payload| panic::resume_unwind(payload)));
         [own].into_iter().chain(others).collect()
     });
     let errors = outcomes.into_iter().filter_map(Result::err);
-    errors.min_by_key(|(position, _)| *position).map_or(Ok(()), |(_, error)| Err(error))
+    errors.min_by_key(|(index, _)| *index).map_or(Ok(()), |(_, error)| Err(error))
 }
 
-/// Says that the object has no program of this name.
+/// Returns the error for a program that the object does not contain.
 pub(super) fn missing(name: &str) -> KernelError {
     KernelError::NoProgram(name.to_owned())
 }

@@ -1,22 +1,23 @@
-//! Gives back the positions of threads and processes that are gone.
+//! Releases the array indices of threads and processes that have exited.
 
 use std::{fs, io};
 
 use probe_ebpf::state::{ErrorKey, ProcessKey, Thread};
 use procfs::{FromRead, process::Stat};
 
-use super::{Kernel, KernelError, in_flight::taken, in_map};
+use super::{Kernel, KernelError, in_flight::used_indices, in_map};
 
 /// `/proc` counts in ticks of 10 ms (`USER_HZ`, the same on every architecture that etcd runs on).
 pub const NS_PER_TICK: u64 = 10_000_000;
 
 impl Kernel {
-    /// Gives back everything that belongs to a process that is gone; returns its failed operations, last of all.
+    /// Releases everything that belongs to a process that has exited, its index last.
     ///
-    /// The caller has read the histograms before: they are zero from here on.
+    /// Read the histograms before the call: it sets them to zero.
     ///
     /// # Errors
-    /// If the kernel refuses; then the position is lost until the probe is restarted, and can be tried again.
+    /// If the kernel refuses. The index then stays in use until a later call succeeds or the probe is
+    /// restarted.
     pub fn release(&mut self, target: u32) -> Result<(), KernelError> {
         self.release_threads(target)?;
         let failed: Vec<ErrorKey> =
@@ -32,26 +33,26 @@ impl Kernel {
         self.free_targets.push(target, 0).map_err(in_map("FREE_TARGETS"))
     }
 
-    /// Gives back the positions of all threads of a target, which have ended.
+    /// Releases the indices of all threads of a target; they must have ended.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub(super) fn release_threads(&mut self, target: u32) -> Result<(), KernelError> {
-        self.release_those(|thread| thread.target == target)
+        self.release_threads_where(|thread| thread.target == target)
     }
 
-    /// Gives back the positions of threads that have ended while their process lives on.
+    /// Releases the indices of threads that have ended while their process continues.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub fn release_ended_threads(&mut self) -> Result<(), KernelError> {
-        self.release_those(has_ended)
+        self.release_threads_where(has_ended)
     }
 
-    fn release_those(&mut self, are_gone: impl Fn(&Thread) -> bool) -> Result<(), KernelError> {
-        for index in taken(&self.threads).collect::<Vec<_>>() {
+    fn release_threads_where(&mut self, has_ended: impl Fn(&Thread) -> bool) -> Result<(), KernelError> {
+        for index in used_indices(&self.threads).collect::<Vec<_>>() {
             let thread = self.threads.read(index);
-            if are_gone(&thread) {
+            if has_ended(&thread) {
                 self.release_thread(index, &thread)?;
             }
         }
@@ -65,7 +66,7 @@ impl Kernel {
     }
 }
 
-/// Returns whether a thread is gone, or its number belongs to another one by now.
+/// Returns whether a thread has ended. Its thread ID may belong to another thread by now.
 fn has_ended(thread: &Thread) -> bool {
     let (pid, thread_id) = (thread.key.pid_tgid >> 32, thread.key.pid_tgid & 0xffff_ffff);
     match fs::File::open(format!("/proc/{pid}/task/{thread_id}/stat")) {

@@ -1,7 +1,8 @@
-//! A test with a known answer: the probe does itself what etcd does, and everything it did has to have been counted.
+//! The self-test, a test with a known result: the probe issues etcd's system calls itself, and all of them
+//! must be counted.
 //!
-//! It takes the way of every event: name, directory, role, commit and rotation are told by the same programs through the
-//! same hook, so a hook that is gone, a map that is full and an offset that is wrong all show.
+//! They take the same path as every event: the same programs on the same hook detect name, directory, role,
+//! commit and rotation. So a detached hook, a full map and a wrong offset all make the test fail.
 
 use std::{fmt, io, thread};
 
@@ -10,67 +11,66 @@ use probe_ebpf::series::{
 };
 
 use super::{Kernel, KernelError, monotonic_ns};
-pub(super) use workload::Rehearsal;
+pub(super) use workload::Workload;
 
 mod workload;
 
-/// The kernel may skip a program now and then (see [`Kernel::skipped_runs`], which before Linux 6.7 does not tell of
-/// tracepoints); a hook that is gone is gone three times in a row.
+/// The kernel may skip a program occasionally (see [`Kernel::skipped_runs`], which does not cover tracepoints
+/// before Linux 6.7). A detached hook fails three times in a row.
 const ATTEMPTS: u32 = 3;
 
-/// Why the probe cannot be believed.
+/// Why the measurements of the probe cannot be trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum SelfTestError {
-    #[error("cannot make files for the self-test; it needs one of {places} to be writable and in memory")]
-    NoPlace { places: &'static str, source: io::Error },
+    #[error("cannot create files for the self-test; one of {directories} must be writable and in memory")]
+    NoDirectory { directories: &'static str, source: io::Error },
     #[error("cannot {0} a file of the self-test")]
     Failed(&'static str, #[source] io::Error),
-    #[error(
-        "the self-test's own events did not arrive as they were made through the {hook} hook: {differences}"
-    )]
+    #[error("cannot measure through the {hook} hook: wrong self-test counts: {differences}")]
     Blind { hook: &'static str, differences: Differences },
-    #[error("cannot let the programs see the self-test")]
+    #[error("cannot make the programs measure the self-test")]
     Kernel(#[source] Box<KernelError>),
 }
 
-/// What arrived otherwise than it was done.
+/// Counts that differ from the workload.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Differences(Vec<Difference>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Difference {
     what: String,
-    done: u64,
-    arrived: u64,
+    expected: u64,
+    counted: u64,
 }
 
-/// What one series holds.
+/// Totals of one series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Held {
+struct SeriesTotals {
     count: u64,
     bytes: u64,
     sum_ns: u64,
 }
 
 impl Kernel {
-    /// Does what etcd does on files of the probe's own and compares what arrived.
+    /// Issues etcd's system calls on the probe's own files, and compares the counts.
     ///
-    /// Takes well below a millisecond, and leaves nothing behind but a place among the targets.
+    /// Takes well below a millisecond, and leaves nothing behind except an index in use among the targets.
     ///
     /// # Errors
-    /// If anything did not arrive, arrived twice or took longer than it can have, or if the test could not be made.
+    /// If an event was not counted, was counted twice or with an impossibly long duration, or if the test
+    /// cannot run.
     pub fn self_test(&mut self) -> Result<(), SelfTestError> {
-        let mut rehearsal = match self.rehearsal.take() {
-            Some(rehearsal) => rehearsal,
-            None => Rehearsal::prepare()?,
+        let mut workload = match self.workload.take() {
+            Some(workload) => workload,
+            None => Workload::prepare()?,
         };
-        let mut outcome = self.attempt(&mut rehearsal);
+        let mut outcome = self.attempt(&mut workload);
         for _ in 1..ATTEMPTS {
             if matches!(outcome, Ok(ref differences) if !differences.0.is_empty()) {
-                outcome = self.attempt(&mut rehearsal);
+                outcome = self.attempt(&mut workload);
             }
         }
-        self.rehearsal = Some(rehearsal);
+        self.workload = Some(workload);
         let differences = outcome?;
         if differences.0.is_empty() {
             return Ok(());
@@ -78,43 +78,45 @@ impl Kernel {
         Err(SelfTestError::Blind { hook: self.hook.as_str(), differences })
     }
 
-    /// Plays once, on a thread of its own: one that is new to the programs takes a free slot, as etcd's threads do.
-    fn attempt(&mut self, rehearsal: &mut Rehearsal) -> Result<Differences, SelfTestError> {
+    /// Runs the workload once, on a new thread. A thread that is new to the programs takes a free index, as
+    /// etcd's threads do.
+    fn attempt(&mut self, workload: &mut Workload) -> Result<Differences, SelfTestError> {
         let in_kernel = |error| SelfTestError::Kernel(Box::new(error));
         let pid = std::process::id();
         self.watch(pid, true).map_err(in_kernel)?;
-        let before = self.held();
+        let before = self.own_totals();
         let began_ns = monotonic_ns();
-        let played = thread::scope(|scope| {
+        let ran = thread::scope(|scope| {
             let builder = thread::Builder::new().name("self-test".to_owned());
-            let player = builder.spawn_scoped(scope, || rehearsal.play());
-            let player = player.map_err(|error| SelfTestError::Failed("start a thread for", error))?;
-            player.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            let runner = builder.spawn_scoped(scope, || workload.run());
+            let runner = runner.map_err(|error| SelfTestError::Failed("start a thread for", error))?;
+            runner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         let took_ns = monotonic_ns() - began_ns;
-        let after = self.held();
+        let after = self.own_totals();
         self.watch(pid, false).map_err(in_kernel)?;
-        self.release_threads_of_self().map_err(in_kernel)?;
-        played?;
+        self.release_own_threads().map_err(in_kernel)?;
+        ran?;
         Ok(compare(&before, &after, took_ns))
     }
 
-    /// Returns what the series of the probe's own process hold; nothing, if the programs do not know it yet.
-    fn held(&self) -> [Held; SERIES as usize] {
-        let Some(own) = self.own_target() else { return [Held::default(); SERIES as usize] };
+    /// Returns the totals of the probe's own process; all 0 if the programs have not recorded the process
+    /// yet.
+    fn own_totals(&self) -> [SeriesTotals; SERIES as usize] {
+        let Some(own) = self.own_target() else { return [SeriesTotals::default(); SERIES as usize] };
         let mut series = 0..;
         [(); SERIES as usize].map(|()| {
             let latencies = self.latencies(own, series.next().unwrap_or_default());
-            Held { count: latencies.count(), bytes: latencies.bytes, sum_ns: latencies.sum_ns }
+            SeriesTotals { count: latencies.count(), bytes: latencies.bytes, sum_ns: latencies.sum_ns }
         })
     }
 
-    /// Returns the place among the targets that the self-test has; no member is ever found there.
+    /// Returns the index of the self-test among the targets; it never belongs to a member.
     fn own_target(&self) -> Option<u32> {
         self.processes().into_iter().find(|process| process.pid == std::process::id()).map(|own| own.target)
     }
 
-    fn release_threads_of_self(&mut self) -> Result<(), KernelError> {
+    fn release_own_threads(&mut self) -> Result<(), KernelError> {
         match self.own_target() {
             Some(own) => self.release_threads(own),
             None => Ok(()),
@@ -122,13 +124,17 @@ impl Kernel {
     }
 }
 
-/// Compares what arrived with what [`Rehearsal::play`] does.
-fn compare(before: &[Held; SERIES as usize], after: &[Held; SERIES as usize], took_ns: u64) -> Differences {
+/// Compares the counts with the events of [`Workload::run`].
+fn compare(
+    before: &[SeriesTotals; SERIES as usize],
+    after: &[SeriesTotals; SERIES as usize],
+    took_ns: u64,
+) -> Differences {
     let mut differences = Vec::new();
     for (index, (before, after)) in (0..).zip(before.iter().zip(after)) {
-        let (count, bytes) = done(index);
-        let mut differs = |what: &str, done: u64, arrived: u64| {
-            differences.push(Difference { what: format!("{}{what}", name(index)), done, arrived });
+        let (count, bytes) = expected(index);
+        let mut differs = |what: &str, expected: u64, counted: u64| {
+            differences.push(Difference { what: format!("{}{what}", name(index)), expected, counted });
         };
         if after.count - before.count != count {
             differs("", count, after.count - before.count);
@@ -137,14 +143,14 @@ fn compare(before: &[Held; SERIES as usize], after: &[Held; SERIES as usize], to
             differs(" (bytes)", bytes, after.bytes - before.bytes);
         }
         if after.sum_ns - before.sum_ns > took_ns {
-            differs(" (ns, at most)", took_ns, after.sum_ns - before.sum_ns);
+            differs(" (ns, upper limit)", took_ns, after.sum_ns - before.sum_ns);
         }
     }
     Differences(differences)
 }
 
-/// Returns how many events, and bytes written, one play is in a series.
-fn done(index: u32) -> (u64, u64) {
+/// Returns the number of events and of bytes written that one run of the workload adds to a series.
+fn expected(index: u32) -> (u64, u64) {
     use workload::{PAGE, RECORD};
     let of = |role, op| series(role, op) == Some(index);
     match index {
@@ -176,11 +182,13 @@ fn name(index: u32) -> String {
 
 impl fmt::Display for Differences {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.len() > 1 && self.0.iter().all(|difference| difference.arrived == 0) {
-            return f.write_str("not one of them");
+        if self.0.len() > 1 && self.0.iter().all(|difference| difference.counted == 0) {
+            return f.write_str("no event was counted");
         }
-        let parts =
-            self.0.iter().map(|Difference { what, done, arrived }| format!("{what} {arrived} for {done}"));
+        let parts = self
+            .0
+            .iter()
+            .map(|Difference { what, expected, counted }| format!("{what}: {counted} instead of {expected}"));
         f.write_str(&parts.collect::<Vec<_>>().join(", "))
     }
 }
@@ -189,29 +197,34 @@ impl fmt::Display for Differences {
 mod tests {
     use super::*;
 
-    const NOTHING: [Held; SERIES as usize] = [Held { count: 0, bytes: 0, sum_ns: 0 }; SERIES as usize];
+    const NOTHING: [SeriesTotals; SERIES as usize] =
+        [SeriesTotals { count: 0, bytes: 0, sum_ns: 0 }; SERIES as usize];
 
-    fn everything() -> [Held; SERIES as usize] {
+    fn everything() -> [SeriesTotals; SERIES as usize] {
         let mut index = 0..;
         NOTHING.map(|_| {
-            let (count, bytes) = done(index.next().unwrap());
-            Held { count, bytes, sum_ns: 10 * count }
+            let (count, bytes) = expected(index.next().unwrap());
+            SeriesTotals { count, bytes, sum_ns: 10 * count }
         })
     }
 
     #[test]
-    fn only_what_was_done_passes() {
-        type Change = fn(&mut [Held; SERIES as usize]);
+    fn only_exact_counts_pass() {
+        type Change = fn(&mut [SeriesTotals; SERIES as usize]);
         let cases: [(Change, &str, &str); 7] = [
-            (|_| {}, "", "all arrived"),
-            (|after| *after = NOTHING, "not one of them", "no hook is there"),
-            (|after| after[1].count = 1, "fdatasync of wal 1 for 2", "one was lost"),
-            (|after| after[WAL_FSYNC as usize].count = 8, "WAL syncs 8 for 4", "all twice"),
-            (|after| after[0].bytes = 0, "write of wal (bytes) 0 for 512", "the result was not read"),
-            (|after| after[16].count = 1, "ftruncate of defrag 1 for 0", "taken for another file"),
+            (|_| {}, "", "all were counted"),
+            (|after| *after = NOTHING, "no event was counted", "the hook is detached"),
+            (|after| after[1].count = 1, "fdatasync of wal: 1 instead of 2", "one was lost"),
+            (|after| after[WAL_FSYNC as usize].count = 8, "WAL syncs: 8 instead of 4", "all twice"),
+            (|after| after[0].bytes = 0, "write of wal (bytes): 0 instead of 512", "the result was not read"),
+            (
+                |after| after[16].count = 1,
+                "ftruncate of defrag: 1 instead of 0",
+                "attributed to another file",
+            ),
             (
                 |after| after[5].sum_ns = 5_000,
-                "fsync of wal_dir (ns, at most) 5000 for 1000",
+                "fsync of wal_dir (ns, upper limit): 5000 instead of 1000",
                 "another clock",
             ),
         ];
@@ -223,10 +236,11 @@ mod tests {
     }
 
     #[test]
-    fn every_system_call_is_made() {
+    fn every_system_call_is_issued() {
         for op in Op::ALL {
-            let made = (0..).zip(OPERATIONS).any(|(index, (_, other))| other == op && done(index).0 > 0);
-            assert!(made, "a hook of `{}` that is gone would not show", op.as_str());
+            let issued =
+                (0..).zip(OPERATIONS).any(|(index, (_, other))| other == op && expected(index).0 > 0);
+            assert!(issued, "the test would not detect a detached hook of `{}`", op.as_str());
         }
     }
 }

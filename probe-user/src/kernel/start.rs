@@ -1,10 +1,10 @@
-//! Takes the cheapest hook that works: one that loads, attaches and passes the self-test.
+//! Selects the cheapest hook that works, which means that it loads, attaches and passes the self-test.
 
 use std::{error::Error, iter};
 
 use tracing::info;
 
-use super::{Hook, Kernel, KernelConfig, KernelError, SelfTestError, struct_offsets::Layout};
+use super::{Hook, Kernel, KernelConfig, KernelError, SelfTestError, struct_offsets::KernelLayout};
 use crate::{
     support::logging::chain,
     system::{
@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-/// Which hook to take.
+/// Which hook to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum HookChoice {
-    /// fentry where it works, else tracepoint.
+    /// fentry if it works, otherwise tracepoint.
     Auto,
     Fentry,
     Tracepoint,
@@ -31,7 +31,7 @@ impl From<Hook> for HookChoice {
     }
 }
 
-/// Why the probe does not work here.
+/// Why the probe does not work on this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
@@ -39,32 +39,32 @@ pub enum StartError {
     #[error(transparent)]
     SelfTest(#[from] SelfTestError),
     /// The kernel did not allow it.
-    #[error("{why}")]
+    #[error("{reason}")]
     Refused {
-        why: String,
-        /// Whether whoever has every right would have been let.
-        of_privilege: bool,
-        /// Whether no other hook can do better.
-        hopeless: bool,
+        reason: String,
+        /// Whether a process with all privileges would have been allowed.
+        missing_privilege: bool,
+        /// Whether every other hook would fail, too.
+        affects_all_hooks: bool,
         source: KernelError,
     },
-    #[error("no hook works here; not fentry ({fentry}), and not tracepoint")]
+    #[error("cannot use any hook: fentry ({fentry}) and tracepoint fail")]
     None { fentry: String, source: Box<Self> },
 }
 
-/// Attaches by the hook that was chosen, and tests that it sees what happens.
+/// Attaches with the chosen hook, and runs the self-test.
 ///
 /// # Errors
-/// Why that does not work here; then nothing is left attached.
+/// The reason why the hook does not work; nothing is left attached in that case.
 pub fn start(choice: HookChoice, config: &KernelConfig) -> Result<Kernel, StartError> {
-    let layout = Layout::read()?;
+    let layout = KernelLayout::read()?;
     match choice {
         HookChoice::Fentry => attach_and_test(&layout, Hook::Fentry, config),
         HookChoice::Tracepoint => attach_and_test(&layout, Hook::Tracepoint, config),
         HookChoice::Auto => match attach_and_test(&layout, Hook::Fentry, config) {
-            Err(error) if error.is_of_the_hook() => {
+            Err(error) if error.depends_on_hook() => {
                 let fentry = chain(&error);
-                info!("the fentry hook does not work here, so it is tracepoint: {fentry}");
+                info!("cannot use the fentry hook, using tracepoint: {fentry}");
                 attach_and_test(&layout, Hook::Tracepoint, config)
                     .map_err(|error| StartError::None { fentry, source: Box::new(error) })
             }
@@ -73,36 +73,41 @@ pub fn start(choice: HookChoice, config: &KernelConfig) -> Result<Kernel, StartE
     }
 }
 
-fn attach_and_test(layout: &Layout, hook: Hook, config: &KernelConfig) -> Result<Kernel, StartError> {
+fn attach_and_test(layout: &KernelLayout, hook: Hook, config: &KernelConfig) -> Result<Kernel, StartError> {
     let mut kernel = Kernel::attach_to(layout, hook, config).map_err(|error| explain(hook, error))?;
     kernel.self_test()?;
     Ok(kernel)
 }
 
-/// Says why the kernel does not allow something, by what can be seen of this machine.
+/// Adds the reason why the kernel denies an operation, derived from the properties of this machine.
 fn explain(hook: Hook, error: KernelError) -> StartError {
-    if !error.may_be_refusal() {
+    if !error.may_be_denial() {
         return error.into();
     }
     let not_allowed = iter::successors(error.source(), |cause| (*cause).source()).any(is_permission);
     let host = Host::read();
-    // Where helpers that read its memory are closed, the kernel does not know them: it says EINVAL then, not EPERM. That is so in
-    // every lockdown, and on 7.2 without CAP_PERFMON.
+    // If helpers that read kernel memory are forbidden, the kernel treats them as unknown and returns EINVAL,
+    // not EPERM. That is the case in every lockdown mode, and on 7.2 without CAP_PERFMON.
     if !not_allowed && !host.forbids_measuring() {
         return error.into();
     }
-    let of_privilege = not_allowed || host.lockdown != Lockdown::Confidentiality;
-    let why = host.why_refused(hook == Hook::Tracepoint);
-    StartError::Refused { why, of_privilege, hopeless: host.forbids_measuring(), source: error }
+    let missing_privilege = not_allowed || host.lockdown != Lockdown::Confidentiality;
+    let reason = host.why_refused(hook == Hook::Tracepoint);
+    StartError::Refused {
+        reason,
+        missing_privilege,
+        affects_all_hooks: host.forbids_measuring(),
+        source: error,
+    }
 }
 
 impl StartError {
-    /// Returns whether another kind of hook may do better.
-    fn is_of_the_hook(&self) -> bool {
+    /// Returns whether another kind of hook may work.
+    fn depends_on_hook(&self) -> bool {
         match self {
-            Self::Kernel(error) => error.is_of_the_hook(),
+            Self::Kernel(error) => error.depends_on_hook(),
             Self::SelfTest(error) => matches!(error, SelfTestError::Blind { .. }),
-            Self::Refused { hopeless, .. } => !hopeless,
+            Self::Refused { affects_all_hooks, .. } => !affects_all_hooks,
             Self::None { .. } => false,
         }
     }

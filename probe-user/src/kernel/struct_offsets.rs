@@ -1,26 +1,27 @@
-//! Looks up where the running kernel keeps what the programs read.
+//! Looks up the offsets of the kernel structures that the programs read.
 
 mod optional_fields;
 
 use std::env::consts::ARCH;
 
 use btf_rs::Type;
-use probe_ebpf::{layout::Offsets, series::Op};
+use probe_ebpf::{offsets::Offsets, series::Op};
 
 use super::{
     KernelError,
-    btf::{Functions, Types},
-    hook_kind::{Hook, function},
+    btf::{KernelBtf, KernelFunctions},
+    hook_kind::{Hook, syscall_function},
     preemption,
 };
 
-/// The longest common fields before a tracepoint's own that the programs expect, in bytes.
+/// Greatest length, in bytes, that the programs accept for the common fields before a tracepoint's own.
 const LONGEST_COMMON_FIELDS: usize = 12;
 
-/// Structures whose members are followed inwards: unions and structures without a name, as deep as the kernel nests them.
+/// How deep members are searched in nested unions and structures without a name: as deep as the kernel nests
+/// them.
 const DEPTH: usize = 4;
 
-/// What is looked up here, and in [`optional`].
+/// The types looked up here and in [`optional_fields`].
 const NAMES: [&str; 30] = [
     "bio",
     "blkcg",
@@ -54,26 +55,26 @@ const NAMES: [&str; 30] = [
     "trace_entry",
 ];
 
-/// What the programs have to know of the running kernel.
+/// Properties of the running kernel that the programs depend on.
 #[derive(Debug)]
-pub struct Layout {
+pub struct KernelLayout {
     offsets: Offsets,
     tracepoints: Result<(), KernelError>,
-    /// Those that programs can be attached to.
-    pub functions: Functions,
+    /// Functions that programs can be attached to.
+    pub functions: KernelFunctions,
     /// Whether a task may be preempted within a program.
     pub preemptible: bool,
 }
 
-impl Layout {
-    /// Looks it up; the kernel's types are closed again afterwards.
+impl KernelLayout {
+    /// Reads the layout from the kernel's BTF, which is closed again afterwards.
     ///
     /// # Errors
-    /// If the kernel has no BTF, or its structures are not those that the programs know.
+    /// If the kernel has no BTF, or its structures lack a field that the programs need.
     pub fn read() -> Result<Self, KernelError> {
-        let functions = Op::ALL.into_iter().map(function);
+        let functions = Op::ALL.into_iter().map(syscall_function);
         let names: Vec<String> = NAMES.map(str::to_owned).into_iter().chain(functions).collect();
-        let types = Types::open(&names).map_err(|error| KernelError::NoBtf(error.to_string()))?;
+        let types = KernelBtf::open(&names).map_err(|error| KernelError::NoBtf(error.to_string()))?;
         Ok(Self {
             offsets: offsets(&types)?,
             tracepoints: check_tracepoints(&types),
@@ -85,7 +86,7 @@ impl Layout {
     /// Returns the offsets that the programs of one kind of hook need.
     ///
     /// # Errors
-    /// If its calls are made otherwise than the programs know.
+    /// If this kind of hook passes its arguments in a layout that the programs do not support.
     pub fn offsets(&self, hook: Hook) -> Result<Offsets, KernelError> {
         match (&self.tracepoints, hook) {
             (Err(KernelError::NoField(of, what)), Hook::Tracepoint) => Err(KernelError::NoField(of, what)),
@@ -94,7 +95,7 @@ impl Layout {
     }
 }
 
-fn offsets(types: &Types) -> Result<Offsets, KernelError> {
+fn offsets(types: &KernelBtf) -> Result<Offsets, KernelError> {
     let of = |path: &[(&'static str, &'static str)]| offset(types, path);
     let mut offsets = Offsets {
         task_files: of(&[("task_struct", "files")])?,
@@ -118,11 +119,12 @@ fn offsets(types: &Types) -> Result<Offsets, KernelError> {
     Ok(offsets)
 }
 
-/// Returns where `pt_regs` keeps the first four arguments of a system call on this machine.
-fn arguments(types: &Types) -> Result<[u32; 4], KernelError> {
+/// Returns the offsets in `pt_regs` of the first four arguments of a system call on this architecture.
+fn arguments(types: &KernelBtf) -> Result<[u32; 4], KernelError> {
     let of = |register| offset(types, &[("pt_regs", register)]);
     if ARCH == "aarch64" {
-        // `syscall_get_arguments`, arch/arm64/include/asm/syscall.h; the first one survives in `regs[0]` until the exit.
+        // `syscall_get_arguments`, arch/arm64/include/asm/syscall.h; the first one survives in `regs[0]`
+        // until the exit.
         let first = of("regs")?;
         return Ok([first, first + 8, first + 16, first + 24]);
     }
@@ -130,8 +132,9 @@ fn arguments(types: &Types) -> Result<[u32; 4], KernelError> {
     Ok([of("di")?, of("si")?, of("dx")?, of("r10")?])
 }
 
-/// Refuses a kernel whose tracepoints begin with longer common fields, as some real-time kernels of vendors may.
-fn check_tracepoints(types: &Types) -> Result<(), KernelError> {
+/// Rejects a kernel whose tracepoints begin with longer common fields, as some vendors' real-time kernels
+/// may.
+fn check_tracepoints(types: &KernelBtf) -> Result<(), KernelError> {
     let entry = structure(types, "trace_entry")?;
     if entry.size() > LONGEST_COMMON_FIELDS {
         return Err(KernelError::NoField("trace_entry", "members of 12 bytes or less"));
@@ -139,8 +142,8 @@ fn check_tracepoints(types: &Types) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Returns the offset in bytes of a member of a member …
-fn offset(types: &Types, path: &[(&'static str, &'static str)]) -> Result<u32, KernelError> {
+/// Returns the offset in bytes of a member, along a path of nested members.
+fn offset(types: &KernelBtf, path: &[(&'static str, &'static str)]) -> Result<u32, KernelError> {
     let mut total = 0;
     for (name, member) in path {
         let found = member_offset(types, &structure(types, name)?, member, DEPTH);
@@ -149,7 +152,7 @@ fn offset(types: &Types, path: &[(&'static str, &'static str)]) -> Result<u32, K
     Ok(total)
 }
 
-fn structure(types: &Types, name: &'static str) -> Result<btf_rs::Struct, KernelError> {
+fn structure(types: &KernelBtf, name: &'static str) -> Result<btf_rs::Struct, KernelError> {
     types
         .named(name)
         .into_iter()
@@ -160,8 +163,8 @@ fn structure(types: &Types, name: &'static str) -> Result<btf_rs::Struct, Kernel
         .ok_or(KernelError::NoField(name, "definition"))
 }
 
-/// Returns the offset in bytes of a member, looking into members without a name, too.
-fn member_offset(types: &Types, structure: &btf_rs::Struct, wanted: &str, depth: usize) -> Option<u32> {
+/// Returns the offset in bytes of a member, including members of structures without a name.
+fn member_offset(types: &KernelBtf, structure: &btf_rs::Struct, wanted: &str, depth: usize) -> Option<u32> {
     structure.members.iter().find_map(|member| {
         let bytes = member.bit_offset() / 8;
         match types.btf().resolve_name(member).unwrap_or_default().as_str() {
@@ -181,8 +184,8 @@ fn member_offset(types: &Types, structure: &btf_rs::Struct, wanted: &str, depth:
 mod tests {
     use super::*;
 
-    fn types() -> Types {
-        Types::open(&NAMES.map(str::to_owned)).expect("the tests need a kernel with BTF")
+    fn types() -> KernelBtf {
+        KernelBtf::open(&NAMES.map(str::to_owned)).expect("the tests need a kernel with BTF")
     }
 
     /// A fact of every 64-bit kernel from 5.10 to 7.2: `struct qstr` is the hash, the length, the pointer.
@@ -195,7 +198,7 @@ mod tests {
         assert_eq!(
             first.abs_diff(second),
             8,
-            "registers are words, and the first two are neighbours: {offsets:?}"
+            "registers are words, and the first two are adjacent: {offsets:?}"
         );
         assert!(offsets.task_files > 500, "`files` is deep in `task_struct`: {offsets:?}");
     }

@@ -1,4 +1,4 @@
-//! Where the kernel keeps what can be traced; needed only while tracepoints are attached.
+//! Access to tracefs, which is needed only while tracepoints are attached.
 
 use std::path::Path;
 
@@ -6,15 +6,15 @@ use super::KernelError;
 use crate::system::host::private_mount;
 
 const TRACEFS: &str = "/sys/kernel/tracing";
-/// Where it was before Linux 4.1, and often is still.
-const TRACEFS_BEFORE: &str = "/sys/kernel/debug/tracing";
+/// The mount point before Linux 4.1, and often still in use.
+const TRACEFS_IN_DEBUGFS: &str = "/sys/kernel/debug/tracing";
 
-/// ProgramRuns something that needs tracefs, which is mounted for it alone where it is not mounted.
+/// Runs a function that needs tracefs. If tracefs is not mounted, it is mounted for this function only.
 ///
 /// # Errors
-/// If it can neither be found nor mounted, and those of what was run.
+/// If tracefs cannot be found or mounted, and the errors of the function.
 pub fn with<T: Send>(run: impl FnOnce() -> Result<T, KernelError> + Send) -> Result<T, KernelError> {
-    if has_events(TRACEFS) || has_events(TRACEFS_BEFORE) {
+    if has_events(TRACEFS) || has_events(TRACEFS_IN_DEBUGFS) {
         return run();
     }
     private_mount::with("tracefs", Path::new(TRACEFS), run).map_err(KernelError::NoTracefs)?

@@ -1,4 +1,4 @@
-//! Assessments: the one place where verdicts are decided.
+//! Assessments: the only module that decides verdicts.
 
 use tracing::{info, warn};
 
@@ -7,7 +7,7 @@ use super::{
     gather_evidence::{evidence, other_frames},
 };
 use crate::analysis::{
-    assessment::{Assessment, Assessments, CrosscheckTotals, Identity},
+    assessment::{Assessment, Assessments, CrosscheckTotals, MemberIdentity},
     crosscheck::{Invariant, Ledger},
     disk_metric::PerMetric,
     verdict::{Evidence, Judgement, Verdict, judge},
@@ -27,7 +27,8 @@ impl Monitor {
         }
     }
 
-    /// Records the verdict of every member, by which a report states since when it holds, and logs each change.
+    /// Records the verdict of every member, so that a report states since when it holds, and logs each
+    /// change.
     pub fn record_verdicts(&mut self) {
         let skipped_runs = self.kernel.skipped_runs();
         let judgements: Vec<Judgement> =
@@ -42,7 +43,8 @@ impl Monitor {
         }
     }
 
-    /// Returns the verdict of a member. `skipped_runs` is an argument because reading it opens a file per program.
+    /// Returns the verdict of a member. `skipped_runs` is an argument because reading it opens a file per
+    /// program.
     pub(super) fn verdict_of(&self, member: &MemberState, skipped_runs: u64) -> Verdict {
         self.judge_member(member, skipped_runs).1.verdict
     }
@@ -67,9 +69,9 @@ impl Monitor {
     }
 }
 
-fn identity(state: &MemberState) -> Identity {
+fn identity(state: &MemberState) -> MemberIdentity {
     let member = state.member();
-    Identity {
+    MemberIdentity {
         name: state.label().to_owned(),
         pid: state.id().map(|id| id.pid),
         version: state.version().map(str::to_owned),

@@ -1,32 +1,34 @@
-//! What was measured around a member in its window, as a verdict takes it: where slow operations lost their time, what the
-//! device did and for whom, what kept the process from running.
+//! The evidence from outside a member in its window: the waits of slow operations, the requests of the device
+//! and their owners, and CPU starvation of the process.
 
 use std::collections::BTreeMap;
 
-use probe_ebpf::request::{Class, LayerTotals, Owner};
+use probe_ebpf::io::{Class, LayerTotals, Owner};
 
-use super::{MemberState, Monitor, environment::DevicePlacement, wait_totals::Lost};
+use super::{MemberState, Monitor, environment::DevicePlacement, wait_totals::WaitTotals};
 use crate::{
     analysis::{
         causes::{Cause, PerCause},
         disk_metric::DiskMetric,
         latency::seconds,
-        slow_operation::{Waits, comm},
-        verdict::{ClassTime, CpuEvidence, DeviceEvidence, Neighbour, SlowTime, Split},
+        slow_operation::{WaitTimes, comm},
+        verdict::{ClassTime, CpuEvidence, DeviceEvidence, Neighbour, SlowTime, TimeSplit},
     },
     system::{cgroups, devices},
 };
 
-/// Returns where the time of slow operations went.
-pub fn slow(lost: &Lost, exact_causes: bool) -> SlowTime {
-    let Lost { time, slow } = lost;
+/// Returns how slow operations spent their time.
+pub fn slow(totals: &WaitTotals, exact_causes: bool) -> SlowTime {
+    let WaitTotals { time, slow } = totals;
     let parts_ns = time.slow.on_cpu_ns + time.slow.run_queue_ns;
     let blocked_s = seconds(time.slow.sum_ns.saturating_sub(parts_ns));
-    // Those of which no record came: the ring was full, or there were more in a second than are told of.
-    let all_of = |waits: &Waits| {
-        // An operation that ended as the window began may be in the one and not in the other; the parts are no more than the whole.
-        let told_s = seconds(waits.iter().sum());
-        let scale = if told_s > blocked_s { blocked_s / told_s } else { 1.0 };
+    // Operations without a record count as unsampled: the ring was full, or there were more in a second than
+    // the kernel side emits.
+    let all_of = |waits: &WaitTimes| {
+        // An operation that ended when the window began may be in only one of both; the parts must not exceed
+        // the whole.
+        let recorded_s = seconds(waits.iter().sum());
+        let scale = if recorded_s > blocked_s { blocked_s / recorded_s } else { 1.0 };
         let mut waits_s = PerCause::from_fn(|cause| seconds(waits[cause]) * scale);
         waits_s[Cause::Unsampled] += (blocked_s - waits_s.iter().sum::<f64>()).max(0.0);
         waits_s
@@ -44,27 +46,28 @@ pub fn slow(lost: &Lost, exact_causes: bool) -> SlowTime {
 }
 
 /// Returns how all operations spent their time.
-pub fn split(lost: &Lost, keeps_accounts: bool) -> Split {
-    let part = |ns| keeps_accounts.then(|| seconds(ns));
-    Split {
-        total_s: seconds(lost.time.sum_ns),
-        on_cpu_s: part(lost.time.on_cpu_ns),
-        run_queue_s: part(lost.time.run_queue_ns),
+pub fn split(totals: &WaitTotals, has_sched_stats: bool) -> TimeSplit {
+    let part = |ns| has_sched_stats.then(|| seconds(ns));
+    TimeSplit {
+        total_s: seconds(totals.time.sum_ns),
+        on_cpu_s: part(totals.time.on_cpu_ns),
+        run_queue_s: part(totals.time.run_queue_ns),
     }
 }
 
-/// Returns what the device under a figure's files did, and who else used it, the heaviest first.
+/// Returns the evidence of the device under a disk metric's files, and its other users, the largest share
+/// first.
 pub fn device(
     monitor: &Monitor,
-    tracked: &MemberState,
+    state: &MemberState,
     metric: DiskMetric,
 ) -> Option<(DeviceEvidence, Vec<Neighbour>)> {
-    let placed = tracked.environment().devices[metric].as_ref()?;
-    let top = *placed.layers.first()?;
-    let totals = layer_since(tracked, top)?;
-    let loads = loads(monitor, tracked, placed);
+    let placement = state.environment().devices[metric].as_ref()?;
+    let top = *placement.layers.first()?;
+    let totals = layer_since(state, top)?;
+    let loads = loads(monitor, state, placement);
     let classes = Class::ALL.map(|class| class_time(&totals, &loads, class as usize));
-    let stack = &placed.stack;
+    let stack = &placement.stack;
     let disk = stack.disks.first();
     let alias = |layer: &devices::Layer| match &layer.alias {
         Some(alias) => format!("{} ({} {alias})", layer.name, layer.kind.as_str()),
@@ -82,13 +85,13 @@ pub fn device(
     Some((evidence, neighbours(&loads)))
 }
 
-/// Returns what a layer did in the window; none if nothing was read of it yet.
-fn layer_since(tracked: &MemberState, layer: u32) -> Option<LayerTotals> {
-    let (first, last) = tracked.window.ends()?;
+/// Returns the totals of a layer in the window; none if it has not been read yet.
+fn layer_since(state: &MemberState, layer: u32) -> Option<LayerTotals> {
+    let (first, last) = state.window.ends()?;
     let of = |layers: &[(u32, LayerTotals)]| {
         layers.iter().find(|(other, _)| *other == layer).map(|(_, totals)| *totals)
     };
-    let (before, now) = (of(&first.losses.layers)?, of(&last.losses.layers)?);
+    let (before, now) = (of(&first.totals.layers)?, of(&last.totals.layers)?);
     let mut since = now;
     for (to, from) in since.classes.iter_mut().zip(before.classes) {
         to.requests = to.requests.saturating_sub(from.requests);
@@ -100,63 +103,64 @@ fn layer_since(tracked: &MemberState, layer: u32) -> Option<LayerTotals> {
     Some(since)
 }
 
-/// For whom a device worked.
+/// The originator of requests to a device.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Whose {
-    /// The member's own.
+enum LoadOwner {
+    /// The member itself.
     Own,
-    /// The kernel's threads, for nobody in particular: the journal, writeback.
+    /// Kernel threads, not on behalf of a process: the journal, writeback.
     Kernel,
-    /// Somebody else's, by cgroup and, in the root of all cgroups, by process.
+    /// Another workload, by cgroup and, in the root cgroup, by process.
     Other { cgroup: Option<String>, tgid: u32 },
 }
 
-/// What the device was asked for by one of them in the window.
+/// The requests of one owner in the window.
 #[derive(Clone, Debug, Default)]
-struct Load {
+struct IoLoad {
     requests: [u64; 4],
     bytes: u64,
     syncs: u64,
-    /// Name of who did most, and how much that was.
+    /// Requests and syncs of the most active process, and its name.
     process: (u64, String),
 }
 
-fn loads(monitor: &Monitor, tracked: &MemberState, placed: &DevicePlacement) -> BTreeMap<Whose, Load> {
-    let Some((first, last)) = tracked.window.ends() else { return BTreeMap::new() };
-    // Of one that has ended, too: what it did in the window is not somebody else's.
-    let own_pid = tracked.member().id.pid;
-    let own_cgroup = tracked.environment().membership.as_ref().and_then(|own| own.path()).unwrap_or("/");
-    // What goes through dm and its like is asked for on every layer, so of each owner the most counts.
-    let mut by_owner: BTreeMap<(u64, u32), (Load, [u64; 2])> = BTreeMap::new();
-    for now in last.losses.owners.iter().filter(|owner| placed.layers.contains(&owner.key.layer)) {
-        let before = first.losses.owners.iter().find(|owner| owner.key == now.key);
+fn loads(monitor: &Monitor, state: &MemberState, placement: &DevicePlacement) -> BTreeMap<LoadOwner, IoLoad> {
+    let Some((first, last)) = state.window.ends() else { return BTreeMap::new() };
+    // Also of a member that has ended: its requests in the window are not another workload's.
+    let own_pid = state.member().id.pid;
+    let own_cgroup = state.environment().membership.as_ref().and_then(|own| own.path()).unwrap_or("/");
+    // Requests through device mapper and similar drivers appear on every layer, so the maximum of each owner
+    // counts.
+    let mut by_owner: BTreeMap<(u64, u32), (IoLoad, [u64; 2])> = BTreeMap::new();
+    for now in last.totals.owners.iter().filter(|owner| placement.layers.contains(&owner.key.layer)) {
+        let before = first.totals.owners.iter().find(|owner| owner.key == now.key);
         let load = since(now, before);
-        let (most, _) =
-            by_owner.entry((now.key.cgroup, now.key.tgid)).or_insert_with(|| (Load::default(), now.comm));
-        for (to, from) in most.requests.iter_mut().zip(load.requests) {
+        let (maximum, _) =
+            by_owner.entry((now.key.cgroup, now.key.tgid)).or_insert_with(|| (IoLoad::default(), now.comm));
+        for (to, from) in maximum.requests.iter_mut().zip(load.requests) {
             *to = (*to).max(from);
         }
-        most.bytes = most.bytes.max(load.bytes);
-        most.syncs = most.syncs.max(load.syncs);
+        maximum.bytes = maximum.bytes.max(load.bytes);
+        maximum.syncs = maximum.syncs.max(load.syncs);
     }
-    let mut loads: BTreeMap<Whose, Load> = BTreeMap::new();
-    for ((cgroup, tgid), (load, words)) in by_owner {
+    let mut loads: BTreeMap<LoadOwner, IoLoad> = BTreeMap::new();
+    for ((cgroup, tgid), (load, comm_words)) in by_owner {
         if load.requests.iter().sum::<u64>() + load.syncs == 0 || tgid == std::process::id() {
             continue;
         }
         let cgroup = monitor.cgroup(cgroup).filter(|path| path != "/");
-        let whose = if tgid == own_pid {
-            Whose::Own
+        let owner = if tgid == own_pid {
+            LoadOwner::Own
         } else {
             match (tgid, cgroup) {
-                (0, None) => Whose::Kernel,
-                (0, Some(path)) if path == own_cgroup => Whose::Own,
-                (tgid, None) => Whose::Other { cgroup: None, tgid },
-                (_, Some(path)) => Whose::Other { cgroup: Some(path), tgid: 0 },
+                (0, None) => LoadOwner::Kernel,
+                (0, Some(path)) if path == own_cgroup => LoadOwner::Own,
+                (tgid, None) => LoadOwner::Other { cgroup: None, tgid },
+                (_, Some(path)) => LoadOwner::Other { cgroup: Some(path), tgid: 0 },
             }
         };
         let weight = load.requests.iter().sum::<u64>() + load.syncs;
-        let sum = loads.entry(whose).or_default();
+        let sum = loads.entry(owner).or_default();
         for (to, from) in sum.requests.iter_mut().zip(load.requests) {
             *to += from;
         }
@@ -164,15 +168,15 @@ fn loads(monitor: &Monitor, tracked: &MemberState, placed: &DevicePlacement) -> 
         sum.syncs += load.syncs;
         if weight >= sum.process.0 {
             let pid = if tgid == 0 { String::new() } else { format!("[{tgid}]") };
-            sum.process = (weight, format!("{}{pid}", comm(tgid, words)));
+            sum.process = (weight, format!("{}{pid}", comm(tgid, comm_words)));
         }
     }
     loads
 }
 
-fn since(now: &Owner, before: Option<&Owner>) -> Load {
+fn since(now: &Owner, before: Option<&Owner>) -> IoLoad {
     let then = before.copied().unwrap_or_default();
-    Load {
+    IoLoad {
         requests: std::array::from_fn(|class| now.requests[class].saturating_sub(then.requests[class])),
         bytes: now.bytes.saturating_sub(then.bytes),
         syncs: now.syncs.saturating_sub(then.syncs),
@@ -180,7 +184,7 @@ fn since(now: &Owner, before: Option<&Owner>) -> Load {
     }
 }
 
-fn class_time(totals: &LayerTotals, loads: &BTreeMap<Whose, Load>, class: usize) -> ClassTime {
+fn class_time(totals: &LayerTotals, loads: &BTreeMap<LoadOwner, IoLoad>, class: usize) -> ClassTime {
     let time = totals.classes[class];
     let mut found = ClassTime {
         requests: time.requests,
@@ -189,32 +193,32 @@ fn class_time(totals: &LayerTotals, loads: &BTreeMap<Whose, Load>, class: usize)
         device_s: seconds(time.device_ns),
         ..ClassTime::default()
     };
-    for (whose, load) in loads {
-        match whose {
-            Whose::Own => found.own_requests += load.requests[class],
-            Whose::Kernel => found.kernel_requests += load.requests[class],
-            Whose::Other { .. } => found.other_requests += load.requests[class],
+    for (owner, load) in loads {
+        match owner {
+            LoadOwner::Own => found.own_requests += load.requests[class],
+            LoadOwner::Kernel => found.kernel_requests += load.requests[class],
+            LoadOwner::Other { .. } => found.other_requests += load.requests[class],
         }
     }
     found
 }
 
-fn neighbours(loads: &BTreeMap<Whose, Load>) -> Vec<Neighbour> {
+fn neighbours(loads: &BTreeMap<LoadOwner, IoLoad>) -> Vec<Neighbour> {
     let flush = Class::Flush as usize;
-    let counted = |load: &Load| [load.requests.iter().sum::<u64>(), load.requests[flush], load.bytes];
+    let counted = |load: &IoLoad| [load.requests.iter().sum::<u64>(), load.requests[flush], load.bytes];
     let mut whole = [0; 3];
-    for (_, load) in loads.iter().filter(|(whose, _)| **whose != Whose::Kernel) {
+    for (_, load) in loads.iter().filter(|(owner, _)| **owner != LoadOwner::Kernel) {
         for (to, from) in whole.iter_mut().zip(counted(load)) {
             *to += from;
         }
     }
-    let share = |load: &Load| {
+    let share = |load: &IoLoad| {
         let parts = counted(load).into_iter().zip(whole).filter(|(_, whole)| *whole > 0);
         parts.map(|(part, whole)| part as f64 / whole as f64).fold(0.0, f64::max)
     };
-    let others = loads.iter().filter_map(|(whose, load)| match whose {
-        Whose::Other { cgroup, .. } => Some((cgroup.clone(), load)),
-        Whose::Own | Whose::Kernel => None,
+    let others = loads.iter().filter_map(|(owner, load)| match owner {
+        LoadOwner::Other { cgroup, .. } => Some((cgroup.clone(), load)),
+        LoadOwner::Own | LoadOwner::Kernel => None,
     });
     let mut neighbours: Vec<Neighbour> = others
         .map(|(cgroup, load)| Neighbour {
@@ -236,15 +240,15 @@ fn neighbours(loads: &BTreeMap<Whose, Load>) -> Vec<Neighbour> {
     neighbours
 }
 
-/// Returns what kept the process from running.
-pub fn cpu(tracked: &MemberState) -> CpuEvidence {
-    let ends = tracked.window.ends();
+/// Returns how long the process was kept from running, and why.
+pub fn cpu(state: &MemberState) -> CpuEvidence {
+    let ends = state.window.ends();
     let readings = ends.and_then(|(first, last)| {
-        Some((first.losses.starvation.as_ref()?, last.losses.starvation.as_ref()?))
+        Some((first.totals.starvation.as_ref()?, last.totals.starvation.as_ref()?))
     });
     let Some((before, now)) = readings else { return CpuEvidence::default() };
     let starvation = now.since(before);
-    let window_s = tracked.window.seconds();
+    let window_s = state.window.seconds();
     let share = |own: Option<u64>, machine: Option<u64>| {
         let us = own.or(machine)?;
         (window_s > 0.0).then(|| (us as f64 / 1e6 / window_s).min(1.0))
@@ -263,18 +267,19 @@ pub fn cpu(tracked: &MemberState) -> CpuEvidence {
     }
 }
 
-/// Returns the limits on block I/O that bind the member on the devices under a figure's files, a sentence each.
-pub fn io_limits(monitor: &Monitor, tracked: &MemberState, metric: DiskMetric) -> Vec<String> {
-    let environment = tracked.environment();
-    let (Some(placed), Some(membership)) = (&environment.devices[metric], &environment.membership) else {
+/// Returns the limits on the member's block I/O on the devices under a disk metric's files, one phrase per
+/// limit.
+pub fn io_limits(monitor: &Monitor, state: &MemberState, metric: DiskMetric) -> Vec<String> {
+    let environment = state.environment();
+    let (Some(placement), Some(membership)) = (&environment.devices[metric], &environment.membership) else {
         return Vec::new();
     };
-    let limits = monitor.host().io_limits(membership, &placed.stack);
+    let limits = monitor.host().io_limits(membership, &placement.stack);
     limits
         .iter()
         .map(|limit| {
             format!(
-                "cgroup {} may have {} {} on {}",
+                "cgroup {} is limited to {} {} on {}",
                 limit.cgroup,
                 limit.value,
                 limit.kind.in_words(),

@@ -9,16 +9,17 @@ use crate::{
     analysis::{
         disk_metric::PerMetric,
         latency::Exported,
-        snapshot::{Figure, MemberSnapshot, Operation, Snapshot},
+        snapshot::{DiskMetricSnapshot, MemberSnapshot, MetricsSnapshot, Operation},
     },
-    kernel::skipped,
+    kernel::skipped_runs,
 };
 
 impl Monitor {
-    /// Returns the values of all metrics. Whether the web configuration was reloaded is left to the server.
-    pub fn snapshot(&self) -> Snapshot {
+    /// Returns the values of all metrics, except whether the web configuration was reloaded, which the server
+    /// adds.
+    pub fn snapshot(&self) -> MetricsSnapshot {
         let runs = self.kernel.runs();
-        let skipped_runs = skipped(&runs);
+        let skipped_runs = skipped_runs(&runs);
         let kernel = self.kernel.misses().into_iter().map(|(miss, count)| (miss.as_str(), count));
         let daemon = [
             ("program_skipped", skipped_runs),
@@ -26,7 +27,7 @@ impl Monitor {
             ("unclaimed_process", self.unclaimed),
         ];
         let sampler = self.sampler_misses();
-        Snapshot {
+        MetricsSnapshot {
             hook: self.kernel.hook().as_str(),
             self_test_passed: self.self_test_failure().is_none(),
             web_config_reloaded: None,
@@ -47,13 +48,13 @@ impl Monitor {
             role,
             op,
             latencies: Exported::from(&state.latencies(kernel, series)),
-            time: kernel.keeps_accounts().then(|| state.time_spent(kernel, series)),
+            time: kernel.has_sched_stats().then(|| state.time_spent(kernel, series)),
             waits: state.slow().series(series).waits,
             errors: errors.remove(&series).unwrap_or_default(),
         });
         MemberSnapshot {
             name: state.label().to_owned(),
-            figures: PerMetric::from_fn(|metric| Figure {
+            figures: PerMetric::from_fn(|metric| DiskMetricSnapshot {
                 latencies: Exported::from(&state.latencies(kernel, state.series_of(metric))),
                 crosscheck: totals(state.ledger(metric)),
             }),
@@ -74,7 +75,7 @@ impl Monitor {
     }
 }
 
-/// Returns the oldest operation in flight of every kind of file.
+/// Returns the age of the oldest operation in flight of every kind of file, in seconds.
 fn by_role(ages_s: &[f64; OPERATIONS.len()]) -> Vec<(&'static str, f64)> {
     let roles = [Role::Wal, Role::WalDir, Role::Backend, Role::Snapshot, Role::Defrag];
     let oldest = |role| {
@@ -84,7 +85,7 @@ fn by_role(ages_s: &[f64; OPERATIONS.len()]) -> Vec<(&'static str, f64)> {
     roles.map(|role| (role.as_str(), oldest(role))).to_vec()
 }
 
-/// Returns the name of an error that writing or syncing a file may end in; a closed set, for it is a label.
+/// Returns the name of an error of writing or syncing a file; a closed set, because it is a label value.
 fn errno_name(errno: u32) -> &'static str {
     // include/uapi/asm-generic/errno-base.h and errno.h
     match errno {

@@ -1,45 +1,45 @@
-//! How long the series of a member that is gone stay.
+//! Retention of the series of ended members.
 
 use std::time::Duration;
 
 use super::MemberKey;
 
-/// Long enough for its last counts to be scraped.
-const KEPT: Duration = Duration::from_mins(15);
+/// Long enough for the last counts of a member to be scraped.
+const RETENTION: Duration = Duration::from_mins(15);
 
-/// Whatever comes and goes: an etcd that is started again and again under another name does not fill our memory.
-const KEPT_AT_MOST: usize = 32;
+/// Bounds the memory if an etcd is restarted repeatedly with a new name.
+const ENDED_MEMBERS_MAX: usize = 32;
 
-/// Returns which of those that are gone, with the time since, are to be forgotten: who is gone for a quarter of an hour, and
-/// the longest gone of too many.
-pub(super) fn forgotten(mut gone: Vec<(MemberKey, Duration)>) -> Vec<MemberKey> {
-    gone.sort_by_key(|(_, since)| *since);
-    let in_time = gone.iter().take_while(|(_, since)| *since < KEPT).count();
-    gone.split_off(in_time.min(KEPT_AT_MOST)).into_iter().map(|(key, _)| key).collect()
+/// Returns which of the ended members, given with the time since their end, to remove: those after a quarter
+/// of an hour, and the oldest if there are too many.
+pub(super) fn expired(mut ended: Vec<(MemberKey, Duration)>) -> Vec<MemberKey> {
+    ended.sort_by_key(|(_, since)| *since);
+    let in_time = ended.iter().take_while(|(_, since)| *since < RETENTION).count();
+    ended.split_off(in_time.min(ENDED_MEMBERS_MAX)).into_iter().map(|(key, _)| key).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn gone_for(seconds: u64) -> (MemberKey, Duration) {
-        ((format!("gone for {seconds} s"), "/d".into()), Duration::from_secs(seconds))
+    fn ended_for(seconds: u64) -> (MemberKey, Duration) {
+        ((format!("ended {seconds} s ago"), "/d".into()), Duration::from_secs(seconds))
     }
 
     #[test]
-    fn the_longest_gone_leave_first() {
+    fn the_oldest_are_removed_first() {
         let many: Vec<u64> = (0..40).rev().collect();
         let oldest: Vec<u64> = (32..40).collect();
         let cases: [(&[u64], &[u64], &str); 4] = [
-            (&[], &[], "nobody is gone"),
-            (&[10, 899], &[], "in time"),
+            (&[], &[], "none has ended"),
+            (&[10, 899], &[], "within the retention"),
             (&[901, 10, 900], &[900, 901], "after a quarter of an hour"),
             (&many, &oldest, "too many"),
         ];
-        for (gone, expected, why) in cases {
-            let leaving = forgotten(gone.iter().map(|seconds| gone_for(*seconds)).collect());
-            let expected: Vec<_> = expected.iter().map(|seconds| gone_for(*seconds).0).collect();
-            assert_eq!(leaving, expected, "{why}");
+        for (ended, expected, why) in cases {
+            let removed = expired(ended.iter().map(|seconds| ended_for(*seconds)).collect());
+            let expected: Vec<_> = expected.iter().map(|seconds| ended_for(*seconds).0).collect();
+            assert_eq!(removed, expected, "{why}");
         }
     }
 }

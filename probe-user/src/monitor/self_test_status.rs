@@ -1,4 +1,4 @@
-//! Whether the programs still see what happens: the self-test, repeated.
+//! The periodic self-test: whether the programs still receive events.
 
 use std::time::{Duration, Instant};
 
@@ -6,35 +6,35 @@ use tracing::{error, info};
 
 use crate::{kernel::Kernel, support::logging::chain};
 
-/// What the last self-test said, and when. A probe that starts has just passed one.
+/// The result and the time of the last self-test. The probe starts only after it has passed one.
 #[derive(Debug)]
 pub struct SelfTestStatus {
-    tested: Instant,
+    tested_at: Instant,
     failure: Option<String>,
 }
 
 impl SelfTestStatus {
     pub fn passed_now() -> Self {
-        Self { tested: Instant::now(), failure: None }
+        Self { tested_at: Instant::now(), failure: None }
     }
 
-    /// Tests anew if the last test is older than this.
-    pub fn test(&mut self, kernel: &mut Kernel, at_most: Duration) {
-        if self.tested.elapsed() < at_most {
+    /// Tests again if the last test is older than this.
+    pub fn test(&mut self, kernel: &mut Kernel, max_age: Duration) {
+        if self.tested_at.elapsed() < max_age {
             return;
         }
         let outcome = kernel.self_test();
-        self.tested = Instant::now();
+        self.tested_at = Instant::now();
         let failure = outcome.err().map(|error| chain(&error));
         match (&self.failure, &failure) {
-            (None, Some(failure)) => error!("the probe is blind: {failure}"),
-            (Some(_), None) => info!("the probe sees again: it passed its self-test"),
+            (None, Some(failure)) => error!("self-test failed, the probe is blind: {failure}"),
+            (Some(_), None) => info!("self-test passed again, the probe is no longer blind"),
             _ => {}
         }
         self.failure = failure;
     }
 
-    /// Returns why nothing that the probe says can be believed, if so.
+    /// Returns why the probe's results cannot be trusted, if the last self-test failed.
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }

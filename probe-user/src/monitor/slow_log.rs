@@ -1,31 +1,31 @@
-//! The last slow operations, for whoever asks: `trace`, and `/api/v1/slow`.
+//! The last slow operations, for `trace` and `/api/v1/slow`.
 
 use std::collections::VecDeque;
 
 use crate::analysis::slow_operation::{LoggedOperation, SlowOperation};
 
-/// How many are kept, of all members.
-const KEPT: usize = 1000;
+/// How many operations are kept, over all members.
+const CAPACITY: usize = 1000;
 
 /// Slow operations, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct SlowLog {
-    kept: VecDeque<LoggedOperation>,
+    operations: VecDeque<LoggedOperation>,
     next: u64,
 }
 
 impl SlowLog {
     pub fn push(&mut self, member: String, operation: SlowOperation) {
-        if self.kept.len() >= KEPT {
-            self.kept.pop_front();
+        if self.operations.len() >= CAPACITY {
+            self.operations.pop_front();
         }
-        self.kept.push_back(LoggedOperation { sequence: self.next, member, operation });
+        self.operations.push_back(LoggedOperation { sequence: self.next, member, operation });
         self.next += 1;
     }
 
-    /// Returns those with this number or a later one; what came before and is not there any more has been dropped.
+    /// Returns the operations from this sequence number on; older ones that are missing have been dropped.
     pub fn since(&self, sequence: u64) -> impl DoubleEndedIterator<Item = &LoggedOperation> {
-        self.kept.iter().filter(move |logged| logged.sequence >= sequence)
+        self.operations.iter().filter(move |logged| logged.sequence >= sequence)
     }
 }
 
@@ -38,12 +38,12 @@ mod tests {
     #[test]
     fn the_last_thousand_are_kept() {
         let mut log = SlowLog::default();
-        for _ in 0..KEPT + 5 {
-            let record = probe_ebpf::state::SlowRecord::NONE;
+        for _ in 0..CAPACITY + 5 {
+            let record = probe_ebpf::state::SlowEvent::NONE;
             log.push("m".to_owned(), SlowOperation::new(SystemTime::now(), record, &[], None));
         }
         let kept: Vec<u64> = log.since(0).map(|logged| logged.sequence).collect();
-        assert_eq!((kept.len(), kept[0]), (KEPT, 5), "the oldest went");
-        assert_eq!(log.since(1003).count(), 2, "whoever has read some gets the rest");
+        assert_eq!((kept.len(), kept[0]), (CAPACITY, 5), "the oldest were dropped");
+        assert_eq!(log.since(1003).count(), 2, "a reader continues at its position");
     }
 }

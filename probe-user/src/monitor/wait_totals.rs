@@ -1,61 +1,59 @@
-//! Where the time of a member's operations went, added up over all its lives.
+//! The wait totals of a member's operations, over all its incarnations.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use probe_ebpf::{
-    request::{LayerTotals, Owner},
+    io::{LayerTotals, Owner},
     series::OPERATIONS,
 };
 
-use super::MemberState;
 use crate::{
     analysis::{
         causes::Cause,
         disk_metric::{DiskMetric, PerMetric},
         latency::TimeSpent,
-        slow_operation::{SlowOperation, Waits},
+        slow_operation::{SlowOperation, WaitTimes},
     },
-    kernel::Kernel,
     system::cpu_starvation::Reading,
 };
 
-/// What slow operations waited for, by series of [`OPERATIONS`]; in nanoseconds, never falling.
+/// The waits of slow operations, by series of [`OPERATIONS`]; in nanoseconds, never decreasing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlowTotals {
     by_series: BTreeMap<u32, SlowSeries>,
 }
 
-/// What the slow operations of one series waited for.
+/// The waits of the slow operations of one series.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct SlowSeries {
-    /// Those that were told of one by one.
+    /// Operations for which the kernel emitted a record.
     pub operations: u64,
-    /// How long they took, and the parts of it that were not blocked.
+    /// Their total duration, including the time when they were not blocked.
     pub sum_ns: u64,
-    pub waits: Waits,
-    /// The same by samples, where `waits` are exact; else equal.
-    pub sampled: Waits,
+    pub waits: WaitTimes,
+    /// The waits by samples, where `waits` are exact; otherwise equal to `waits`.
+    pub sampled: WaitTimes,
     pub device_idle_ns: u64,
     pub device_busy_ns: u64,
 }
 
-/// What a verdict looks back on of one figure.
+/// The time of the operations of one disk metric.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lost {
-    /// Of all operations of the figure's files that can slow it down.
+pub struct WaitTotals {
+    /// Of all operations on the metric's files that can slow it down.
     pub time: TimeSpent,
     pub slow: SlowSeries,
 }
 
-/// All of it, as of one instant.
+/// The totals of a member at one point of its window.
 #[derive(Clone, Debug, Default)]
-pub struct Losses {
-    pub by_metric: PerMetric<Lost>,
-    /// What the layers of devices under the files did, by the kernel side's numbers.
+pub struct WindowTotals {
+    pub by_metric: PerMetric<WaitTotals>,
+    /// The totals of the device layers under the files, by the kernel side's layer number.
     pub layers: Vec<(u32, LayerTotals)>,
-    /// Who did what on them; other members on the same devices have the same.
+    /// The I/O of each owner on them, shared with other members on the same devices.
     pub owners: Arc<[Owner]>,
-    /// What kept the process from running.
+    /// How long the process was kept from running, and why.
     pub starvation: Option<Reading>,
 }
 
@@ -81,7 +79,7 @@ impl SlowTotals {
 }
 
 impl SlowSeries {
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.operations += other.operations;
         self.sum_ns += other.sum_ns;
         for cause in Cause::ALL {
@@ -92,11 +90,12 @@ impl SlowSeries {
         self.device_busy_ns += other.device_busy_ns;
     }
 
-    /// Returns what came since an earlier reading.
+    /// Returns the difference to an earlier reading.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        let difference =
-            |now: &Waits, then: &Waits| Waits::from_fn(|cause| now[cause].saturating_sub(then[cause]));
+        let difference = |now: &WaitTimes, then: &WaitTimes| {
+            WaitTimes::from_fn(|cause| now[cause].saturating_sub(then[cause]))
+        };
         Self {
             operations: self.operations.saturating_sub(earlier.operations),
             sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
@@ -108,26 +107,16 @@ impl SlowSeries {
     }
 }
 
-impl Lost {
-    /// Reads what a member has lost so far in one of its figures.
-    pub fn of(tracked: &MemberState, kernel: &Kernel, metric: DiskMetric) -> Self {
-        let mut lost = Self::default();
-        for series in (0..).take(OPERATIONS.len()).filter(|series| is_part_of(metric, *series)) {
-            lost.time.add(&tracked.time_spent(kernel, series));
-            lost.slow.add(&tracked.slow().series(series));
-        }
-        lost
-    }
-
-    /// Returns what came since an earlier reading.
+impl WaitTotals {
+    /// Returns the difference to an earlier reading.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self { time: self.time.since(&earlier.time), slow: self.slow.since(&earlier.slow) }
     }
 }
 
-/// Returns whether the operations of a series make a figure what it is: of the WAL the syncs, which is all that etcd's figure
-/// holds; of the backend all, for a commit is made of them.
+/// Returns whether the operations of a series are part of a disk metric: of the WAL only the syncs, because
+/// etcd's metric measures nothing else; of the backend all operations, because a commit consists of them.
 pub fn is_part_of(metric: DiskMetric, series: u32) -> bool {
     use probe_ebpf::series::{Op, Role};
     let Some((role, op)) = OPERATIONS.get(series as usize) else { return false };
@@ -144,8 +133,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_made_of_their_operations() {
-        let of = |metric| (0..17).filter(|series| is_part_of(metric, *series)).collect::<Vec<_>>();
+    fn each_metric_has_its_operations() {
+        let of = |metric| {
+            (0..).take(OPERATIONS.len()).filter(|series| is_part_of(metric, *series)).collect::<Vec<_>>()
+        };
         assert_eq!(of(DiskMetric::WalFsync), [1, 2, 5], "syncs of segments and directories");
         assert_eq!(of(DiskMetric::BackendCommit), [6, 7, 8, 9], "writes and syncs of the database");
     }

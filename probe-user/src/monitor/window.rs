@@ -1,48 +1,49 @@
-//! What the verdict looks back on: the last minute, or the whole of a `check`.
+//! The period that a verdict covers: the last minute, or all of a `check`.
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::wait_totals::{Losses, Lost};
+use super::wait_totals::{WaitTotals, WindowTotals};
 use crate::analysis::{
     crosscheck::{Observations, Round},
     disk_metric::{BUCKETS, DiskMetric, PerMetric},
-    latency::{Gain, Latencies},
+    latency::{Gain, Latencies, seconds},
 };
 
-/// A window has this many points and at most two more, however often etcd is scraped.
+/// A window has this many points and at most two more, regardless of the scrape interval.
 const POINTS: u64 = 12;
 
-/// Both figures as of one scrape.
+/// Both disk metrics at the time of one scrape.
 #[derive(Clone, Debug)]
-pub struct Point {
+pub struct WindowPoint {
     pub at_ns: u64,
     /// None if the scrape failed.
     pub rounds: PerMetric<Option<Round>>,
-    pub losses: Losses,
+    pub totals: WindowTotals,
 }
 
-/// Points of one life of a member, oldest first.
+/// The points of one incarnation of a member, oldest first.
 #[derive(Clone, Debug)]
 pub struct Window {
     length_ns: u64,
-    points: VecDeque<(Point, Gains)>,
-    /// What the kernel had counted at the last point, and since the first.
+    points: VecDeque<(WindowPoint, Gains)>,
+    /// The kernel's counts at the last point, and since the first point.
     last: PerMetric<Latencies>,
     since_first: PerMetric<Latencies>,
 }
 
-/// What the kernel counted of both figures from the point before to this one.
+/// The kernel's counts of both disk metrics since the previous point.
 type Gains = PerMetric<Gain>;
 
 impl Window {
     pub fn new(length: Duration) -> Self {
         let length_ns = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
-        Self { length_ns, points: VecDeque::new(), last: Default::default(), since_first: Default::default() }
+        let (last, since_first) = (PerMetric::default(), PerMetric::default());
+        Self { length_ns, points: VecDeque::new(), last, since_first }
     }
 
-    /// Adds a point, with what the kernel had counted by then, and forgets those that are older than the window, except the last of
-    /// them: the window begins there.
-    pub fn push(&mut self, mut point: Point, kernel: PerMetric<Latencies>) {
+    /// Adds a point with the kernel's counts at that time, and removes points older than the window, except
+    /// the last of them, where the window begins.
+    pub fn push(&mut self, mut point: WindowPoint, kernel: PerMetric<Latencies>) {
         let begin_ns = point.at_ns.saturating_sub(self.length_ns);
         while self.points.get(1).is_some_and(|(second, _)| second.at_ns <= begin_ns) {
             self.points.pop_front();
@@ -72,7 +73,7 @@ impl Window {
         self.last = kernel;
     }
 
-    /// Returns whether the last point followed the one before too soon, so that the next one takes its place.
+    /// Returns whether the last point followed the previous one too soon, so that the next point replaces it.
     fn is_last_too_near(&self) -> bool {
         let mut from_last = self.points.iter().rev().map(|(point, _)| point.at_ns);
         let two = from_last.next().zip(from_last.next());
@@ -80,40 +81,40 @@ impl Window {
     }
 
     pub fn clear(&mut self) {
-        *self = Self { length_ns: self.length_ns, ..Self::new(Duration::ZERO) }; // With its memory.
+        *self = Self { length_ns: self.length_ns, ..Self::new(Duration::ZERO) }; // Releases its memory, too.
     }
 
-    /// Returns how long the window is, in seconds.
+    /// Returns the length of the window, in seconds.
     pub fn seconds(&self) -> f64 {
-        self.ends().map_or(0.0, |(first, last)| crate::analysis::latency::seconds(last.at_ns - first.at_ns))
+        self.ends().map_or(0.0, |(first, last)| seconds(last.at_ns - first.at_ns))
     }
 
-    /// Returns the kernel's events of a figure in the window.
+    /// Returns the kernel's events of a disk metric in the window.
     pub fn kernel(&self, metric: DiskMetric) -> &Latencies {
         &self.since_first[metric]
     }
 
-    /// Returns where the time of a figure's operations went in the window.
-    pub fn lost(&self, metric: DiskMetric) -> Lost {
+    /// Returns the wait totals of a disk metric's operations in the window.
+    pub fn wait_totals(&self, metric: DiskMetric) -> WaitTotals {
         match self.ends() {
-            Some((first, last)) => last.losses.by_metric[metric].since(&first.losses.by_metric[metric]),
-            None => Lost::default(),
+            Some((first, last)) => last.totals.by_metric[metric].since(&first.totals.by_metric[metric]),
+            None => WaitTotals::default(),
         }
     }
 
     /// Returns the first and the last point.
-    pub fn ends(&self) -> Option<(&Point, &Point)> {
+    pub fn ends(&self) -> Option<(&WindowPoint, &WindowPoint)> {
         Some((&self.points.front()?.0, &self.points.back()?.0))
     }
 
-    /// Returns the first and the last round of a figure in the window.
+    /// Returns the first and the last round of a disk metric in the window.
     pub fn rounds(&self, metric: DiskMetric) -> Option<(&Round, &Round)> {
         let mut rounds = self.points.iter().filter_map(|(point, _)| point.rounds[metric].as_ref());
         let first = rounds.next()?;
         Some((first, rounds.next_back()?))
     }
 
-    /// Returns etcd's events of a figure in the window.
+    /// Returns etcd's events of a disk metric in the window.
     pub fn etcd(&self, metric: DiskMetric) -> Observations {
         let Some((first, last)) = self.rounds(metric) else { return Observations::default() };
         let mut at_most = [0; BUCKETS];
@@ -132,17 +133,17 @@ impl Window {
 mod tests {
     use super::*;
 
-    /// A point at a second of the window, by when so many events had been counted.
+    /// Adds a point at a second of the window, with a count of events.
     fn push(window: &mut Window, at_s: u64, events: u64) {
         let mut kernel = Latencies::default();
         (0..events).for_each(|_| kernel.record(1_000_000));
-        let losses = Losses::default();
-        let point = Point { at_ns: at_s * 1_000_000_000, rounds: PerMetric::default(), losses };
+        let totals = WindowTotals::default();
+        let point = WindowPoint { at_ns: at_s * 1_000_000_000, rounds: PerMetric::default(), totals };
         window.push(point, PerMetric { wal_fsync: kernel.clone(), backend_commit: kernel });
     }
 
     #[test]
-    fn a_window_forgets_what_is_older() {
+    fn a_window_removes_older_points() {
         let mut window = Window::new(Duration::from_secs(10));
         assert_eq!(window.kernel(DiskMetric::WalFsync).count(), 0, "nothing happened yet");
         for (at_s, events) in [(0, 5), (5, 6), (10, 8), (15, 11), (20, 15)] {
@@ -152,27 +153,27 @@ mod tests {
         assert!((window.seconds() - 10.0).abs() < 1e-9);
         assert!(window.rounds(DiskMetric::WalFsync).is_none(), "no scrape succeeded");
         window.clear();
-        assert_eq!(window.kernel(DiskMetric::WalFsync).count(), 0, "another life");
+        assert_eq!(window.kernel(DiskMetric::WalFsync).count(), 0, "another incarnation");
         push(&mut window, 30, 2);
         push(&mut window, 31, 3);
-        assert_eq!(window.kernel(DiskMetric::WalFsync).count(), 1, "which counts from its own beginning");
+        assert_eq!(window.kernel(DiskMetric::WalFsync).count(), 1, "counted from its own start");
     }
 
     #[test]
-    fn who_asks_often_gets_the_same_window_and_no_more_points() {
-        let (mut seldom, mut often) =
+    fn frequent_scrapes_give_the_same_window_and_no_more_points() {
+        let (mut rare, mut frequent) =
             (Window::new(Duration::from_mins(1)), Window::new(Duration::from_mins(1)));
         for at_s in 0..300 {
-            push(&mut often, at_s, 10 * at_s);
+            push(&mut frequent, at_s, 10 * at_s);
             if at_s % 5 == 4 {
-                push(&mut seldom, at_s, 10 * at_s);
+                push(&mut rare, at_s, 10 * at_s);
             }
-            let points = often.points.len() as u64;
+            let points = frequent.points.len() as u64;
             assert!(points <= POINTS + 2, "{points} points at {at_s} s");
         }
-        assert!((60.0..65.0).contains(&often.seconds()), "{} s", often.seconds());
-        assert!((60.0..65.0).contains(&seldom.seconds()), "{} s", seldom.seconds());
-        for window in [often, seldom] {
+        assert!((60.0..65.0).contains(&frequent.seconds()), "{} s", frequent.seconds());
+        assert!((60.0..65.0).contains(&rare.seconds()), "{} s", rare.seconds());
+        for window in [frequent, rare] {
             let missing = 10.0 * window.seconds() - window.kernel(DiskMetric::BackendCommit).count() as f64;
             assert!(missing.abs() < 1e-6, "{missing} of the window's events");
         }

@@ -1,6 +1,6 @@
-//! The probe's own metrics: the one place that names them; and etcd's own, which are passed on.
+//! The probe's own metrics, with all their names, and the re-exported metrics of etcd.
 //!
-//! [`Snapshot`] is what they are made of; [`encode`] is pure, so that a test can hold its text against a file.
+//! [`encode`] renders a [`MetricsSnapshot`]. It is pure, so that a test can compare its text with a file.
 
 mod crosscheck_families;
 mod etcd_families;
@@ -14,7 +14,8 @@ use std::fmt;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text},
-    registry::Registry,
+    metrics::MetricType,
+    registry::{Registry, Unit},
 };
 
 pub use exposition_format::Format;
@@ -23,14 +24,56 @@ use exposition_format::ToPrometheus;
 use crate::analysis::{
     disk_metric::DiskMetric,
     latency::{BOUNDS_NS, Exported, seconds},
-    snapshot::{Figure, MemberSnapshot, Operation, Snapshot},
+    snapshot::{DiskMetricSnapshot, MemberSnapshot, MetricsSnapshot, Operation},
 };
 
 const PREFIX: &str = "etcd_disk_probe";
 
-/// More than a member's own metrics take. A text that outgrows its memory is copied, and there twice for a moment; what is not written
-/// to takes none.
+/// Reserved capacity per member, more than its own metrics take. A text that outgrows its capacity is copied
+/// and exists twice for a moment; reserved pages that are not written take no memory.
 const OWN_BYTES: usize = 80 << 10;
+
+/// Name, HELP text and type of one metric family. The registry adds the prefix, the encoder the unit and
+/// `_total`.
+struct MetricFamily {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    is_seconds: bool,
+}
+
+impl MetricFamily {
+    const fn new(kind: MetricType, name: &'static str, help: &'static str) -> Self {
+        Self { name, help, kind, is_seconds: false }
+    }
+
+    const fn counter(name: &'static str, help: &'static str) -> Self {
+        Self::new(MetricType::Counter, name, help)
+    }
+
+    const fn gauge(name: &'static str, help: &'static str) -> Self {
+        Self::new(MetricType::Gauge, name, help)
+    }
+
+    const fn histogram(name: &'static str, help: &'static str) -> Self {
+        Self::new(MetricType::Histogram, name, help)
+    }
+
+    const fn info(name: &'static str, help: &'static str) -> Self {
+        Self::new(MetricType::Info, name, help)
+    }
+
+    /// Sets the unit, which the encoder appends to the name.
+    const fn seconds(self) -> Self {
+        Self { is_seconds: true, ..self }
+    }
+
+    /// Writes the description of the family and returns the encoder of its series.
+    fn begin<'e>(&self, out: &'e mut DescriptorEncoder) -> Result<MetricEncoder<'e>, fmt::Error> {
+        let unit = self.is_seconds.then_some(&Unit::Seconds);
+        out.encode_descriptor(self.name, self.help, unit, self.kind)
+    }
+}
 
 type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 
@@ -38,14 +81,14 @@ type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 ///
 /// # Errors
 /// None in practice: writing to a string cannot fail.
-pub fn encode(snapshot: Snapshot, format: Format) -> Result<String, fmt::Error> {
+pub fn encode(snapshot: MetricsSnapshot, format: Format) -> Result<String, fmt::Error> {
     let copies: Vec<_> = snapshot
         .members
         .iter()
         .filter_map(|member| Some((member.name.clone(), member.reexported.clone()?)))
         .collect();
-    let passed_on_bytes = copies.iter().map(|(_, copy)| copy.bytes()).sum::<usize>();
-    let mut out = String::with_capacity(snapshot.members.len() * OWN_BYTES + 2 * passed_on_bytes);
+    let reexported_bytes = copies.iter().map(|(_, copy)| copy.bytes()).sum::<usize>();
+    let mut out = String::with_capacity(snapshot.members.len() * OWN_BYTES + 2 * reexported_bytes);
     let mut registry = Registry::with_prefix(PREFIX);
     registry.register_collector(Box::new(snapshot));
     match format {
@@ -56,9 +99,8 @@ pub fn encode(snapshot: Snapshot, format: Format) -> Result<String, fmt::Error> 
     Ok(out)
 }
 
-impl Collector for Snapshot {
+impl Collector for MetricsSnapshot {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        // The registry adds the prefix, the encoder the unit and `_total`.
         self.encode_latencies(&mut encoder)?;
         self.encode_operations(&mut encoder)?;
         self.encode_crosscheck(&mut encoder)?;
@@ -67,8 +109,8 @@ impl Collector for Snapshot {
     }
 }
 
-impl Snapshot {
-    fn figures(&self) -> impl Iterator<Item = (&str, &'static str, &Figure)> {
+impl MetricsSnapshot {
+    fn figures(&self) -> impl Iterator<Item = (&str, &'static str, &DiskMetricSnapshot)> {
         self.members.iter().flat_map(|member| {
             let figures = DiskMetric::ALL.into_iter().zip(member.figures.iter());
             figures.map(|(metric, figure)| (member.name.as_str(), metric.as_str(), figure))
@@ -88,16 +130,16 @@ impl Operation {
     }
 }
 
-fn histogram(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, seen: &Exported) -> fmt::Result {
+fn histogram(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, exported: &Exported) -> fmt::Result {
     let mut below = 0;
     let mut buckets = [(f64::INFINITY, 0); BOUNDS_NS.len() + 1];
-    for ((bucket, bound_ns), count) in buckets.iter_mut().zip(BOUNDS_NS).zip(seen.at_most) {
+    for ((bucket, bound_ns), count) in buckets.iter_mut().zip(BOUNDS_NS).zip(exported.at_most) {
         *bucket = (seconds(bound_ns), count - below);
         below = count;
     }
-    buckets[BOUNDS_NS.len()].1 = seen.count - below;
-    let sum_s = seconds(seen.sum_ns);
-    family.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum_s, seen.count, &buckets, None)
+    buckets[BOUNDS_NS.len()].1 = exported.count - below;
+    let sum_s = seconds(exported.sum_ns);
+    family.encode_family(labels)?.encode_histogram::<NoLabelSet>(sum_s, exported.count, &buckets, None)
 }
 
 fn counter(family: &mut MetricEncoder, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {

@@ -1,11 +1,12 @@
-//! What `check` prints and `/api/v1/report` serves: one window of every member, with its verdict.
+//! The report of `check` and `/api/v1/report`: one window of every member, with its verdict.
+
 mod report_schema;
 pub mod slow_report;
 mod text_report;
 
 pub use report_schema::{
-    CauseReport, ClassReport, Crosscheck, DeviceReport, FigureReport, MemberReport, Report, SCHEMA, Side,
-    SlowReport, SplitReport, Wait,
+    CauseReport, ClassReport, Crosscheck, DeviceReport, FigureReport, LatencySummary, MemberReport, Report,
+    SCHEMA, SlowReport, SplitReport, WaitReport,
 };
 pub use text_report::render;
 
@@ -76,9 +77,9 @@ fn figure(assessment: &Assessment<'_>, metric: DiskMetric) -> FigureReport {
     }
 }
 
-fn kernel_side(latencies: &Latencies) -> Side {
+fn kernel_side(latencies: &Latencies) -> LatencySummary {
     let count = latencies.count();
-    Side {
+    LatencySummary {
         count,
         mean_s: (count > 0).then(|| latencies.sum_seconds() / count as f64),
         p50_s: latencies.quantile(0.5),
@@ -88,23 +89,23 @@ fn kernel_side(latencies: &Latencies) -> Side {
     }
 }
 
-fn etcd_side(seen: &Observations) -> Side {
-    Side {
-        count: seen.count,
-        mean_s: (seen.count > 0).then(|| seen.sum_s / seen.count as f64),
-        p50_s: interpolated(seen, 0.5),
-        p99_s: interpolated(seen, 0.99),
-        p999_s: interpolated(seen, 0.999),
+fn etcd_side(observed: &Observations) -> LatencySummary {
+    LatencySummary {
+        count: observed.count,
+        mean_s: (observed.count > 0).then(|| observed.sum_s / observed.count as f64),
+        p50_s: interpolated(observed, 0.5),
+        p99_s: interpolated(observed, 0.99),
+        p999_s: interpolated(observed, 0.999),
         max_s: None,
     }
 }
 
-/// Returns a quantile as Prometheus' `histogram_quantile` does, which is what operators see on their dashboards.
-fn interpolated(seen: &Observations, q: f64) -> Option<f64> {
-    let rank = q * seen.count as f64;
-    let k = seen.at_most.iter().position(|count| *count as f64 >= rank && *count > 0)?;
-    let (from_s, below) = if k == 0 { (0.0, 0) } else { (bucket_bound_s(k - 1), seen.at_most[k - 1]) };
-    let within = (rank - below as f64) / (seen.at_most[k] - below).max(1) as f64;
+/// Returns a quantile as Prometheus' `histogram_quantile` does, so that it equals the value on dashboards.
+fn interpolated(observed: &Observations, q: f64) -> Option<f64> {
+    let rank = q * observed.count as f64;
+    let k = observed.at_most.iter().position(|count| *count as f64 >= rank && *count > 0)?;
+    let (from_s, below) = if k == 0 { (0.0, 0) } else { (bucket_bound_s(k - 1), observed.at_most[k - 1]) };
+    let within = (rank - below as f64) / (observed.at_most[k] - below).max(1) as f64;
     Some(from_s + (bucket_bound_s(k) - from_s) * within)
 }
 

@@ -1,8 +1,8 @@
-//! Who may ask: basic authentication against bcrypt hashes.
+//! Basic authentication against bcrypt hashes.
 //!
-//! A hash of cost 10 takes 50 ms and more, so it is checked on a thread of its own, one at a time, which rests after a wrong one
-//! and is the last to get a processor: a flood of wrong passwords delays neither the daemon nor etcd. What was right once is
-//! known again by a keyed hash, so that a scraper pays once.
+//! A hash of cost 10 takes 50 ms or more, so a separate thread with the lowest priority verifies one password
+//! at a time, and pauses after a wrong one: a flood of wrong passwords does not delay the daemon or etcd.
+//! Correct passwords are cached as keyed hashes, so that a scraper is verified once.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -20,34 +20,34 @@ use ring::{hmac, rand::SystemRandom};
 use rustix::process::setpriority_process;
 use tokio::sync::oneshot;
 
-/// How many passwords may wait to be checked; more are turned away.
+/// Maximum number of passwords waiting to be verified; further requests are rejected.
 const MAX_WAITING: usize = 8;
 
-/// How many right ones are remembered.
-const MAX_KNOWN: usize = 256;
+/// Maximum number of cached correct passwords.
+const MAX_VERIFIED: usize = 256;
 
-/// The lowest priority there is (`setpriority(2)`); for a thread of Linux it is its own.
-const LAST: i32 = 19;
+/// The lowest priority (`setpriority(2)`); on Linux it applies to a single thread.
+const LOWEST_PRIORITY: i32 = 19;
 
-/// What a client is told.
+/// Result of an authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     Granted,
     Denied,
-    /// Too many wait to be checked.
+    /// Too many passwords wait to be verified.
     Busy,
 }
 
-/// Checks passwords, and remembers those that were right.
-pub struct Checker {
-    /// None where the kernel has no random numbers; then nothing is remembered.
+/// Verifies passwords, and caches the correct ones.
+pub struct PasswordChecker {
+    /// None if the kernel provides no random numbers; then nothing is cached.
     key: Option<hmac::Key>,
-    known: Mutex<HashSet<Vec<u8>>>,
-    thread: OnceLock<Option<SyncSender<Job>>>,
+    verified: Mutex<HashSet<Vec<u8>>>,
+    thread: OnceLock<Option<SyncSender<PasswordCheck>>>,
 }
 
-/// One password to be checked.
-struct Job {
+/// One password to verify.
+struct PasswordCheck {
     hash: String,
     password: Vec<u8>,
     answer: oneshot::Sender<bool>,
@@ -56,23 +56,24 @@ struct Job {
 /// The users of one configuration.
 pub struct Passwords {
     users: BTreeMap<String, String>,
-    checker: Arc<Checker>,
+    checker: Arc<PasswordChecker>,
 }
 
 impl Passwords {
-    /// Takes the hash of every user's password; there has to be one user.
-    pub fn new(users: BTreeMap<String, String>, checker: Arc<Checker>) -> Self {
+    /// Creates the users from the hashes of their passwords; at least one user is required.
+    pub fn new(users: BTreeMap<String, String>, checker: Arc<PasswordChecker>) -> Self {
         Self { users, checker }
     }
 
-    /// Judges the `Authorization` header of a request.
+    /// Authenticates the `Authorization` header of a request.
     pub async fn admit(&self, header: Option<&HeaderValue>) -> Admission {
         let Some((user, password)) = header.and_then(|header| credentials(header.as_bytes())) else {
             return Admission::Denied;
         };
         let stored = self.users.get(&user);
-        // For somebody unknown it takes as long: against somebody else's hash, always the same, for names differ in what it costs.
-        let Some(hash) = stored.or_else(|| self.stand_in(&user)) else { return Admission::Denied };
+        // An unknown user takes as long: the password is compared with the hash of another user, always the
+        // same one for a name, because hashes may differ in cost.
+        let Some(hash) = stored.or_else(|| self.decoy_hash(&user)) else { return Admission::Denied };
         match self.checker.check(&user, hash, password).await {
             Some(true) if stored.is_some() => Admission::Granted,
             Some(_) => Admission::Denied,
@@ -80,46 +81,47 @@ impl Passwords {
         }
     }
 
-    fn stand_in(&self, user: &str) -> Option<&String> {
+    fn decoy_hash(&self, user: &str) -> Option<&String> {
         let number = self.checker.tag(&[user.as_bytes()]).map_or(0, |tag| usize::from(tag[0]));
         self.users.values().nth(number % self.users.len().max(1))
     }
 }
 
-impl Checker {
+impl PasswordChecker {
     pub fn new() -> Self {
         Self {
             key: hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok(),
-            known: Mutex::default(),
+            verified: Mutex::default(),
             thread: OnceLock::new(),
         }
     }
 
-    /// Returns whether a password is right, or none if too many others are being checked.
+    /// Returns whether a password is correct, or none if too many others wait.
     async fn check(&self, user: &str, hash: &str, password: Vec<u8>) -> Option<bool> {
         let tag = self.tag(&[user.as_bytes(), hash.as_bytes(), &password]);
-        if tag.as_ref().is_some_and(|tag| self.known().contains(tag)) {
+        if tag.as_ref().is_some_and(|tag| self.verified().contains(tag)) {
             return Some(true);
         }
-        let (answer, told) = oneshot::channel();
-        let job = Job { hash: hash.to_owned(), password, answer };
-        // Not before it is needed: threads inherit capabilities, and this needs none.
+        let (answer, result) = oneshot::channel();
+        let job = PasswordCheck { hash: hash.to_owned(), password, answer };
+        // Started only on first use: threads inherit capabilities, and this one needs none.
         match self.thread.get_or_init(start).as_ref()?.try_send(job) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return None,
         }
-        let right = told.await.ok()?;
+        let right = result.await.ok()?;
         if let Some(tag) = tag.filter(|_| right) {
-            let mut known = self.known();
-            if known.len() >= MAX_KNOWN {
-                known.clear();
+            let mut verified = self.verified();
+            if verified.len() >= MAX_VERIFIED {
+                verified.clear();
             }
-            known.insert(tag);
+            verified.insert(tag);
         }
         Some(right)
     }
 
-    /// Returns what these are known by within this process; each part has its length before it, so that none runs into the next.
+    /// Returns a keyed hash of the parts, valid within this process. The length of each part is hashed, too,
+    /// so that the boundaries between the parts are unambiguous.
     fn tag(&self, parts: &[&[u8]]) -> Option<Vec<u8>> {
         let mut context = hmac::Context::with_key(self.key.as_ref()?);
         for part in parts {
@@ -129,36 +131,39 @@ impl Checker {
         Some(context.sign().as_ref().to_vec())
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<Vec<u8>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn verified(&self) -> std::sync::MutexGuard<'_, HashSet<Vec<u8>>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn start() -> Option<SyncSender<Job>> {
+fn start() -> Option<SyncSender<PasswordCheck>> {
     let (sender, jobs) = sync_channel(MAX_WAITING);
     let builder = thread::Builder::new().name("passwords".to_owned()).stack_size(256 << 10);
-    let spawned = builder.spawn(move || check_one_by_one(&jobs));
-    spawned.inspect_err(|error| tracing::warn!(%error, "cannot start a thread to check passwords")).ok()?;
+    let spawned = builder.spawn(move || verify_sequentially(&jobs));
+    spawned
+        .inspect_err(|error| tracing::warn!(%error, "cannot start the thread that verifies passwords"))
+        .ok()?;
     Some(sender)
 }
 
-fn check_one_by_one(jobs: &Receiver<Job>) {
-    let _ = setpriority_process(None, LAST); // It does its work without, too.
+fn verify_sequentially(jobs: &Receiver<PasswordCheck>) {
+    // Optional: verification also works at normal priority.
+    let _ = setpriority_process(None, LOWEST_PRIORITY);
     for job in jobs {
         if job.answer.is_closed() {
-            continue; // The client is gone.
+            continue; // The client has disconnected.
         }
         let started = Instant::now();
         let right = bcrypt::verify(&job.password, &job.hash).unwrap_or(false);
-        let _ = job.answer.send(right); // The client may be gone by now.
+        let _ = job.answer.send(right); // The client may have disconnected meanwhile.
         if !right {
-            // Half a processor at most.
+            // Limits the thread to half a CPU.
             thread::sleep(started.elapsed());
         }
     }
 }
 
-/// Reads `Basic base64(user:password)` (RFC 7617).
+/// Parses `Basic base64(user:password)` (RFC 7617).
 pub fn credentials(header: &[u8]) -> Option<(String, Vec<u8>)> {
     let (scheme, encoded) = std::str::from_utf8(header).ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {

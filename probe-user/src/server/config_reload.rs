@@ -1,7 +1,8 @@
-//! The web configuration in force, and how another one takes its place without a restart.
+//! Hot reload of the web configuration.
 //!
-//! Once a second the files are looked at, not read: a certificate that is rotated by renaming, or by moving a symbolic link as
-//! Kubernetes does, is another file. What cannot be used changes nothing, and is told once and by a metric.
+//! Once a second the fingerprints of the files are compared, without reading the files: a certificate that is
+//! rotated by a rename, or by another target of a symbolic link as in Kubernetes, is a different file. An
+//! invalid configuration changes nothing; it is logged once and reported by a metric.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 use super::{
-    auth::{Checker, Passwords},
+    auth::{PasswordChecker, Passwords},
     rate_limit::RateLimiter,
     server_tls,
     web_config::{Pem, WebConfig},
@@ -29,159 +30,166 @@ use super::{
 };
 use crate::system::file_fingerprint::Fingerprint;
 
-/// How often the files are looked at.
-const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+/// Interval between two checks of the files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What connections and requests are held against.
-pub struct InForce {
+/// The configuration that applies to connections and requests.
+pub struct ActiveConfig {
     /// None serves plain HTTP.
     pub tls: Option<TlsAcceptor>,
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// None lets everybody in.
+    /// None grants access to every client.
     pub passwords: Option<Passwords>,
     pub rate: Option<RateLimiter>,
 }
 
-/// Whether the last try to load the configuration succeeded; none without one. For the metrics.
+/// Whether the last reload succeeded; none without a web configuration. Exported as a metric.
 #[derive(Clone, Debug, Default)]
-pub struct Reloaded(Option<Arc<AtomicBool>>);
+pub struct LastReload(Option<Arc<AtomicBool>>);
 
-impl Reloaded {
+impl LastReload {
     pub fn get(&self) -> Option<bool> {
-        self.0.as_ref().map(|reloaded| reloaded.load(Relaxed))
+        self.0.as_ref().map(|last_reload| last_reload.load(Relaxed))
     }
 }
 
-/// Keeps the configuration up to date.
-pub struct Web {
+/// Reloads the configuration when its files change.
+pub struct ConfigReloader {
     file: Option<PathBuf>,
-    in_force: watch::Sender<Arc<InForce>>,
-    seen: Seen,
-    checker: Arc<Checker>,
-    reloaded: Reloaded,
+    active: watch::Sender<Arc<ActiveConfig>>,
+    watched: WatchedFiles,
+    checker: Arc<PasswordChecker>,
+    last_reload: LastReload,
 }
 
-/// The files of a configuration, as they were before they were read.
-type Seen = Vec<(PathBuf, Option<Fingerprint>)>;
+/// The files of a configuration, with their fingerprints before they were read.
+type WatchedFiles = Vec<(PathBuf, Option<Fingerprint>)>;
 
-impl Web {
-    /// Reads the configuration for the first time; without a file everything is plain and open.
+impl ConfigReloader {
+    /// Loads the configuration for the first time. Without a file, the server is plain and open.
     ///
     /// # Errors
-    /// If it cannot be used.
+    /// If the configuration is invalid.
     pub fn load(file: Option<&Path>) -> Result<Self, WebError> {
-        let checker = Arc::new(Checker::new());
+        let checker = Arc::new(PasswordChecker::new());
         let Some(file) = file else {
-            let open = InForce { tls: None, headers: Vec::new(), passwords: None, rate: None };
+            let open = ActiveConfig { tls: None, headers: Vec::new(), passwords: None, rate: None };
             return Ok(Self {
                 file: None,
-                in_force: watch::Sender::new(Arc::new(open)),
-                seen: Vec::new(),
+                active: watch::Sender::new(Arc::new(open)),
+                watched: Vec::new(),
                 checker,
-                reloaded: Reloaded::default(),
+                last_reload: LastReload::default(),
             });
         };
-        let mut seen = Seen::new();
-        let in_force = load(file, &checker, &mut seen)?;
+        let mut watched = WatchedFiles::new();
+        let active = load(file, &checker, &mut watched)?;
         Ok(Self {
             file: Some(file.to_owned()),
-            in_force: watch::Sender::new(Arc::new(in_force)),
-            seen,
+            active: watch::Sender::new(Arc::new(active)),
+            watched,
             checker,
-            reloaded: Reloaded(Some(Arc::new(AtomicBool::new(true)))),
+            last_reload: LastReload(Some(Arc::new(AtomicBool::new(true)))),
         })
     }
 
-    /// Returns where the configuration in force is to be had, and that there is another one.
-    pub fn subscribe(&self) -> watch::Receiver<Arc<InForce>> {
-        self.in_force.subscribe()
+    /// Returns a receiver of the active configuration, which also signals a change.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<ActiveConfig>> {
+        self.active.subscribe()
     }
 
-    pub fn reloaded(&self) -> Reloaded {
-        self.reloaded.clone()
+    pub fn last_reload(&self) -> LastReload {
+        self.last_reload.clone()
     }
 
-    /// Returns whether connections are encrypted, and whether requests need a password.
+    /// Returns whether connections are encrypted, and whether requests require a password.
     pub fn protects(&self) -> (bool, bool) {
-        let in_force = self.in_force.borrow();
-        (in_force.tls.is_some(), in_force.passwords.is_some())
+        let active = self.active.borrow();
+        (active.tls.is_some(), active.passwords.is_some())
     }
 
-    /// Loads the configuration anew whenever its files have changed. Ends never.
-    pub async fn keep_up_to_date(mut self) {
+    /// Reloads the configuration whenever its files have changed. Never returns.
+    pub async fn run(mut self) {
         if self.file.is_none() {
             return std::future::pending().await;
         }
-        let mut ticks = interval(LOOKED_AT_EVERY);
+        let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.look();
+            self.reload_if_changed();
         }
     }
 
-    fn look(&mut self) {
+    fn reload_if_changed(&mut self) {
         let Some(file) = self.file.clone() else { return };
-        if self.seen.iter().all(|(path, seen)| Fingerprint::of_path(path) == *seen) {
+        if self.watched.iter().all(|(path, watched)| Fingerprint::of_path(path) == *watched) {
             return;
         }
-        // Those of a broken one count, too: what it names may come later.
-        let mut seen = Seen::new();
-        let loaded = load(&file, &self.checker, &mut seen);
-        let loaded = loaded.and_then(|in_force| self.refuse_to_open(&in_force).map(|()| in_force));
-        self.seen = seen;
-        let was_well = self.reloaded.get() == Some(true);
-        let is_well = loaded.is_ok();
+        // The files of an invalid configuration are watched, too: a missing one may be created later.
+        let mut watched = WatchedFiles::new();
+        let loaded = load(&file, &self.checker, &mut watched);
+        let loaded = loaded.and_then(|active| self.reject_downgrade(&active).map(|()| active));
+        self.watched = watched;
+        let was_valid = self.last_reload.get() == Some(true);
+        let is_valid = loaded.is_ok();
         match loaded.map_err(|error| crate::support::logging::chain(&error)) {
-            Ok(in_force) => {
-                self.in_force.send_replace(Arc::new(in_force));
-                info!("web configuration loaded anew");
+            Ok(active) => {
+                self.active.send_replace(Arc::new(active));
+                info!("web configuration reloaded");
             }
-            Err(error) if was_well => {
-                warn!("the web configuration has changed, and the old one stays in force: {error}");
+            Err(error) if was_valid => {
+                warn!("cannot reload the web configuration; the previous one stays active: {error}");
             }
-            Err(error) => info!("the web configuration still cannot be used: {error}"),
+            Err(error) => info!("the web configuration is still invalid: {error}"),
         }
-        if let Some(reloaded) = &self.reloaded.0 {
-            reloaded.store(is_well, Relaxed);
+        if let Some(last_reload) = &self.last_reload.0 {
+            last_reload.store(is_valid, Relaxed);
         }
     }
 
-    /// A file that an editor has emptied, or written by half, would let everybody in.
-    fn refuse_to_open(&self, new: &InForce) -> Result<(), WebError> {
-        let (encrypted, locked) = self.protects();
-        let gone = match (encrypted && new.tls.is_none(), locked && new.passwords.is_none()) {
+    /// Rejects the loss of TLS or passwords: a file that an editor has truncated would grant access to every
+    /// client.
+    fn reject_downgrade(&self, new: &ActiveConfig) -> Result<(), WebError> {
+        let (encrypted, authenticated) = self.protects();
+        let gone = match (encrypted && new.tls.is_none(), authenticated && new.passwords.is_none()) {
             (false, false) => return Ok(()),
             (true, _) => "TLS",
             (false, true) => "passwords",
         };
-        Err(WebError::Wrong(format!("it does without {gone}, which takes a restart of the probe")))
+        Err(WebError::Invalid(format!("the new configuration drops {gone}; restart the probe to apply it")))
     }
 }
 
-/// Reads a configuration, and notes each file before it is read, so that a later change is one.
-fn load(file: &Path, checker: &Arc<Checker>, seen: &mut Seen) -> Result<InForce, WebError> {
-    seen.push((file.to_owned(), Fingerprint::of_path(file)));
+/// Loads a configuration. Records each fingerprint before the file is read, so that a later change is
+/// detected.
+fn load(
+    file: &Path,
+    checker: &Arc<PasswordChecker>,
+    watched: &mut WatchedFiles,
+) -> Result<ActiveConfig, WebError> {
+    watched.push((file.to_owned(), Fingerprint::of_path(file)));
     let unreadable = |error| WebError::Unreadable {
         what: " of --web.config.file".to_owned(),
         path: file.to_owned(),
         error,
     };
     let content = server_tls::read(file).map_err(unreadable)?;
-    let of_file = |wrong: &dyn std::fmt::Display| WebError::Wrong(format!("`{}`: {wrong}", file.display()));
-    let yaml = String::from_utf8(content).map_err(|_| of_file(&"it is no text"))?;
+    let of_file =
+        |invalid: &dyn std::fmt::Display| WebError::Invalid(format!("`{}`: {invalid}", file.display()));
+    let yaml = String::from_utf8(content).map_err(|_| of_file(&"it is not UTF-8 text"))?;
     let config = WebConfig::parse(&yaml, file.parent().unwrap_or(Path::new("")));
-    let config = config.map_err(|wrong| of_file(&wrong))?;
+    let config = config.map_err(|invalid| of_file(&invalid))?;
     let mut acceptor = None;
     if let Some(tls) = &config.tls {
         for pem in [Some(&tls.certificate), Some(&tls.key), tls.client_ca.as_ref()].into_iter().flatten() {
             if let Pem::File(path) = pem {
-                seen.push((path.clone(), Fingerprint::of_path(path)));
+                watched.push((path.clone(), Fingerprint::of_path(path)));
             }
         }
         acceptor = Some(TlsAcceptor::from(Arc::new(server_tls::server_config(tls, config.http2)?)));
     }
     let passwords = (!config.users.is_empty()).then(|| Passwords::new(config.users, checker.clone()));
     let rate = config.rate_limit.map(RateLimiter::new);
-    Ok(InForce { tls: acceptor, headers: config.headers, passwords, rate })
+    Ok(ActiveConfig { tls: acceptor, headers: config.headers, passwords, rate })
 }

@@ -1,7 +1,7 @@
-//! What a connection is at, since when, and until when it may be.
+//! Phases of a connection and their deadlines.
 //!
-//! hyper has one limit, on the time that a request's head takes, and it runs while a connection waits for the next request, too.
-//! Here waiting, asking and taking the answer have limits of their own.
+//! hyper has a single limit, for the time that a request's head takes, which also runs while a connection is
+//! idle. Here idle time, receiving a request and sending its response have separate limits.
 
 use std::{
     collections::BTreeMap,
@@ -18,23 +18,23 @@ use tokio::{
 
 use super::limits::Limits;
 
-/// What one connection is at. Shared by its stream, its requests and whoever watches over it.
+/// State of one connection. Shared by its stream, its requests and the task that enforces the deadline.
 #[derive(Clone)]
-pub struct Activity {
-    state: Arc<Mutex<State>>,
+pub struct ConnectionState {
+    progress: Arc<Mutex<Progress>>,
     limits: Limits,
 }
 
-struct State {
+struct Progress {
     phase: Phase,
-    /// Since when.
+    /// Start of the phase.
     since: Instant,
-    /// Whether its requests come one after the other, as in HTTP/1.
-    in_turn: bool,
+    /// Whether requests are sequential, as in HTTP/1.
+    is_sequential: bool,
     next: u64,
-    /// Requests that are being answered, by number, with their begin; the first is the oldest.
+    /// Requests in flight, by number, with their start; the first is the oldest.
     open: BTreeMap<u64, Instant>,
-    /// The answer that is finished and not sent, with what it holds; of requests in turn only.
+    /// The response that is complete but not sent, with its permit; for sequential requests only.
     unsent: Option<(Instant, Option<OwnedSemaphorePermit>)>,
 }
 
@@ -46,47 +46,48 @@ enum Phase {
     Head,
 }
 
-impl Activity {
+impl ConnectionState {
     pub fn new(limits: Limits) -> Self {
-        let state = State {
+        let progress = Progress {
             phase: Phase::Handshake,
             since: Instant::now(),
-            in_turn: true,
+            is_sequential: true,
             next: 0,
             open: BTreeMap::new(),
             unsent: None,
         };
-        Self { state: Arc::new(Mutex::new(state)), limits }
+        Self { progress: Arc::new(Mutex::new(progress)), limits }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The handshake is over. Requests come one after the other, or several at once.
-    pub fn established(&self, in_turn: bool) {
-        let mut state = self.state();
-        (state.phase, state.since, state.in_turn) = (Phase::Idle, Instant::now(), in_turn);
+    /// Records the end of the handshake. Requests are sequential or concurrent.
+    pub fn established(&self, is_sequential: bool) {
+        let mut progress = self.progress();
+        (progress.phase, progress.since, progress.is_sequential) =
+            (Phase::Idle, Instant::now(), is_sequential);
     }
 
-    /// A request is there; it is under way until the turn is dropped.
-    pub fn begin(&self) -> Turn {
-        let mut state = self.state();
-        let number = state.next;
-        state.next += 1;
-        state.open.insert(number, Instant::now());
-        Turn { activity: self.clone(), number, permit: None }
+    /// Records a request, which is in flight until the guard is dropped.
+    pub fn begin(&self) -> RequestGuard {
+        let mut progress = self.progress();
+        let number = progress.next;
+        progress.next += 1;
+        progress.open.insert(number, Instant::now());
+        RequestGuard { connection: self.clone(), number, permit: None }
     }
 
-    /// Returns when it will have taken too long.
+    /// Returns the deadline of the current phase or request.
     pub fn deadline(&self) -> Instant {
-        let state = self.state();
-        let oldest = state.open.values().next().copied();
-        let oldest = state.unsent.as_ref().map(|(begun, _)| *begun).or(oldest);
+        let progress = self.progress();
+        let oldest = progress.open.values().next().copied();
+        let oldest = progress.unsent.as_ref().map(|(begun, _)| *begun).or(oldest);
         oldest.map_or_else(
             || {
-                state.since
-                    + match state.phase {
+                progress.since
+                    + match progress.phase {
                         Phase::Handshake => self.limits.handshake,
                         Phase::Idle => self.limits.idle,
                         Phase::Head => self.limits.head,
@@ -96,67 +97,72 @@ impl Activity {
         )
     }
 
-    /// Returns since when nothing is asked, if so: such a connection makes room for another.
+    /// Returns the start of the phase if no request is in flight: such a connection may be evicted.
     pub fn idle_since(&self) -> Option<Instant> {
-        let state = self.state();
-        (state.open.is_empty() && state.unsent.is_none()).then_some(state.since)
+        let progress = self.progress();
+        (progress.open.is_empty() && progress.unsent.is_none()).then_some(progress.since)
     }
 
     fn received(&self) {
-        let mut state = self.state();
-        if state.in_turn && state.phase == Phase::Idle && state.open.is_empty() && state.unsent.is_none() {
-            (state.phase, state.since) = (Phase::Head, Instant::now());
+        let mut progress = self.progress();
+        if progress.is_sequential
+            && progress.phase == Phase::Idle
+            && progress.open.is_empty()
+            && progress.unsent.is_none()
+        {
+            (progress.phase, progress.since) = (Phase::Head, Instant::now());
         }
     }
 
     fn sent(&self) {
-        let mut state = self.state();
-        if state.open.is_empty() && state.unsent.take().is_some() {
-            (state.phase, state.since) = (Phase::Idle, Instant::now());
+        let mut progress = self.progress();
+        if progress.open.is_empty() && progress.unsent.take().is_some() {
+            (progress.phase, progress.since) = (Phase::Idle, Instant::now());
         }
     }
 }
 
-/// One request under way; goes with the body of its answer.
-pub struct Turn {
-    activity: Activity,
+/// A request in flight; owned by the body of its response.
+pub struct RequestGuard {
+    connection: ConnectionState,
     number: u64,
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Turn {
-    /// Holds this until the answer is sent.
-    pub fn hold(&mut self, permit: OwnedSemaphorePermit) {
+impl RequestGuard {
+    /// Keeps the permit until the response is sent.
+    pub fn attach_permit(&mut self, permit: OwnedSemaphorePermit) {
         self.permit = Some(permit);
     }
 }
 
-impl Drop for Turn {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        let mut state = self.activity.state();
-        let Some(begun) = state.open.remove(&self.number) else { return };
-        if state.in_turn {
-            state.unsent = Some((begun, self.permit.take()));
-        } else if state.open.is_empty() {
-            // Of several at once, each is handed on in pieces as the client takes them, so the last piece is sent by now.
-            (state.phase, state.since) = (Phase::Idle, Instant::now());
+        let mut progress = self.connection.progress();
+        let Some(begun) = progress.open.remove(&self.number) else { return };
+        if progress.is_sequential {
+            progress.unsent = Some((begun, self.permit.take()));
+        } else if progress.open.is_empty() {
+            // Concurrent responses are passed to hyper in pieces as the client reads them, so the last piece
+            // has been sent by now.
+            (progress.phase, progress.since) = (Phase::Idle, Instant::now());
         }
     }
 }
 
-/// A stream that tells the activity what goes through it.
-pub struct Watched<S> {
+/// A stream that records its traffic in the state of the connection.
+pub struct ObservedStream<S> {
     stream: S,
-    activity: Activity,
+    connection: ConnectionState,
 }
 
-impl<S> Watched<S> {
-    pub fn new(stream: S, activity: Activity) -> Self {
-        Self { stream, activity }
+impl<S> ObservedStream<S> {
+    pub fn new(stream: S, connection: ConnectionState) -> Self {
+        Self { stream, connection }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ObservedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -165,13 +171,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.activity.received();
+            self.connection.received();
         }
         outcome
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ObservedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -192,11 +198,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes once it has written all it has.
+    /// hyper flushes after it has written all of its data.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_flush(context);
         if matches!(outcome, Poll::Ready(Ok(()))) {
-            self.activity.sent();
+            self.connection.sent();
         }
         outcome
     }

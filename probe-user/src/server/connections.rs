@@ -1,4 +1,4 @@
-//! Accepts connections, bounds how many there are and how long each may take, and ends them in order.
+//! Accepts connections, limits their number and duration, and shuts them down gracefully.
 
 use std::{collections::HashMap, convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -17,55 +17,55 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    config_reload::InForce,
-    connection_timeouts::{Activity, Watched},
+    config_reload::ActiveConfig,
+    connection_timeouts::{ConnectionState, ObservedStream},
     limits::Limits,
-    middleware::Door,
+    middleware::Gate,
 };
 
-/// How long to wait when the system has no descriptor left.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Back-off when the system has no descriptor left.
+const ACCEPT_BACK_OFF: Duration = Duration::from_secs(1);
 
-/// How long answers under way may take once the probe is told to stop.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// Time limit for responses in flight after the probe is requested to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Serves until `stop` ends; requests under way are answered first.
+/// Serves until `stop` completes; requests in flight are answered first.
 pub async fn serve(
     listener: TcpListener,
-    door: Door,
-    web: watch::Receiver<Arc<InForce>>,
+    gate: Gate,
+    config: watch::Receiver<Arc<ActiveConfig>>,
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
     let stopping = watch::Sender::new(false);
-    let mut connections = Connections { tasks: JoinSet::new(), open: HashMap::new() };
+    let mut connections = OpenConnections { tasks: JoinSet::new(), open: HashMap::new() };
     let mut stop = pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
-            Some(ended) = connections.tasks.join_next_with_id() => connections.forget(ended),
+            Some(ended) = connections.tasks.join_next_with_id() => connections.remove(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     if !connections.make_room(limits.connections) {
-                        refuse(&stream, &web);
+                        refuse(&stream, &config);
                         continue;
                     }
-                    let activity = Activity::new(limits);
-                    let connection = Connection {
-                        door: door.clone(),
-                        activity: activity.clone(),
-                        web: web.clone(),
+                    let state = ConnectionState::new(limits);
+                    let connection = InboundConnection {
+                        gate: gate.clone(),
+                        state: state.clone(),
+                        config: config.clone(),
                         stopping: stopping.subscribe(),
                         limits,
                     };
                     let task = connections.tasks.spawn(connection.run(stream));
-                    connections.open.insert(task.id(), (activity, task));
+                    connections.open.insert(task.id(), (state, task));
                 }
-                // The client is gone already.
+                // The client has already disconnected.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
-                    sleep(PAUSE).await;
+                    sleep(ACCEPT_BACK_OFF).await;
                 }
             },
         }
@@ -73,24 +73,24 @@ pub async fn serve(
     drop(listener);
     stopping.send_replace(true);
     let all_ended = async { while connections.tasks.join_next().await.is_some() {} };
-    if timeout(LAST_ANSWERS, all_ended).await.is_err() {
-        debug!("answers under way were broken off");
+    if timeout(DRAIN_TIMEOUT, all_ended).await.is_err() {
+        debug!("responses in flight were cancelled at shutdown");
     }
 }
 
-/// Those that are open.
-struct Connections {
+/// The open connections.
+struct OpenConnections {
     tasks: JoinSet<()>,
-    open: HashMap<Id, (Activity, AbortHandle)>,
+    open: HashMap<Id, (ConnectionState, AbortHandle)>,
 }
 
-impl Connections {
-    /// Returns whether there is room for one more, for which the one that has not asked for the longest may have to go.
+impl OpenConnections {
+    /// Returns whether there is room for one more connection. If necessary, evicts the longest idle one.
     fn make_room(&mut self, at_most: usize) -> bool {
         if self.open.len() < at_most {
             return true;
         }
-        let idle = self.open.iter().filter_map(|(id, (activity, _))| Some((activity.idle_since()?, *id)));
+        let idle = self.open.iter().filter_map(|(id, (state, _))| Some((state.idle_since()?, *id)));
         let Some((_, oldest)) = idle.min() else { return false };
         if let Some((_, task)) = self.open.remove(&oldest) {
             task.abort();
@@ -98,12 +98,12 @@ impl Connections {
         true
     }
 
-    fn forget(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
+    fn remove(&mut self, ended: Result<(Id, ()), tokio::task::JoinError>) {
         let id = match ended {
             Ok((id, ())) => id,
             Err(error) => {
                 if error.is_panic() {
-                    warn!(%error, "a connection broke off");
+                    warn!(%error, "a connection task panicked");
                 }
                 error.id()
             }
@@ -112,71 +112,73 @@ impl Connections {
     }
 }
 
-/// Says that there is no room, where that takes no handshake.
-fn refuse(stream: &TcpStream, web: &watch::Receiver<Arc<InForce>>) {
-    if web.borrow().tls.is_none() {
+/// Answers 503 if this requires no handshake.
+fn refuse(stream: &TcpStream, config: &watch::Receiver<Arc<ActiveConfig>>) {
+    if config.borrow().tls.is_none() {
         let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-        // It has just been accepted, so there is room for a line; and if not, it is closed all the same.
+        // The socket has just been accepted, so its buffer has room; otherwise it is closed without an
+        // answer.
         let _ = stream.try_write(answer);
     }
 }
 
-struct Connection {
-    door: Door,
-    activity: Activity,
-    web: watch::Receiver<Arc<InForce>>,
+struct InboundConnection {
+    gate: Gate,
+    state: ConnectionState,
+    config: watch::Receiver<Arc<ActiveConfig>>,
     stopping: watch::Receiver<bool>,
     limits: Limits,
 }
 
-impl Connection {
+impl InboundConnection {
     async fn run(mut self, stream: TcpStream) {
-        let _ = stream.set_nodelay(true); // It works without, too.
-        let tls = self.web.borrow_and_update().tls.clone();
+        let _ = stream.set_nodelay(true); // Optional.
+        let tls = self.config.borrow_and_update().tls.clone();
         let Some(tls) = tls else {
-            self.activity.established(true);
+            self.state.established(true);
             return self.serve(stream, false).await;
         };
         let handshake = tls.accept(stream);
         let stream = tokio::select! {
             stream = handshake => stream,
-            () = sleep_until(self.activity.deadline()) => return,
+            () = sleep_until(self.state.deadline()) => return,
             _ = self.stopping.wait_for(|stopping| *stopping) => return,
         };
-        // A port scan, or a client that does not trust us: the client has been told, and its own log is the place.
-        let Ok(stream) = stream.inspect_err(|error| debug!(%error, "cannot agree on TLS")) else { return };
+        // A port scan, or a client that does not trust the server's certificate: the client has received the
+        // alert, and its own log reports it.
+        let Ok(stream) = stream.inspect_err(|error| debug!(%error, "TLS handshake failed")) else { return };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        self.activity.established(!is_http2);
+        self.state.established(!is_http2);
         self.serve(stream, is_http2).await;
     }
 
     async fn serve(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, is_http2: bool) {
-        let answer = service_fn(|request: Request<Incoming>| {
-            let (door, activity) = (self.door.clone(), self.activity.clone());
-            async move { Ok::<_, Infallible>(door.answer(request, &activity).await) }
+        let service = service_fn(|request: Request<Incoming>| {
+            let (gate, state) = (self.gate.clone(), self.state.clone());
+            async move { Ok::<_, Infallible>(gate.call(request, &state).await) }
         });
         let http = builder(&self.limits, is_http2);
-        let stream = TokioIo::new(Watched::new(stream, self.activity.clone()));
-        let mut connection = pin!(http.serve_connection(stream, answer));
-        let over = async {
+        let stream = TokioIo::new(ObservedStream::new(stream, self.state.clone()));
+        let mut connection = pin!(http.serve_connection(stream, service));
+        let drain = async {
             tokio::select! {
                 _ = self.stopping.wait_for(|stopping| *stopping) => {}
-                // Whoever was let in by another certificate, or without one, has to come in again.
-                _ = self.web.changed() => {}
+                // Clients that were accepted with the previous configuration have to connect again.
+                _ = self.config.changed() => {}
             }
         };
-        let mut over = pin!(over);
-        let mut is_over = false;
+        let mut drain = pin!(drain);
+        let mut is_draining = false;
         loop {
             tokio::select! {
-                biased; // What has arrived counts before the time that it took.
+                biased; // Received data takes precedence over the deadline.
                 _ = connection.as_mut() => return,
-                () = expired(&self.activity) => return,
-                () = &mut over, if !is_over => {
-                    if self.activity.idle_since().is_some() {
+                () = expired(&self.state) => return,
+                () = &mut drain, if !is_draining => {
+                    if self.state.idle_since().is_some() {
                         return;
                     }
-                    is_over = true;
+                    is_draining = true;
                     connection.as_mut().graceful_shutdown();
                 }
             }
@@ -184,19 +186,19 @@ impl Connection {
     }
 }
 
-/// Ends when the connection has taken too long for what it is at, which may change at any time.
-async fn expired(activity: &Activity) {
-    let mut deadline = activity.deadline();
+/// Completes when the connection has reached its deadline, which may change at any time.
+async fn expired(state: &ConnectionState) {
+    let mut deadline = state.deadline();
     let mut timer = pin!(sleep_until(deadline));
     std::future::poll_fn(|context| {
         loop {
-            let now = activity.deadline();
+            let now = state.deadline();
             if now != deadline {
                 deadline = now;
                 timer.as_mut().reset(deadline);
             }
             std::task::ready!(timer.as_mut().poll(context));
-            if activity.deadline() == deadline {
+            if state.deadline() == deadline {
                 return std::task::Poll::Ready(());
             }
         }
@@ -209,7 +211,7 @@ fn builder(limits: &Limits, is_http2: bool) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(None) // `Activity` has finer ones.
+        .header_read_timeout(None) // `ConnectionState` has finer limits.
         .max_buf_size(limits.head_bytes)
         .max_headers(limits.headers);
     builder

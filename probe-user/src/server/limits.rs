@@ -1,28 +1,28 @@
-//! How much of the probe a client may have: docs/web.md has the same table for operators.
+//! Limits for clients. docs/web.md has the same table for operators.
 
 use std::time::Duration;
 
-/// What holds for one listener.
+/// The limits of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once. When there are more, the one makes room that has not asked for the longest.
+    /// Concurrent connections. Beyond the limit, the longest idle one is evicted.
     pub connections: usize,
-    /// Answers at once that are being made or sent.
+    /// Requests being answered concurrently, until the answer is sent.
     pub answers: usize,
-    /// Requests at once on a connection of HTTP/2.
+    /// Concurrent requests on an HTTP/2 connection.
     pub streams: u32,
     /// Bytes of a request's first line and headers.
     pub head_bytes: usize,
     pub headers: usize,
-    /// Bytes of a request's body, which nobody reads.
+    /// Bytes of a request's body, which is discarded.
     pub body_bytes: u64,
-    /// How long TLS may take to be agreed on.
+    /// Duration of a TLS handshake.
     pub handshake: Duration,
-    /// How long a request's head may take to arrive, from its first byte.
+    /// Time to receive a request's head, from its first byte.
     pub head: Duration,
-    /// From a request's head until its answer has been taken.
+    /// Time from a request's head until its answer is sent.
     pub request: Duration,
-    /// How long a connection may wait for the next request. Prometheus asks every minute at least, by default.
+    /// Idle time of a connection. Prometheus scrapes once a minute by default.
     pub idle: Duration,
 }
 

@@ -1,4 +1,5 @@
-//! What every request passes before a handler sees it, and every answer before a client does.
+//! Middleware between connections and handlers: rate limit, authentication, body limit, load shedding,
+//! redaction.
 
 use std::{
     pin::Pin,
@@ -19,44 +20,54 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{
     auth::Admission,
-    config_reload::InForce,
-    connection_timeouts::{Activity, Turn},
+    config_reload::ActiveConfig,
+    connection_timeouts::{ConnectionState, RequestGuard},
     limits::Limits,
-    redaction::Secrets,
+    redaction::Redactor,
 };
 
-/// The way in, shared by all connections.
+/// The service in front of the router, shared by all connections.
 #[derive(Clone)]
-pub struct Door {
+pub struct Gate {
     routes: TowerToHyperService<Router>,
-    web: watch::Receiver<Arc<InForce>>,
-    secrets: Secrets,
+    config: watch::Receiver<Arc<ActiveConfig>>,
+    redactor: Redactor,
     answers: Arc<Semaphore>,
     limits: Limits,
 }
 
-impl Door {
-    pub fn new(routes: Router, web: watch::Receiver<Arc<InForce>>, secrets: Secrets, limits: Limits) -> Self {
+impl Gate {
+    pub fn new(
+        routes: Router,
+        config: watch::Receiver<Arc<ActiveConfig>>,
+        redactor: Redactor,
+        limits: Limits,
+    ) -> Self {
         let answers = Arc::new(Semaphore::new(limits.answers));
-        Self { routes: TowerToHyperService::new(routes), web, secrets, answers, limits }
+        Self { routes: TowerToHyperService::new(routes), config, redactor, answers, limits }
     }
 
-    /// Answers a request; the answer's body keeps the turn until it is sent.
-    pub async fn answer(&self, request: Request<Incoming>, activity: &Activity) -> Response {
-        let mut turn = activity.begin();
-        let in_force = self.web.borrow().clone();
-        let mut response = self.judge(&in_force, request, &mut turn).await;
-        for (name, value) in &in_force.headers {
+    /// Answers a request. The response body owns the guard until it is sent.
+    pub async fn call(&self, request: Request<Incoming>, state: &ConnectionState) -> Response {
+        let mut guard = state.begin();
+        let active = self.config.borrow().clone();
+        let mut response = self.admit(&active, request, &mut guard).await;
+        for (name, value) in &active.headers {
             response.headers_mut().insert(name, value.clone());
         }
-        response.map(|body| Body::new(Kept { body, rest: Bytes::new(), _turn: turn }))
+        response.map(|body| Body::new(GuardedBody { body, rest: Bytes::new(), _guard: guard }))
     }
 
-    async fn judge(&self, in_force: &InForce, request: Request<Incoming>, turn: &mut Turn) -> Response {
-        if in_force.rate.as_ref().is_some_and(|rate| !rate.allows(Instant::now())) {
+    async fn admit(
+        &self,
+        active: &ActiveConfig,
+        request: Request<Incoming>,
+        guard: &mut RequestGuard,
+    ) -> Response {
+        if active.rate.as_ref().is_some_and(|rate| !rate.allows(Instant::now())) {
             return refusal(StatusCode::TOO_MANY_REQUESTS);
         }
-        if let Some(passwords) = &in_force.passwords {
+        if let Some(passwords) = &active.passwords {
             match passwords.admit(request.headers().get(header::AUTHORIZATION)).await {
                 Admission::Granted => {}
                 Admission::Denied => {
@@ -66,7 +77,7 @@ impl Door {
                 Admission::Busy => return refusal(StatusCode::TOO_MANY_REQUESTS),
             }
         }
-        // One that does not tell its length may be endless.
+        // A body of unknown length may be endless.
         if request.body().size_hint().upper().is_none_or(|length| length > self.limits.body_bytes) {
             let mut response = refusal(StatusCode::PAYLOAD_TOO_LARGE);
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -76,31 +87,31 @@ impl Door {
             let retry = [(header::RETRY_AFTER, "1")];
             return (retry, refusal(StatusCode::SERVICE_UNAVAILABLE)).into_response();
         };
-        turn.hold(permit);
+        guard.attach_permit(permit);
         let answered = hyper::service::Service::call(&self.routes, request.map(Body::new)).await;
         let response = answered.unwrap_or_else(|never| match never {});
-        self.secrets.withhold(response).await
+        self.redactor.redact(response).await
     }
 }
 
-/// Says no more than the status.
+/// Returns a response with only the status.
 fn refusal(status: StatusCode) -> Response {
     (status, format!("{}\n", status.canonical_reason().unwrap_or_default())).into_response()
 }
 
-/// How much of an answer is handed on at once. Over HTTP/2 hyper hands on a piece as soon as the client takes one byte more, and
-/// what is handed on is no longer waited for.
+/// Size of the frames that are passed to hyper. Over HTTP/2 hyper accepts a frame as soon as the client's
+/// window has one byte, and the deadline does not cover data that hyper has accepted.
 const PIECE_BYTES: usize = 16 << 10;
 
-/// The body of an answer in pieces, with the turn that lasts as long.
-struct Kept {
+/// A response body in pieces that owns the guard of its request.
+struct GuardedBody {
     body: Body,
-    /// What is left of the frame that is being handed on.
+    /// The rest of the current frame.
     rest: Bytes,
-    _turn: Turn,
+    _guard: RequestGuard,
 }
 
-impl HttpBody for Kept {
+impl HttpBody for GuardedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

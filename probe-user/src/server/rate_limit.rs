@@ -1,4 +1,4 @@
-//! `rate_limit`: so many requests at once, and one more with every interval.
+//! `rate_limit`: a token bucket with `burst` tokens and one more per interval.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -7,7 +7,8 @@ use std::{
 
 use super::web_config::RateLimit;
 
-/// A bucket that holds `burst` tokens and gets one each interval, kept as the time at which it will be full.
+/// A bucket that holds `burst` tokens and gets one each interval, stored as the time at which it will be
+/// full.
 #[derive(Debug)]
 pub struct RateLimiter {
     limit: RateLimit,
@@ -44,13 +45,13 @@ mod tests {
         let cases = [
             (0, true, "the first of the burst"),
             (0, true, "the second"),
-            (0, false, "none is left"),
+            (0, false, "empty"),
             (999, false, "not yet"),
-            (1_000, true, "one has come"),
-            (1_001, false, "and is gone"),
+            (1_000, true, "one was added"),
+            (1_001, false, "and is spent"),
             (60_000, true, "full again"),
             (60_000, true, "full again, with two"),
-            (60_000, false, "not more than that"),
+            (60_000, false, "not more than two"),
         ];
         for (at_ms, expected, why) in cases {
             assert_eq!(limiter.allows(start + Duration::from_millis(at_ms)), expected, "{at_ms} ms: {why}");

@@ -1,4 +1,5 @@
-//! Turns `tls_server_config` into what rustls needs: reads the files, and judges clients' certificates.
+//! Builds the rustls configuration from `tls_server_config`: reads the files, and verifies client
+//! certificates.
 
 use std::{fs::File, io::Read, net::IpAddr, path::Path, sync::Arc};
 
@@ -14,17 +15,17 @@ use rustls::{
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{
-    web_config::{ClientAuth, Pem, TlsConfig},
+    web_config::{ClientAuthType, Pem, TlsConfig},
     web_error::WebError,
 };
 
-/// A bundle of all public authorities has some 250 KiB.
+/// Limit of a file. A bundle of all public authorities has about 250 KiB.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Reads certificates and keys, and returns what a handshake takes.
+/// Reads certificates and keys, and returns the configuration for handshakes.
 ///
 /// # Errors
-/// If a file cannot be read, or is not what it should be.
+/// If a file cannot be read, or its content is invalid.
 pub fn server_config(config: &TlsConfig, http2: bool) -> Result<ServerConfig, WebError> {
     let provider = Arc::new(CryptoProvider {
         cipher_suites: config.cipher_suites.clone(),
@@ -33,18 +34,18 @@ pub fn server_config(config: &TlsConfig, http2: bool) -> Result<ServerConfig, We
     });
     let chain = certificates("cert", &config.certificate)?;
     let key = PrivateKeyDer::from_pem_slice(&content("key", &config.key)?);
-    // What exactly is wrong with a key is nobody's business.
-    let key = key.map_err(|_| wrong("key", &config.key, "holds no private key"))?;
+    // The error must not disclose details of a key.
+    let key = key.map_err(|_| invalid("key", &config.key, "contains no private key"))?;
     let verifier = client_verifier(config, &provider)?;
     let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&config.versions);
-    let builder = builder.map_err(|error| WebError::Wrong(format!("`tls_server_config`: {error}")))?;
+    let builder = builder.map_err(|error| WebError::Invalid(format!("`tls_server_config`: {error}")))?;
     let builder = match verifier {
         Some(verifier) => builder.with_client_cert_verifier(Arc::new(verifier)),
         None => builder.with_no_client_auth(),
     };
     let mut server = builder.with_single_cert(chain, key).map_err(|error| match error {
-        TlsError::InconsistentKeys(_) => wrong("key", &config.key, "belongs to another certificate"),
-        error => wrong("cert", &config.certificate, &format!("cannot be used: {error}")),
+        TlsError::InconsistentKeys(_) => invalid("key", &config.key, "belongs to another certificate"),
+        error => invalid("cert", &config.certificate, &format!("cannot be used: {error}")),
     })?;
     server.ignore_client_order = config.prefer_server_cipher_suites;
     let protocols: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
@@ -57,7 +58,7 @@ fn certificates(name: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>, W
     let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
     match parsed {
         Ok(found) if !found.is_empty() => Ok(found),
-        _ => Err(wrong(name, pem, "holds no certificate")),
+        _ => Err(invalid(name, pem, "contains no certificate")),
     }
 }
 
@@ -72,7 +73,7 @@ fn content(name: &str, pem: &Pem) -> Result<Vec<u8>, WebError> {
     }
 }
 
-/// Reads a file, up to [`MAX_FILE_BYTES`] of it; more is an error.
+/// Reads a file of at most [`MAX_FILE_BYTES`]; a larger file is an error.
 pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut content = Vec::new();
     File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
@@ -82,19 +83,19 @@ pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(content)
 }
 
-fn wrong(name: &str, pem: &Pem, what: &str) -> WebError {
-    WebError::Wrong(match pem {
+fn invalid(name: &str, pem: &Pem, what: &str) -> WebError {
+    WebError::Invalid(match pem {
         Pem::Inline(_) => format!("`tls_server_config.{name}` {what}"),
         Pem::File(path) => format!("`{}` of `tls_server_config.{name}_file` {what}", path.display()),
     })
 }
 
-/// Returns none where clients are not asked for a certificate.
+/// Returns the verifier of client certificates; none if clients are not requested to present one.
 fn client_verifier(
     config: &TlsConfig,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<ClientVerifier>, WebError> {
-    if config.client_auth == ClientAuth::NoClientCert {
+    if config.client_auth == ClientAuthType::NoClientCert {
         return Ok(None);
     }
     let mut inner = None;
@@ -103,16 +104,16 @@ fn client_verifier(
         for certificate in certificates("client_ca", pem)? {
             roots
                 .add(certificate)
-                .map_err(|error| wrong("client_ca", pem, &format!("cannot be used: {error}")))?;
+                .map_err(|error| invalid("client_ca", pem, &format!("cannot be used: {error}")))?;
         }
         let built = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-        let error = |error| wrong("client_ca", pem, &format!("cannot be used: {error}"));
+        let error = |error| invalid("client_ca", pem, &format!("cannot be used: {error}"));
         inner = Some(built.map_err(error)?);
     }
     Ok(Some(ClientVerifier {
         mandatory: matches!(
             config.client_auth,
-            ClientAuth::RequireAnyClientCert | ClientAuth::RequireAndVerifyClientCert
+            ClientAuthType::RequireAnyClientCert | ClientAuthType::RequireAndVerifyClientCert
         ),
         inner,
         allowed_sans: config.client_allowed_sans.clone(),
@@ -120,7 +121,8 @@ fn client_verifier(
     }))
 }
 
-/// Judges a client's certificate; without `inner` anyone's that proves to hold its key.
+/// Verifies a client's certificate; without `inner` it accepts any certificate whose key the client
+/// possesses.
 #[derive(Debug)]
 struct ClientVerifier {
     mandatory: bool,
@@ -158,7 +160,7 @@ impl ClientCertVerifier for ClientVerifier {
     crate::support::tls_signatures::signatures_by_provider!();
 }
 
-/// Returns the names of a certificate that exporter-toolkit compares: DNS names, mail and IP addresses, URIs.
+/// Returns the names in a certificate that exporter-toolkit compares: DNS names, mail and IP addresses, URIs.
 fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
     let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };

@@ -1,7 +1,8 @@
-//! What systemd, or whoever else started the daemon, is told of it: `Type=notify` and the watchdog of `sd_notify(3)`.
+//! Readiness, status and watchdog notifications for systemd or another service manager: `sd_notify(3)`,
+//! `Type=notify`.
 //!
-//! The watchdog is for a daemon that hangs. One that is blind goes on: a restart gives nobody his sight back, and forgets what the
-//! cross-check has learnt; `/-/ready`, the metrics and the status say that it is blind.
+//! The watchdog detects a daemon that hangs. A blind daemon keeps running: a restart would not help and would
+//! discard the state of the cross-check. `/-/ready`, the metrics and the status report that it is blind.
 
 mod status;
 
@@ -19,140 +20,142 @@ use tracing::warn;
 
 use crate::monitor::{SharedMonitor, lock};
 
-/// How often the status is looked at, and the watchdog fed if that asks for no more.
-const TOLD_EVERY: Duration = Duration::from_secs(5);
+/// Interval of the status, and of the watchdog notifications unless the watchdog requires a shorter one.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a daemon that ends waits for its last word to be heard.
-const PARTING: Duration = Duration::from_millis(200);
+/// Time limit for pending notifications when the daemon exits.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Messages that may wait to be sent.
-const WAITING: usize = 4;
+/// Maximum number of pending notifications.
+const QUEUE_LENGTH: usize = 4;
 
-/// Enough for a loop that writes to a socket.
+/// Stack size, sufficient for a loop that writes to a socket.
 const STACK_BYTES: usize = 64 << 10;
 
-/// Somebody who wants to know how the daemon is, if there is somebody.
+/// The service manager that started the daemon, if any.
 ///
-/// A thread speaks to him: a manager that hangs, perhaps on the very disk that is measured, must not stop the daemon.
+/// A separate thread sends the notifications: a manager that hangs, perhaps on the measured disk, must not
+/// block the daemon.
 #[derive(Debug)]
 pub struct ServiceManager {
-    listener: Option<Listener>,
+    notifier: Option<Notifier>,
     watchdog: Option<Duration>,
 }
 
 #[derive(Debug)]
-struct Listener {
-    messages: SyncSender<Message>,
-    /// Disconnected when the thread has said all.
+struct Notifier {
+    queue: SyncSender<Notification>,
+    /// Disconnected when the thread has sent everything.
     ended: Receiver<Infallible>,
 }
 
-/// What is said at once.
+/// One notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Message {
-    /// It is ready, and how it is.
+enum Notification {
+    /// Ready, with the status.
     Ready(String),
-    /// It lives; and how it is, if that is news.
+    /// Watchdog notification, with the status if it has changed.
     Alive(Option<String>),
     Stopping,
 }
 
 impl ServiceManager {
-    /// Takes what the environment says (`NOTIFY_SOCKET`, `WATCHDOG_USEC`, `WATCHDOG_PID`). The daemon starts no program that could
-    /// inherit it.
+    /// Reads the environment (`NOTIFY_SOCKET`, `WATCHDOG_USEC`, `WATCHDOG_PID`). The daemon starts no program
+    /// that could inherit it.
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn of_environment() -> io::Result<Self> {
+    pub fn from_env() -> io::Result<Self> {
         if env::var_os("NOTIFY_SOCKET").is_none() {
-            return Ok(Self { listener: None, watchdog: None });
+            return Ok(Self { notifier: None, watchdog: None });
         }
         let watchdog = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
-        Ok(Self { listener: Some(Listener::start(send)?), watchdog })
+        Ok(Self { notifier: Some(Notifier::start(send)?), watchdog })
     }
 
-    /// Says that the daemon is ready, and from then on that it lives and how it is. Ends never.
+    /// Sends readiness, then watchdog notifications and the status. Never returns.
     ///
-    /// It runs on the daemon's only loop and looks at the monitor, as the scan with its self-test does; so neither is stuck where
-    /// this speaks.
-    pub async fn keep_informed(&self, monitor: &SharedMonitor) {
-        let Some(listener) = &self.listener else { return std::future::pending().await };
-        let mut ticks = interval(self.watchdog.map_or(TOLD_EVERY, |limit| (limit / 2).min(TOLD_EVERY)));
+    /// Runs on the daemon's only event loop and locks the monitor, as the scan with its self-test does. A
+    /// watchdog notification therefore proves that the loop and the monitor are not stuck.
+    pub async fn report_status(&self, monitor: &SharedMonitor) {
+        let Some(notifier) = &self.notifier else { return std::future::pending().await };
+        let mut ticks =
+            interval(self.watchdog.map_or(STATUS_INTERVAL, |limit| (limit / 2).min(STATUS_INTERVAL)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told: Option<String> = None;
+        let mut reported: Option<String> = None;
         loop {
             ticks.tick().await;
             let status = status::of(&lock(monitor));
-            let message = match &told {
-                None => Message::Ready(status.clone()),
-                Some(before) => Message::Alive((*before != status).then(|| status.clone())),
+            let message = match &reported {
+                None => Notification::Ready(status.clone()),
+                Some(before) => Notification::Alive((*before != status).then(|| status.clone())),
             };
-            if listener.tell(message) {
-                told = Some(status);
+            if notifier.queue(message) {
+                reported = Some(status);
             }
         }
     }
 
-    /// Says that the daemon is about to end.
-    pub fn tell_stopping(&self) {
-        if let Some(listener) = &self.listener {
-            listener.tell(Message::Stopping);
+    /// Sends that the daemon is stopping.
+    pub fn notify_stopping(&self) {
+        if let Some(notifier) = &self.notifier {
+            notifier.queue(Notification::Stopping);
         }
     }
 }
 
-impl Listener {
-    fn start(send: impl Fn(&Message) -> io::Result<()> + Send + 'static) -> io::Result<Self> {
-        let (messages, waiting) = sync_channel(WAITING);
-        let (speaking, ended) = channel::<Infallible>();
+impl Notifier {
+    fn start(send: impl Fn(&Notification) -> io::Result<()> + Send + 'static) -> io::Result<Self> {
+        let (queue, pending) = sync_channel(QUEUE_LENGTH);
+        let (running, ended) = channel::<Infallible>();
         let builder = thread::Builder::new().name("notify".to_owned()).stack_size(STACK_BYTES);
         builder.spawn(move || {
-            let _speaking = speaking;
+            let _running = running;
             let mut failed = false;
-            for message in waiting {
+            for message in pending {
                 let outcome = send(&message);
                 match &outcome {
-                    // A lasting failure is told once.
-                    Err(error) if !failed => warn!(%error, "cannot tell the service manager how this is"),
+                    // A lasting failure is logged once.
+                    Err(error) if !failed => warn!(%error, "cannot notify the service manager"),
                     _ => {}
                 }
                 failed = outcome.is_err();
             }
         })?;
-        Ok(Self { messages, ended })
+        Ok(Self { queue, ended })
     }
 
-    /// Returns whether there was room for one more message.
-    fn tell(&self, message: Message) -> bool {
-        self.messages.try_send(message).is_ok()
+    /// Queues a notification; returns whether there was room.
+    fn queue(&self, message: Notification) -> bool {
+        self.queue.try_send(message).is_ok()
     }
 
-    /// Waits until all was said, but not for long.
-    fn part(self) {
-        drop(self.messages);
-        // Nothing is ever sent: it ends with the thread, or with the patience.
-        let _ = self.ended.recv_timeout(PARTING);
+    /// Waits until all notifications are sent, for a limited time.
+    fn flush(self) {
+        drop(self.queue);
+        // No value is ever sent: the wait ends with the thread or the timeout.
+        let _ = self.ended.recv_timeout(FLUSH_TIMEOUT);
     }
 }
 
 impl Drop for ServiceManager {
     fn drop(&mut self) {
-        if let Some(listener) = self.listener.take() {
-            listener.part();
+        if let Some(notifier) = self.notifier.take() {
+            notifier.flush();
         }
     }
 }
 
-fn send(message: &Message) -> io::Result<()> {
+fn send(message: &Notification) -> io::Result<()> {
     match message {
-        Message::Ready(status) => {
+        Notification::Ready(status) => {
             sd_notify::notify(&[NotifyState::Ready, NotifyState::Watchdog, NotifyState::Status(status)])
         }
-        Message::Alive(Some(status)) => {
+        Notification::Alive(Some(status)) => {
             sd_notify::notify(&[NotifyState::Watchdog, NotifyState::Status(status)])
         }
-        Message::Alive(None) => sd_notify::notify(&[NotifyState::Watchdog]),
-        Message::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+        Notification::Alive(None) => sd_notify::notify(&[NotifyState::Watchdog]),
+        Notification::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
     }
 }
 
@@ -163,33 +166,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manager_that_hangs_holds_nobody_up() {
+    fn a_manager_that_hangs_does_not_block_the_daemon() {
         let (release, held) = channel::<Infallible>();
-        let listener = Listener::start(move |_| {
+        let notifier = Notifier::start(move |_| {
             let _ = held.recv();
             Ok(())
         })
         .unwrap();
         let begun = Instant::now();
-        let taken = (0..20).filter(|_| listener.tell(Message::Alive(None))).count();
-        // One may be on its way already.
-        assert!((WAITING..=WAITING + 1).contains(&taken), "{taken} messages wait");
-        listener.part();
-        assert!(begun.elapsed() < 10 * PARTING, "it ended after {:?}", begun.elapsed());
+        let taken = (0..20).filter(|_| notifier.queue(Notification::Alive(None))).count();
+        // One may already be in the thread.
+        assert!((QUEUE_LENGTH..=QUEUE_LENGTH + 1).contains(&taken), "{taken} notifications are pending");
+        notifier.flush();
+        assert!(begun.elapsed() < 10 * FLUSH_TIMEOUT, "it ended after {:?}", begun.elapsed());
         drop(release);
     }
 
     #[test]
-    fn the_last_word_is_said_before_the_end() {
-        let (heard, words) = channel();
-        let listener = Listener::start(move |message| {
+    fn pending_notifications_are_sent_before_the_exit() {
+        let (sent, received) = channel();
+        let notifier = Notifier::start(move |message| {
             thread::sleep(Duration::from_millis(20));
-            heard.send(message.clone()).map_err(io::Error::other)
+            sent.send(message.clone()).map_err(io::Error::other)
         })
         .unwrap();
-        assert!(listener.tell(Message::Ready("well".to_owned())) && listener.tell(Message::Stopping));
-        listener.part();
-        let said: Vec<_> = words.try_iter().collect();
-        assert_eq!(said, [Message::Ready("well".to_owned()), Message::Stopping]);
+        assert!(
+            notifier.queue(Notification::Ready("healthy".to_owned()))
+                && notifier.queue(Notification::Stopping)
+        );
+        notifier.flush();
+        let received: Vec<_> = received.try_iter().collect();
+        assert_eq!(received, [Notification::Ready("healthy".to_owned()), Notification::Stopping]);
     }
 }

@@ -1,8 +1,9 @@
-//! Reads the web configuration: TLS, passwords and headers of the probe's own endpoint, in one file of the format that
-//! Prometheus' exporters share (exporter-toolkit 0.17, docs/web-configuration.md).
+//! Parses the web configuration: TLS, passwords and headers of the probe's own endpoint, in the file format
+//! that Prometheus' exporters share (exporter-toolkit 0.17, docs/web-configuration.md).
 //!
-//! What cannot be honoured is refused, never left out: whoever wrote it relies on it. An error names the key and no value, for
-//! the file holds keys and hashes. docs/web.md tells operators where this differs from exporter-toolkit.
+//! A setting that cannot be applied is rejected, never ignored: the operator relies on it. An error names the
+//! key and no value, because the file contains keys and hashes. docs/web.md lists the differences from
+//! exporter-toolkit.
 
 mod yaml_section;
 mod tls_section;
@@ -12,45 +13,46 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use axum::http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
-pub use tls_section::{ClientAuth, Pem, TlsConfig};
+pub use tls_section::{ClientAuthType, Pem, TlsConfig};
 use yaml_section::Section;
 
-/// What is wrong with a web configuration, as one sentence that names the key.
+/// Error of a web configuration: one sentence that names the key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Wrong(String);
+pub struct InvalidWebConfig(String);
 
-impl Wrong {
+impl InvalidWebConfig {
     fn new(what: impl Into<String>) -> Self {
         Self(what.into())
     }
 }
 
-/// The highest cost of a password's hash; each step doubles the time, and this takes four seconds.
+/// The highest cost of a bcrypt hash. Each step doubles the time; 16 takes four seconds.
 pub const MAX_COST: u32 = 16;
 
-/// What a web configuration says.
+/// A web configuration.
 #[derive(Clone, Debug)]
 pub struct WebConfig {
     /// None serves plain HTTP.
     pub tls: Option<TlsConfig>,
     /// Whether HTTP/2 is offered over TLS.
     pub http2: bool,
-    /// What is added to every answer.
+    /// Headers that are added to every response.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Hashes of passwords by user; none lets everybody in.
+    /// Hashes of passwords by user; if empty, every client has access.
     pub users: BTreeMap<String, String>,
     pub rate_limit: Option<RateLimit>,
 }
 
-/// How often requests are answered, all clients together.
+/// Rate limit for all clients together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     pub interval: Duration,
     pub burst: u32,
 }
 
-/// The headers that may be set, as exporter-toolkit has them, with the values that they may have; any, if none is listed.
+/// The headers that may be set, as in exporter-toolkit, with their allowed values; an empty list allows every
+/// value.
 const HEADERS: [(&str, &[&str]); 5] = [
     ("Content-Security-Policy", &[]),
     ("Strict-Transport-Security", &[]),
@@ -60,11 +62,11 @@ const HEADERS: [(&str, &[&str]); 5] = [
 ];
 
 impl WebConfig {
-    /// Reads a configuration whose relative paths start at `directory`. Looks at no other file.
+    /// Parses a configuration with paths relative to `directory`. Opens no other file.
     ///
     /// # Errors
-    /// When it is not YAML, has an unknown key, or asks for what cannot be done.
-    pub fn parse(yaml: &str, directory: &Path) -> Result<Self, Wrong> {
+    /// When it is not YAML, has an unknown key, or a setting that is not supported.
+    pub fn parse(yaml: &str, directory: &Path) -> Result<Self, InvalidWebConfig> {
         let mut root = Section::new("", document(yaml)?)?;
         let tls = tls_section::parse(root.section("tls_server_config")?, directory)?;
         let mut http = root.section("http_server_config")?;
@@ -78,32 +80,35 @@ impl WebConfig {
     }
 }
 
-fn document(yaml: &str) -> Result<Value, Wrong> {
+fn document(yaml: &str) -> Result<Value, InvalidWebConfig> {
     if yaml.trim().is_empty() {
         return Ok(Value::Null);
     }
     let document: Result<Option<Value>, _> = serde_saphyr::from_str(yaml);
     document.map(Option::unwrap_or_default).map_err(|error| {
-        // The parser's own sentence may show the text that it stopped at, and that may be a key.
+        // The parser's own message may quote the text at the error, which may be a private key.
         let what = match error.without_snippet() {
-            serde_saphyr::Error::DuplicateMappingKey { .. } => "a key is given twice",
+            serde_saphyr::Error::DuplicateMappingKey { .. } => "duplicate key",
             serde_saphyr::Error::MultipleDocuments { .. } => "it has more than one document",
-            _ => "it is no YAML",
+            _ => "it is not YAML",
         };
-        let place = error.location().filter(|place| place.line() > 0);
-        Wrong::new(place.map_or_else(|| what.to_owned(), |place| format!("line {}: {what}", place.line())))
+        let location = error.location().filter(|location| location.line() > 0);
+        InvalidWebConfig::new(
+            location.map_or_else(|| what.to_owned(), |location| format!("line {}: {what}", location.line())),
+        )
     })
 }
 
-fn headers(mut section: Section) -> Result<Vec<(HeaderName, HeaderValue)>, Wrong> {
+fn headers(mut section: Section) -> Result<Vec<(HeaderName, HeaderValue)>, InvalidWebConfig> {
     let mut headers = Vec::new();
     for (name, allowed) in HEADERS {
         let Some(text) = section.text(name)? else { continue };
         if !allowed.is_empty() && !allowed.contains(&text.as_str()) {
-            return Err(section.wrong(name, &format!("has to be {}", allowed.join(" or "))));
+            return Err(section.invalid(name, &format!("must be {}", allowed.join(" or "))));
         }
         let value = HeaderValue::from_str(&text);
-        let value = value.map_err(|_| section.wrong(name, "has a character that no header can have"))?;
+        let value =
+            value.map_err(|_| section.invalid(name, "contains a character that is invalid in a header"))?;
         let name = HeaderName::from_bytes(name.as_bytes()).expect("names of headers are letters and dashes");
         headers.push((name, value));
     }
@@ -111,41 +116,42 @@ fn headers(mut section: Section) -> Result<Vec<(HeaderName, HeaderValue)>, Wrong
     Ok(headers)
 }
 
-fn users(mut section: Section) -> Result<BTreeMap<String, String>, Wrong> {
+fn users(mut section: Section) -> Result<BTreeMap<String, String>, InvalidWebConfig> {
     let mut users = BTreeMap::new();
     for name in section.keys() {
         let hash = section.text(&name)?.unwrap_or_default();
-        let wrong = |why: &str| section.wrong(&name, why);
+        let invalid = |why: &str| section.invalid(&name, why);
         if name.contains(':') {
-            return Err(wrong("cannot be a user: basic authentication ends the name at the first colon"));
+            return Err(invalid("cannot be a user name: in basic authentication, a colon ends the name"));
         }
-        let parts: bcrypt::HashParts = hash.parse().map_err(|_| {
-            wrong("is no bcrypt hash; `htpasswd -nBC 10 USER` asks for a password and prints one")
-        })?;
+        let parts: bcrypt::HashParts = hash
+            .parse()
+            .map_err(|_| invalid("is not a bcrypt hash; create one with `htpasswd -nBC 10 USER`"))?;
         if parts.get_cost() > MAX_COST {
-            return Err(wrong(&format!("takes too long to check: its cost is above {MAX_COST}")));
+            return Err(invalid(&format!("takes too long to verify: its cost is above {MAX_COST}")));
         }
         users.insert(name, hash);
     }
     Ok(users)
 }
 
-fn rate_limit(mut section: Section) -> Result<Option<RateLimit>, Wrong> {
+fn rate_limit(mut section: Section) -> Result<Option<RateLimit>, InvalidWebConfig> {
     let interval = section.text("interval")?.filter(|text| text != "0");
     let burst = section.text("burst")?;
     let interval = interval.map(|text| humantime::parse_duration(&text)).transpose();
     let interval =
-        interval.map_err(|_| section.wrong("interval", "is no duration such as `1s` or `500ms`"))?;
+        interval.map_err(|_| section.invalid("interval", "is not a duration such as `1s` or `500ms`"))?;
     let burst: Option<u32> = burst
         .map(|text| text.parse())
         .transpose()
-        .map_err(|_| section.wrong("burst", "is no whole number"))?;
+        .map_err(|_| section.invalid("burst", "is not a whole number"))?;
     let limit = match interval.filter(|interval| !interval.is_zero()) {
         None => None,
         Some(interval) => {
             let burst = burst.filter(|burst| *burst > 0);
-            let burst =
-                burst.ok_or_else(|| section.wrong("burst", "has to be 1 at least: 0 answers nobody"))?;
+            let burst = burst.ok_or_else(|| {
+                section.invalid("burst", "must be at least 1: with 0, no request would be answered")
+            })?;
             Some(RateLimit { interval, burst })
         }
     };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
     #[error("cannot use the web configuration: {0}")]
-    Wrong(String),
+    Invalid(String),
     #[error("cannot read `{}`{what}", path.display())]
     Unreadable {
         what: String,

@@ -1,27 +1,31 @@
-//! Has the C library's allocator give memory back.
+//! Makes the C library's allocator return memory to the kernel.
 
 use std::ffi::c_int;
 
-/// Larger blocks are mapped by themselves, and so are gone when they are freed.
+/// A larger block gets a mapping of its own, and `free` returns its memory to the kernel.
 const MAPPED_BYTES: c_int = 128 << 10;
 
-/// Fixes what the allocator would learn from large bodies: that such blocks belong on the heap, where a small one above each keeps it.
+/// Fixes the allocator's threshold for separate mappings. By default it rises with the size of freed blocks:
+/// after large response bodies, such blocks would be on the heap, where a small block above each keeps its
+/// memory resident.
 ///
-/// With an etcd that keeps sending 16 MiB the daemon has some 18 MiB resident between two scrapes, and had 48.
-pub fn return_large_blocks() {
+/// With an etcd that keeps sending 16 MiB, the daemon has about 18 MiB resident between two scrapes, instead
+/// of 48 MiB.
+pub fn map_large_blocks() {
     #[cfg(target_env = "gnu")]
     for (setting, value) in [(libc::M_MMAP_THRESHOLD, MAPPED_BYTES), (libc::M_ARENA_MAX, 1)] {
-        // SAFETY: it takes two numbers, locks what it changes, and is called before there is another thread.
+        // SAFETY: `mallopt` takes two numbers, locks the state that it changes, and is called before any
+        // other thread exists.
         if unsafe { libc::mallopt(setting, value) } == 0 {
-            tracing::debug!(setting, "the allocator has no such setting");
+            tracing::debug!(setting, "allocator setting not supported");
         }
     }
 }
 
-/// Gives back what starting took and is free again: some MiB, of the kernel programs as they are read and linked.
-pub fn give_back() {
+/// Returns memory that the start used and freed: a few MiB, from reading and linking the kernel programs.
+pub fn trim() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it takes a number, and locks what it changes.
+    // SAFETY: `malloc_trim` takes a number, and locks the state that it changes.
     unsafe {
         libc::malloc_trim(0);
     }

@@ -1,4 +1,4 @@
-//! Made-up file trees for tests.
+//! Temporary file trees for tests.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use std::{
 pub(crate) struct Tree(PathBuf);
 
 impl Tree {
-    /// Makes a tree of files and their texts; a text that begins with `-> ` makes a symbolic link of the file.
+    /// Creates a tree of files with their content. A content that begins with `-> ` creates a symbolic link.
     pub(crate) fn with(files: &[(&str, &str)]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -23,7 +23,7 @@ impl Tree {
         tree
     }
 
-    /// Writes one file, over what was there.
+    /// Writes one file, replacing its content.
     pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.0.join(path);
         fs::create_dir_all(path.parent().expect("below the root")).unwrap();

@@ -13,12 +13,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Installs the log; once per process. With `details` it also tells why, as `--kernel-log` asks for.
+/// Installs the log, once per process. `details` adds debug lines, for `--kernel-log`.
 pub fn init(format: LogFormat, details: bool) {
     let level = if details { Level::DEBUG } else { Level::INFO };
     let builder =
         fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).with_max_level(level);
-    // `Err` means that a log is installed already, as in tests that share a process.
+    // `Err` means that a log is installed already, for example in tests that share a process.
     let _ = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

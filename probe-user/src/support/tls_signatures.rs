@@ -1,7 +1,7 @@
-//! Signatures in TLS handshakes, for verifiers of our own: rustls asks those of servers and those of clients alike, by traits
-//! that have nothing in common.
+//! Verification of signatures in TLS handshakes, for our own certificate verifiers: rustls requires the same
+//! methods of server and client certificate verifiers, in two traits without a common base.
 
-/// Expands to the methods of a rustls verifier that check signatures, with what the field `provider` can.
+/// Expands to the signature methods of a rustls verifier, which use the algorithms of the field `provider`.
 macro_rules! signatures_by_provider {
     () => {
         fn verify_tls12_signature(

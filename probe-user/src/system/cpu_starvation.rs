@@ -1,8 +1,8 @@
-//! What keeps a process from running, which makes its disk look slow from within: a limit on its CPU time, a full CPU, memory
-//! that has to come from the disk first.
+//! Causes that keep a process from running, so that its disk appears slow to it: a limit on its CPU time,
+//! busy CPUs, memory that must be read from the disk first.
 //!
-//! A [`Reading`] is cumulative; two of them make a [`Starvation`], what happened in between. What the kernel does not tell is
-//! `None`, never 0.
+//! A [`Reading`] is cumulative; the difference of two is a [`Starvation`]. A value that the kernel does not
+//! report is `None`, never 0.
 
 mod proc_text;
 mod reading;
@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Counters since each of what they count exists.
+/// Counters, each since the start of the object that it belongs to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reading {
-    /// Of the process's control group and its ancestors, the nearest first; those without a CPU controller are not here.
+    /// Of the process's cgroup and its ancestors, the nearest first, without cgroups that have no CPU
+    /// controller.
     throttling: Vec<Throttling>,
     quota: Option<Quota>,
     /// By thread; `None` if the kernel does not account for it.
@@ -25,50 +26,53 @@ pub struct Reading {
     major_faults: Option<u64>,
 }
 
-/// What happened between two readings.
+/// Difference of two readings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Starvation {
-    /// The control group, of the process's own and its ancestors, that was throttled longest; `None` if none can be.
+    /// The one that was throttled longest among the process's cgroup and its ancestors; `None` if none can be
+    /// throttled.
     pub throttling: Option<Throttling>,
-    /// The tightest limit on CPU time when it was read last.
+    /// The lowest limit on CPU time at the later reading.
     pub quota: Option<Quota>,
-    /// How long threads were ready to run and did not, all threads together: a sum, which may exceed the time that passed.
+    /// Time for which threads were runnable but not running: the sum of all threads, which may exceed the
+    /// elapsed time.
     pub run_delay_ns: Option<u64>,
-    /// How long threads ran, all threads together.
+    /// Time for which threads ran, the sum of all threads.
     pub run_ns: Option<u64>,
-    /// Of the whole machine.
+    /// Pressure of the whole machine.
     pub machine: Pressure,
-    /// Of the process's control group.
+    /// Pressure of the process's cgroup.
     pub cgroup: Pressure,
     pub memory: MemoryEvents,
-    /// Pages that had to be read from a disk before the process could go on, its program among them.
+    /// Pages, including those of the program itself, that had to be read from a disk before the process could
+    /// continue.
     pub major_faults: Option<u64>,
 }
 
-/// What the limit on CPU time did to a control group (`cpu.stat`).
+/// Throttling of a cgroup by its limit on CPU time (`cpu.stat`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Throttling {
     /// From the root of its hierarchy.
     pub cgroup: String,
-    /// Enforcement periods in which the group ran.
+    /// Enforcement periods in which the cgroup ran.
     pub periods: u64,
-    /// Those in which it used up its quota.
+    /// Enforcement periods in which it used up its quota.
     pub throttled_periods: u64,
-    /// How long it was stopped, all CPUs together.
+    /// Time for which it was throttled, the sum of all CPUs.
     pub throttled_ns: u64,
 }
 
 /// A limit on CPU time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Quota {
-    /// Whose it is; from the root of its hierarchy.
+    /// The cgroup with this limit; the path from the root of its hierarchy.
     pub cgroup: String,
-    /// How many CPUs it allows on average: 0.5 is half of one.
+    /// CPUs that it permits on average: 0.5 is half of one.
     pub cpus: f64,
 }
 
-/// How long at least one task stalled for want of each (the `some` line of PSI, Linux 4.20 with `CONFIG_PSI` and not
-/// `psi=0`), in microseconds.
+/// Time in which at least one task stalled on each resource, in microseconds (the `some` line of PSI, Linux
+/// 4.20 with `CONFIG_PSI` and not `psi=0`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pressure {
     pub cpu_us: Option<u64>,
@@ -76,7 +80,8 @@ pub struct Pressure {
     pub memory_us: Option<u64>,
 }
 
-/// How often a control group met its limits on memory (`memory.events` of version 2, groups below included).
+/// Number of times that a cgroup reached its memory limits (`memory.events` of version 2, descendant cgroups
+/// included).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryEvents {
     /// Throttled to reclaim above `memory.high`. Version 2 only.
@@ -95,10 +100,11 @@ struct ThreadTimes {
 }
 
 impl Reading {
-    /// Returns what happened since an earlier reading of the same process.
+    /// Returns the difference to an earlier reading of the same process.
     ///
-    /// A thread that ended in between takes with it what it did since, and one that began counts in full: sums may be too low,
-    /// never negative. A counter that fell is another one, and tells nothing.
+    /// The time of a thread that ended in between is missing, and a thread that started in between counts in
+    /// full: sums may be too low, never negative. A counter that decreased belongs to another object, so its
+    /// difference is `None`.
     pub fn since(&self, earlier: &Self) -> Starvation {
         let threads = self.threads.as_ref().zip(earlier.threads.as_ref());
         let times = threads.map(|(later, earlier)| between(later, earlier));
@@ -107,7 +113,7 @@ impl Reading {
             later.since(earlier)
         });
         Starvation {
-            // From the root, so that of equals the nearest is taken.
+            // In order from the root, so that the nearest of equal ones is returned.
             throttling: throttling.rev().max_by_key(|throttling| throttling.throttled_ns),
             quota: self.quota.clone(),
             run_delay_ns: times.map(|times| times.run_delay_ns),
@@ -155,7 +161,8 @@ fn grown(later: Option<u64>, earlier: Option<u64>) -> Option<u64> {
     later?.checked_sub(earlier?)
 }
 
-/// A thread whose counters fell is another one under the same number, and began in between.
+/// Sums the differences of all threads. A thread whose counters decreased is another one with the same id,
+/// which started in between.
 fn between(later: &BTreeMap<u32, ThreadTimes>, earlier: &BTreeMap<u32, ThreadTimes>) -> ThreadTimes {
     let mut sum = ThreadTimes::default();
     for (thread, later) in later {

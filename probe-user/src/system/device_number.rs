@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 /// Bits of the minor number in the kernel's own `dev_t` (`MINORBITS` of `include/linux/kdev_t.h`).
 const MINOR_BITS: u32 = 20;
 
-/// A device's number, as mountinfo and sysfs write it: `8:1`.
+/// A device number, in the notation of mountinfo and sysfs: `8:1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceNumber {
     pub major: u32,
@@ -15,8 +15,8 @@ pub struct DeviceNumber {
 }
 
 impl DeviceNumber {
-    /// Returns the number as the kernel keeps it and its tracepoints tell it: `major << 20 | minor`, which is not what
-    /// `stat` returns.
+    /// Returns the kernel's own encoding, which its tracepoints use: `major << 20 | minor`. `stat` returns a
+    /// different one.
     pub const fn kernel(self) -> u32 {
         self.major << MINOR_BITS | self.minor
     }
@@ -28,17 +28,17 @@ impl fmt::Display for DeviceNumber {
     }
 }
 
-/// A text is no `major:minor`.
+/// A text is not `major:minor`.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read a device number")]
-pub struct NoDeviceNumber;
+pub struct DeviceNumberError;
 
 impl FromStr for DeviceNumber {
-    type Err = NoDeviceNumber;
+    type Err = DeviceNumberError;
 
-    fn from_str(text: &str) -> Result<Self, NoDeviceNumber> {
-        let (major, minor) = text.trim_end().split_once(':').ok_or(NoDeviceNumber)?;
-        let number = |digits: &str| digits.parse().map_err(|_| NoDeviceNumber);
+    fn from_str(text: &str) -> Result<Self, DeviceNumberError> {
+        let (major, minor) = text.trim_end().split_once(':').ok_or(DeviceNumberError)?;
+        let number = |digits: &str| digits.parse().map_err(|_| DeviceNumberError);
         Ok(Self { major: number(major)?, minor: number(minor)? })
     }
 }

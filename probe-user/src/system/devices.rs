@@ -1,7 +1,8 @@
-//! The devices under a directory: from the mount it is on down to the disks that serve it.
+//! The devices below a directory: from its mount down to the disks.
 //!
-//! Everything is read from sysfs and from what pid 1 has mounted, below directories that tests can make up. What each
-//! device is follows from the attributes that the block layer documents (Documentation/ABI/stable/sysfs-block).
+//! Everything is read from sysfs and from the mounts of pid 1, below directories that tests can provide. The
+//! kind of each device follows from the attributes that the block layer documents
+//! (Documentation/ABI/stable/sysfs-block).
 
 mod disk;
 mod sysfs_walk;
@@ -14,38 +15,38 @@ pub use disk::Disk;
 
 use crate::system::{device_number::DeviceNumber, mount_info::Mount};
 
-/// What serves a directory.
+/// The devices below a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Stack {
+pub struct DeviceStack {
     /// From the device that the file system is on downwards, level by level; never empty.
     pub layers: Vec<Layer>,
-    /// The disks among the layers, and what else is known of them.
+    /// The disks among the layers, with their attributes.
     pub disks: Vec<Disk>,
     /// Every device whose requests belong to one of the layers.
     #[serde(skip)]
     watched: Vec<WatchedDevice>,
-    /// Whether something below was left out: deeper than eight levels, or not to be found.
+    /// Whether devices below are missing: deeper than eight levels, or not found.
     pub cut_short: bool,
 }
 
 /// One device between a file system and its disks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Layer {
-    /// Its number among the layers: 0 is what the file system is on. A partition and its disk share one, for their requests
-    /// are the same ones.
+    /// Index among the layers: 0 is the device that the file system is on. A partition and its disk have the
+    /// same index, because their requests are the same.
     pub index: u32,
     /// The kernel's name: `dm-0`.
     pub name: String,
-    /// What people call it: the name in `/dev/mapper`, or the file behind a loop device.
+    /// The name that operators use: the name in `/dev/mapper`, or the file behind a loop device.
     pub alias: Option<String>,
-    pub kind: Kind,
+    pub kind: LayerKind,
     pub number: DeviceNumber,
 }
 
-/// What kind of device a layer is.
+/// The kind of device of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum LayerKind {
     Partition,
     /// A logical volume of LVM.
     DmLvm,
@@ -57,11 +58,11 @@ pub enum Kind {
     Md,
     /// A file that acts as a disk.
     Loop,
-    /// What has nothing below that this kernel knows of.
+    /// A device with no device below it that is known to this kernel.
     Disk,
 }
 
-impl Kind {
+impl LayerKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Partition => "partition",
@@ -75,7 +76,7 @@ impl Kind {
     }
 }
 
-/// A device for the kernel side to watch.
+/// A device for the kernel programs to watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WatchedDevice {
     /// The kernel's own `dev_t`, [`DeviceNumber::kernel`].
@@ -84,36 +85,43 @@ pub struct WatchedDevice {
     pub layer: u32,
 }
 
-/// Returns the devices under a mount; `None` if there are none, as with tmpfs and network file systems.
+/// Returns the devices below a mount; `None` if there are none, as with tmpfs and network file systems.
 ///
-/// `sysfs` is `/sys`, `proc` is `/proc`: files behind loop devices and the upper directories of overlayfs are looked up as
-/// pid 1 sees them, or, if its root directory is closed to us, as we do. The kernel tells the path of such a file from our root
-/// directory, or from the root of the mount tree that it is in if that is another (`d_path` of `fs/d_path.c`).
-pub fn under(mount: &Mount, sysfs: &Path, proc: &Path) -> Option<Stack> {
-    sysfs_walk::Walk::new(sysfs, proc).from(mount)
+/// `sysfs` is `/sys`, `proc` is `/proc`. Files behind loop devices and the upper directories of overlayfs are
+/// looked up in the root directory of pid 1, or, if access to it is denied, in our own. The kernel reports
+/// the path of such a file relative to our root directory, or to the root of the mount tree that contains the
+/// file if that is a different one (`d_path` of `fs/d_path.c`).
+pub fn under(mount: &Mount, sysfs: &Path, proc: &Path) -> Option<DeviceStack> {
+    sysfs_walk::SysfsWalk::new(sysfs, proc).from(mount)
 }
 
-impl Stack {
+impl DeviceStack {
     /// Returns the device that the file system is on.
     ///
     /// # Panics
     ///
-    /// Never: [`under`] returns no stack without layers.
+    /// Never: [`under`] does not return a stack without layers.
     pub fn top(&self) -> &Layer {
         self.layers.first().expect("a stack has at least one layer")
     }
 
     /// Returns every device whose requests belong to one of the layers, the partitions of its disks included.
     ///
-    /// Neighbours on other partitions queue for the same disk. The tracepoint `block_bio_queue` names the partition since
-    /// Linux 5.12 (`bio->bi_bdev`; before, the number of its disk), those of requests always name the disk.
+    /// Other processes that use other partitions queue on the same disk. The tracepoint `block_bio_queue`
+    /// records the partition since Linux 5.12 (`bio->bi_bdev`; before, the number of its disk); the
+    /// tracepoints of requests always record the disk.
     pub fn devices(&self) -> Vec<WatchedDevice> {
         self.watched.clone()
     }
 
-    /// Returns the numbers by which a cgroup may limit block I/O: of every layer but partitions, which it refuses.
+    /// Returns the device numbers for which a cgroup may limit block I/O: the number of every layer except
+    /// partitions, for which the kernel refuses limits.
     pub fn limitable(&self) -> Vec<DeviceNumber> {
-        self.layers.iter().filter(|layer| layer.kind != Kind::Partition).map(|layer| layer.number).collect()
+        self.layers
+            .iter()
+            .filter(|layer| layer.kind != LayerKind::Partition)
+            .map(|layer| layer.number)
+            .collect()
     }
 }
 

@@ -6,7 +6,8 @@ use rustix::fs::{Stat, fstat, stat};
 
 /// What `stat(2)` reports of a file.
 ///
-/// Symbolic links are followed, so a kubelet that moves the link `..data` to another directory changes the inode.
+/// Symbolic links are followed, so the inode changes when kubelet moves the link `..data` to another
+/// directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
     device: u64,
@@ -19,8 +20,8 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Returns the fingerprint of a path in our own mount namespace; none if there is no such file. Blocks for as long
-    /// as the file system does.
+    /// Returns the fingerprint of a path in our own mount namespace; `None` if there is no such file. Blocks
+    /// for as long as the file system does.
     pub fn of_path(path: &Path) -> Option<Self> {
         stat(path).ok().as_ref().map(Self::from)
     }

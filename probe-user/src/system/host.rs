@@ -1,6 +1,7 @@
-//! Facts about this machine and about what this process may do on it. Read, never judged: `doctor` does that.
+//! Facts about this host, and about what this process is permitted to do on it. This module reads them;
+//! `doctor` judges them.
 //!
-//! Everything comes from files below one root, so that tests can make up a machine.
+//! Everything is read from files below one root directory, so that tests can provide a fixture.
 
 mod capability;
 mod lockdown;
@@ -19,11 +20,12 @@ pub use capability::{Capabilities, Capability, Need, Purpose, needed};
 pub use lockdown::Lockdown;
 pub use mounts::{Cgroups, Tracefs};
 
-/// The first kernel that does not count BPF memory against `RLIMIT_MEMLOCK` but to the memory cgroup (`bpf: Eliminate
+/// The first kernel that charges BPF memory to the memory cgroup instead of `RLIMIT_MEMLOCK` (`bpf: Eliminate
 /// rlimit-based memory accounting`, Linux 5.11).
 const MEMLOCK_UNCOUNTED_SINCE: KernelVersion = KernelVersion { major: 5, minor: 11, patch: 0 };
 
-/// What the maps take at the default of `--max-members`. Tried on 5.10: 2 MiB are too little.
+/// Locked memory that the maps require at the default of `--max-members`. Tested on 5.10: 2 MiB are not
+/// enough.
 const LOCKED_BYTES: u64 = 3 << 20;
 
 /// `PROC_PID_INIT_INO` and `PROC_USER_INIT_INO` (`include/linux/proc_ns.h`), fixed since Linux 3.8.
@@ -33,10 +35,10 @@ const INITIAL_USER_NAMESPACE: u32 = 0xEFFF_FFFD;
 /// `SECCOMP_MODE_FILTER` (include/uapi/linux/seccomp.h).
 const SECCOMP_FILTER: u32 = 2;
 
-/// What is known of this machine. `None` where it could not be told.
+/// Facts about this host. `None` where a fact could not be read.
 #[derive(Clone, Debug, Serialize)]
 pub struct Host {
-    /// As `uname -r` tells it.
+    /// As printed by `uname -r`.
     pub release: String,
     #[serde(skip)]
     pub version: Option<KernelVersion>,
@@ -48,18 +50,18 @@ pub struct Host {
     pub tracefs: Tracefs,
     pub perf_event_paranoid: Option<i64>,
     pub unprivileged_bpf_disabled: Option<i64>,
-    /// 0 silences fentry hooks.
+    /// 0 disables fentry hooks.
     pub ftrace_enabled: Option<i64>,
     pub cgroups: Cgroups,
-    /// Whether our pids are the kernel's.
+    /// Whether this process is in the initial pid namespace, so that its pids are the kernel's.
     pub initial_pid_namespace: bool,
-    /// Whether our capabilities are worth anything to the kernel itself, and not only inside a rootless container.
+    /// Whether our capabilities are valid for the kernel itself, and not only inside a rootless container.
     pub initial_user_namespace: bool,
-    /// Whether a filter of system calls is in force.
+    /// Whether a seccomp filter of system calls is active.
     pub seccomp: bool,
 }
 
-/// The running kernel's description of its own types.
+/// Availability of the running kernel's type information (BTF).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Btf {
@@ -68,7 +70,7 @@ pub enum Btf {
     Unreadable(String),
 }
 
-/// How many bytes this process may lock; aya raises the limit as far as the kernel lets it.
+/// Limit on locked memory of this process; aya raises it as far as the kernel permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Memlock {
@@ -78,9 +80,10 @@ pub enum Memlock {
 }
 
 impl Host {
-    /// Reads what this machine says.
+    /// Reads the facts of this host.
     ///
-    /// Where securityfs is not mounted, as in most containers, it is for one short-lived thread that nobody else sees.
+    /// Where securityfs is not mounted, as in most containers, it is mounted in a private mount namespace of
+    /// one short-lived thread.
     pub fn read() -> Self {
         let mut host = Self::below(Path::new("/"));
         if host.lockdown == Lockdown::Unknown {
@@ -89,7 +92,7 @@ impl Host {
         host
     }
 
-    /// Reads what a machine says whose root directory is elsewhere.
+    /// Reads the facts of a host from files below another root directory.
     pub fn below(root: &Path) -> Self {
         let status = parse::<Status>(root, "proc/self/status");
         let mounts = parse::<MountInfos>(root, "proc/self/mountinfo").map(|mounts| mounts.0);
@@ -114,12 +117,13 @@ impl Host {
         }
     }
 
-    /// Returns whether this kernel refuses to create maps larger than the limit on locked memory.
+    /// Returns whether this kernel charges maps against the limit on locked memory, and refuses to create
+    /// larger ones.
     pub fn counts_memlock(&self) -> bool {
         self.version.is_some_and(|version| version < MEMLOCK_UNCOUNTED_SINCE)
     }
 
-    /// Returns whether the maps may be created, whether or not this kernel counts them.
+    /// Returns whether the limit on locked memory permits the maps; true if this kernel does not count them.
     pub fn memlock_suffices(&self) -> bool {
         let enough = match self.memlock {
             Memlock::Bytes(bytes) => bytes >= LOCKED_BYTES,
@@ -128,38 +132,40 @@ impl Host {
         enough || !self.counts_memlock() || self.has(Capability::SysResource)
     }
 
-    /// Returns whether this process has a capability, in the eyes of the kernel itself.
+    /// Returns whether this process has a capability that is valid for the kernel itself.
     pub fn has(&self, capability: Capability) -> bool {
         self.initial_user_namespace && self.capabilities.has(capability)
     }
 
-    /// Returns whether it has that capability, or another one that the kernel takes for it.
-    pub fn has_or_stands_in(&self, capability: Capability) -> bool {
+    /// Returns whether this process has that capability, or another one that the kernel accepts instead.
+    pub fn has_or_substitute(&self, capability: Capability) -> bool {
         self.initial_user_namespace && self.capabilities.suffice_for(capability, self.version)
     }
 
-    /// Returns whether the kernel keeps this process from attaching to tracepoints, for all that it has `CAP_PERFMON`.
+    /// Returns whether the kernel prevents this process from attaching to tracepoints although it has
+    /// `CAP_PERFMON`.
     ///
-    /// Seen with Debian's 5.10 and 6.12 at level 3. Mainline knows levels up to 2, and binds nobody who has the capability.
+    /// Observed with Debian's 5.10 and 6.12 at level 3. The mainline kernel has levels up to 2, which do not
+    /// restrict a process with the capability.
     pub fn is_too_paranoid(&self) -> bool {
         self.perf_event_paranoid.is_some_and(|level| level > 2) && !self.has(Capability::SysAdmin)
     }
 
-    /// Returns what this process lacks on this kernel, and for what.
+    /// Returns the capabilities that this process lacks on this kernel, with their purposes.
     pub fn missing(&self) -> impl Iterator<Item = Need> {
-        needed(self.version).filter(|need| !self.has_or_stands_in(need.capability))
+        needed(self.version).filter(|need| !self.has_or_substitute(need.capability))
     }
 
-    /// Returns whether nothing can be measured here by any hook, whatever else is the matter.
+    /// Returns whether no hook can measure anything on this host, independent of other findings.
     pub fn forbids_measuring(&self) -> bool {
         self.lockdown == Lockdown::Confidentiality
             || !self.initial_user_namespace
             || self.missing_to_measure().next().is_some()
     }
 
-    /// Returns why the kernel refuses to load or to attach, and the way out, by the likeliest reason.
+    /// Returns the most likely reason why the kernel refuses to load or to attach programs, with the remedy.
     ///
-    /// Tracepoints need tracefs and perf events beside what every hook needs.
+    /// Tracepoints require tracefs and perf events in addition to the requirements of every hook.
     pub fn why_refused(&self, by_tracepoint: bool) -> String {
         if self.lockdown == Lockdown::Confidentiality {
             return "the kernel is locked down (confidentiality), which forbids tracing: boot with lockdown=integrity, \
@@ -167,14 +173,14 @@ impl Host {
                 .to_owned();
         }
         if !self.initial_user_namespace {
-            return "the root of this user namespace is nobody to the kernel: run outside of it".to_owned();
+            return "root in this user namespace has no privileges in the kernel: run outside of the user namespace".to_owned();
         }
         let missing: Vec<Need> = self.missing_to_measure().collect();
         match missing[..] {
             [] => {}
             [Need { capability, to, .. }] => {
                 let name = capability.as_str();
-                return format!("{name} is missing, which it takes to {to}: run as root, or grant it");
+                return format!("{name} is missing, which is required to {to}: run as root, or grant it");
             }
             _ => {
                 let names: Vec<_> = missing.iter().map(|need| need.capability.as_str()).collect();
@@ -198,7 +204,8 @@ impl Host {
         )
     }
 
-    /// Returns what may keep maps from being created; with more than the default of `--max-members` any limit may.
+    /// Returns why the creation of maps may fail: with more than the default of `--max-members`, any limit
+    /// may be too low.
     fn why_no_maps(&self) -> Option<String> {
         let Memlock::Bytes(bytes) = self.memlock else { return None };
         let kib = bytes >> 10;
@@ -211,31 +218,32 @@ impl Host {
         })
     }
 
-    /// Returns what keeps tracepoints, and only them, from a process with all that loading takes.
+    /// Returns why tracepoints, and only tracepoints, are not available to a process that can load programs.
     fn why_no_tracepoints(&self) -> Option<&'static str> {
         match self.tracefs {
             Tracefs::NotMounted if !self.has(Capability::SysAdmin) => Some(
-                "tracefs is not mounted, and CAP_SYS_ADMIN is missing, which it takes to mount it: mount it with \
+                "tracefs is not mounted, and CAP_SYS_ADMIN is missing, which mounting it requires: mount it with \
                  `mount -t tracefs tracefs /sys/kernel/tracing`, or grant it",
             ),
             Tracefs::Closed(_) => {
                 Some("tracefs is closed to this user: run as root, or grant CAP_DAC_READ_SEARCH")
             }
             _ if self.is_too_paranoid() => Some(
-                "kernel.perf_event_paranoid is above 2, and CAP_SYS_ADMIN is missing, which some kernels then ask for: \
-                 grant it, or set 2",
+                "kernel.perf_event_paranoid is above 2, and CAP_SYS_ADMIN is missing, which some kernels then require: \
+                grant it, or set kernel.perf_event_paranoid to 2",
             ),
             _ => None,
         }
     }
 
-    /// Returns the capabilities without which nothing is measured on this kernel.
+    /// Returns the missing capabilities without which nothing can be measured on this kernel.
     fn missing_to_measure(&self) -> impl Iterator<Item = Need> {
         self.missing().filter(|need| need.purpose == Purpose::Measure)
     }
 }
 
-/// Returns whether our pids are the kernel's: else no process that the programs see can be found in `/proc`.
+/// Returns whether this process is in the initial pid namespace. Otherwise the pids that the kernel programs
+/// record do not match `/proc`.
 pub fn in_initial_pid_namespace() -> bool {
     namespace_is(Path::new("/"), "pid", INITIAL_PID_NAMESPACE)
 }
@@ -256,7 +264,7 @@ fn btf(path: &Path) -> Btf {
 fn memlock(limits: &Limits) -> Memlock {
     let limit = &limits.max_locked_memory;
     match (&limit.soft_limit, &limit.hard_limit) {
-        // Up to the hard limit anybody may raise it.
+        // Any process may raise the soft limit up to the hard limit.
         (LimitValue::Unlimited, _) | (_, LimitValue::Unlimited) => Memlock::Unlimited,
         (LimitValue::Value(bytes), _) => Memlock::Bytes(*bytes),
     }

@@ -1,14 +1,14 @@
-//! What control groups allow a process of block I/O, and what they have let through.
+//! Limits of cgroups on the block I/O of a process, and the I/O that passed them.
 //!
-//! A write that waits for such a limit is in no device's queue: it is held back before the block layer's tracepoints for
-//! requests.
+//! A write that waits on such a limit is in no device queue: it is throttled before it reaches the block
+//! layer's tracepoints for requests.
 
 use std::{fs, path::Path};
 
 use serde::{Serialize, Serializer};
 
 use crate::system::{
-    cgroups::{Cgroup, Membership, Roots, Version},
+    cgroups::{Cgroup, CgroupVersion, Membership, Roots},
     device_number::DeviceNumber,
 };
 
@@ -20,10 +20,10 @@ const V1_FILES: [(&str, LimitKind); 4] = [
     ("blkio.throttle.write_iops_device", LimitKind::Writes),
 ];
 
-/// One limit of one control group on one device.
+/// One limit of one cgroup on one device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct IoLimit {
-    /// The control group that has it: the process's own, or an ancestor. From the root of the hierarchy.
+    /// The cgroup with this limit, the process's own or an ancestor; the path from the root of the hierarchy.
     pub cgroup: String,
     pub device: DeviceNumber,
     pub kind: LimitKind,
@@ -31,7 +31,7 @@ pub struct IoLimit {
     pub value: u64,
 }
 
-/// What is limited, each per second.
+/// The limited quantity, each per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LimitKind {
     ReadBytes,
@@ -41,7 +41,7 @@ pub enum LimitKind {
 }
 
 impl LimitKind {
-    /// Returns the name that `io.max` has for it.
+    /// Returns its name in `io.max`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ReadBytes => "rbps",
@@ -51,7 +51,7 @@ impl LimitKind {
         }
     }
 
-    /// Returns what it is in a sentence, behind its value.
+    /// Returns the unit that follows the value in a sentence.
     pub const fn in_words(self) -> &'static str {
         match self {
             Self::ReadBytes => "bytes read per second",
@@ -74,15 +74,15 @@ impl Serialize for LimitKind {
     }
 }
 
-/// Returns the limits that bind a process on some devices, the nearest control group first.
+/// Returns the limits that apply to a process on some devices, the nearest cgroup first.
 ///
-/// In version 2 those of all ancestors bind, too. In version 1 each group stands for itself, whatever is above it
-/// (`throtl_pd_init` of block/blk-throttle.c sets a parent in version 2 only).
+/// In version 2 the limits of all ancestors apply too. In version 1 each cgroup is independent of its
+/// ancestors (`throtl_pd_init` of block/blk-throttle.c sets a parent only in version 2).
 pub fn limits(membership: &Membership, roots: &Roots, devices: &[DeviceNumber]) -> Vec<IoLimit> {
     let Some((version, lineage)) = membership.lineage(roots, "blkio") else { return Vec::new() };
     let mut found = Vec::new();
     match version {
-        Version::V1 => {
+        CgroupVersion::V1 => {
             for cgroup in lineage.iter().take(1) {
                 for (file, kind) in V1_FILES {
                     let set = text(cgroup, file).map(|text| parse_v1(&text)).unwrap_or_default();
@@ -90,7 +90,7 @@ pub fn limits(membership: &Membership, roots: &Roots, devices: &[DeviceNumber]) 
                 }
             }
         }
-        Version::V2 => {
+        CgroupVersion::V2 => {
             for cgroup in &lineage {
                 let set = text(cgroup, "io.max").map(|text| parse_v2(&text)).unwrap_or_default();
                 found.extend(set.into_iter().map(|(device, kind, value)| limit(cgroup, device, kind, value)));
@@ -101,15 +101,16 @@ pub fn limits(membership: &Membership, roots: &Roots, devices: &[DeviceNumber]) 
     found
 }
 
-/// Returns how many writes of a process's control group one device was given since the group exists.
+/// Returns how many writes of a process's cgroup one device has received since the cgroup was created.
 ///
-/// Version 2 counts the groups below, too. `None` if the kernel does not count them, or has not seen the group write there.
+/// Version 2 includes descendant cgroups. `None` if the kernel does not count writes, or the cgroup has not
+/// written to this device.
 pub fn served(membership: &Membership, roots: &Roots, device: DeviceNumber) -> Option<u64> {
     let (version, lineage) = membership.lineage(roots, "blkio")?;
     let own = lineage.first()?;
     match version {
-        Version::V1 => served_v1(&text(own, "blkio.throttle.io_serviced")?, device),
-        Version::V2 => served_v2(&text(own, "io.stat")?, device),
+        CgroupVersion::V1 => served_v1(&text(own, "blkio.throttle.io_serviced")?, device),
+        CgroupVersion::V2 => served_v2(&text(own, "io.stat")?, device),
     }
 }
 
@@ -121,7 +122,7 @@ fn text(cgroup: &Cgroup, file: &str) -> Option<String> {
     fs::read_to_string(Path::new(&cgroup.directory).join(file)).ok()
 }
 
-/// Lines of `8:16 1048576`.
+/// Parses lines of `8:16 1048576`.
 fn parse_v1(text: &str) -> Vec<(DeviceNumber, u64)> {
     let pair = |line: &str| {
         let (device, value) = line.split_once(' ')?;
@@ -130,7 +131,7 @@ fn parse_v1(text: &str) -> Vec<(DeviceNumber, u64)> {
     text.lines().filter_map(pair).collect()
 }
 
-/// Lines of `8:16 rbps=2097152 wbps=max riops=max wiops=120`.
+/// Parses lines of `8:16 rbps=2097152 wbps=max riops=max wiops=120`.
 fn parse_v2(text: &str) -> Vec<(DeviceNumber, LimitKind, u64)> {
     let mut found = Vec::new();
     for (device, values) in device_lines(text) {
@@ -143,7 +144,7 @@ fn parse_v2(text: &str) -> Vec<(DeviceNumber, LimitKind, u64)> {
     found
 }
 
-/// Lines of `8:16 Write 58142`, and others of other kinds.
+/// Parses lines of `8:16 Write 58142`, and of other operations.
 fn served_v1(text: &str, device: DeviceNumber) -> Option<u64> {
     text.lines().find_map(|line| {
         let mut words = line.split_whitespace();
@@ -152,13 +153,13 @@ fn served_v1(text: &str, device: DeviceNumber) -> Option<u64> {
     })
 }
 
-/// Lines of `8:16 rbytes=1459200 wbytes=314773504 rios=192 wios=353 dbytes=0 dios=0`.
+/// Parses lines of `8:16 rbytes=1459200 wbytes=314773504 rios=192 wios=353 dbytes=0 dios=0`.
 fn served_v2(text: &str, device: DeviceNumber) -> Option<u64> {
     let (_, mut values) = device_lines(text).find(|(number, _)| *number == device)?;
     values.find(|(name, _)| *name == "wios")?.1.parse().ok()
 }
 
-/// Splits lines of a device and `name=value`. Devices that saw nothing may have a line with nothing in it.
+/// Splits lines of a device and `name=value` pairs. A device without I/O may have a line without pairs.
 fn device_lines(text: &str) -> impl Iterator<Item = (DeviceNumber, impl Iterator<Item = (&str, &str)>)> {
     text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_ancestors_bind_in_version_2() {
+    fn limits_of_ancestors_apply_in_version_2() {
         let tree = Tree::with(&[
             (
                 "pod/etcd/io.max",
@@ -195,7 +196,7 @@ mod tests {
         let membership = Membership { unified: Some("/pod/etcd".to_owned()), ..Membership::default() };
         let found = limits(&membership, &roots, &[DISK]);
         assert_eq!(summary(&found), ["/pod/etcd 8:16 wbps=1048576", "/pod 8:16 wiops=120"]);
-        assert_eq!(limits(&membership, &roots, &[]), [], "of no device");
+        assert_eq!(limits(&membership, &roots, &[]), [], "no device");
         assert_eq!(served(&membership, &roots, DISK), Some(353));
         assert_eq!(served(&membership, &roots, DeviceNumber { major: 7, minor: 0 }), None, "an empty line");
         assert_eq!(
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn only_its_own_limits_bind_in_version_1() {
+    fn only_its_own_limits_apply_in_version_1() {
         let tree = Tree::with(&[
             ("pod/etcd/blkio.throttle.write_bps_device", "8:16 1048576\n8:32 5\n"),
             ("pod/etcd/blkio.throttle.write_iops_device", "8:16 100\n"),
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_mounted_limits_nothing() {
+    fn there_are_no_limits_without_a_mounted_hierarchy() {
         let (membership, roots) = (Membership::default(), Roots::default());
         assert_eq!(limits(&membership, &roots, &[DISK]), []);
         assert_eq!(served(&membership, &roots, DISK), None);

@@ -1,4 +1,4 @@
-//! Which device and file system a directory is on.
+//! The mount, and so the device and file system, of a directory.
 
 use std::{
     collections::BTreeMap,
@@ -16,54 +16,58 @@ use rustix::fs::{major, minor};
 
 use crate::system::device_number::DeviceNumber;
 
-/// A mount, as the process sees it; empty where it could not be told.
+/// A mount in the mount namespace of a process; fields that could not be read are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mount {
-    /// `/dev/vda1`, or what else mountinfo calls the source.
+    /// The source in mountinfo, such as `/dev/vda1`.
     pub device: String,
     pub filesystem: String,
-    /// The device number in mountinfo; one of no device (major 0) for btrfs, overlayfs, tmpfs and their like.
+    /// The device number in mountinfo; for btrfs, overlayfs, tmpfs and similar file systems it is the number
+    /// of no device (major 0).
     pub number: Option<DeviceNumber>,
     /// Options of this mount, by name: `relatime`, `ro`.
-    pub options: Options,
-    /// Options of the file system, whoever mounted it: `data=ordered`, `upperdir=...`.
-    pub super_options: Options,
+    pub options: MountOptions,
+    /// Options of the file system, common to all its mounts: `data=ordered`, `upperdir=...`.
+    pub super_options: MountOptions,
 }
 
-/// Mount options by name; those without a value have none.
-pub type Options = BTreeMap<String, Option<String>>;
+/// Mount options by name; `None` for an option without a value.
+pub type MountOptions = BTreeMap<String, Option<String>>;
 
-/// Returns the mount that holds a directory of a process.
+/// Returns the mount that contains a directory of a process.
 ///
-/// By its device number; where `stat` tells another one than mountinfo, as on btrfs, by the longest path.
+/// It is found by device number; where `stat` and mountinfo have different numbers, as on btrfs, by the
+/// longest path.
 pub fn of(pid: u32, directory: &Path, st_dev: u64) -> Mount {
     let mounts = read(&PathBuf::from(format!("/proc/{pid}/mountinfo")));
-    holding(&mounts, directory, Some(st_dev))
+    find_mount(&mounts, directory, Some(st_dev))
 }
 
-/// Returns the mount that holds a directory of a process, by its path alone; none if the process is gone.
+/// Returns the mount that contains a directory of a process, by its path alone; `None` if the process has
+/// ended.
 pub fn of_path(pid: u32, directory: &Path) -> Option<Mount> {
     let mounts = read(&PathBuf::from(format!("/proc/{pid}/mountinfo")));
-    (!mounts.is_empty()).then(|| holding(&mounts, directory, None))
+    (!mounts.is_empty()).then(|| find_mount(&mounts, directory, None))
 }
 
-/// Reads a mountinfo; nothing if it cannot be read.
+/// Reads a mountinfo file; empty if it cannot be read.
 pub fn read(mountinfo: &Path) -> Vec<MountInfo> {
     let mounts = File::open(mountinfo).ok().and_then(|file| MountInfos::from_read(file).ok());
     mounts.map(|mounts| mounts.0).unwrap_or_default()
 }
 
-/// Returns the directory in `/proc` of the process whose mounts are the host's: pid 1, or, if its root directory is closed to
-/// us, ourselves. `proc` is `/proc`.
-pub fn of_host(proc: &Path) -> PathBuf {
+/// Returns the directory in `/proc` of the process whose mounts are the mounts of the host: pid 1, or, if
+/// access to its root directory is denied, this process. `proc` is `/proc`.
+pub fn host_proc_dir(proc: &Path) -> PathBuf {
     let init = proc.join("1");
     if init.join("root").is_dir() { init } else { proc.join("self") }
 }
 
-/// Returns the mount that holds a path: among those of its device number, if there are any, the longest one.
+/// Returns the mount that contains a path: the longest one among the mounts with its device number, or among
+/// all if there are none.
 ///
-/// Of mounts in the same place the last one, which hides the others.
-pub fn holding(mounts: &[MountInfo], path: &Path, st_dev: Option<u64>) -> Mount {
+/// Of several mounts at the same path the last one is returned, which hides the others.
+pub fn find_mount(mounts: &[MountInfo], path: &Path, st_dev: Option<u64>) -> Mount {
     let number = st_dev.map(|st_dev| format!("{}:{}", major(st_dev), minor(st_dev)));
     let holds = |mount: &&MountInfo| path.starts_with(unescape(mount.mount_point.as_os_str().as_bytes()));
     let longest = |mount: &&MountInfo| mount.mount_point.as_os_str().len();
@@ -88,8 +92,8 @@ impl From<&MountInfo> for Mount {
     }
 }
 
-/// Undoes what the kernel makes of blanks, line ends and backslashes in mountinfo: `\040` (`mangle_path` of
-/// `fs/seq_file.c`).
+/// Decodes blanks, line ends and backslashes, which the kernel escapes in mountinfo, such as `\040`
+/// (`mangle_path` of `fs/seq_file.c`).
 pub fn unescape(bytes: &[u8]) -> PathBuf {
     let mut plain = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -122,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mount_is_told_by_number_then_by_path() {
+    fn the_mount_is_found_by_number_then_by_path() {
         let lines = [
             "27 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw",
             "30 27 8:17 / /var rw - xfs /dev/sdb1 rw",
@@ -133,23 +137,28 @@ mod tests {
         let mounts = lines.map(|line| MountInfo::from_line(line).unwrap());
         let cases = [
             ("/var/lib/etcd", Some((8, 17)), "/dev/sdb1", "number and path agree"),
-            ("/var/lib/etcd", Some((8, 1)), "/dev/sda1", "the longer one was mounted over an open directory"),
-            ("/var/lib here/etcd", Some((0, 41)), "/dev/sdc", "a subvolume has a number of its own"),
+            (
+                "/var/lib/etcd",
+                Some((8, 1)),
+                "/dev/sda1",
+                "the longer path was mounted over an open directory",
+            ),
+            ("/var/lib here/etcd", Some((0, 41)), "/dev/sdc", "a subvolume has its own number"),
             ("/var/lib", None, "/dev/sdb1", "without a number"),
             ("/variable", None, "/dev/sda1", "whole names only"),
             ("/var/twice/x", None, "/dev/sdd1", "the last one hides the first"),
         ];
         for (path, number, device, why) in cases {
             let st_dev = number.map(|(major, minor)| rustix::fs::makedev(major, minor));
-            assert_eq!(holding(&mounts, Path::new(path), st_dev).device, device, "{path}: {why}");
+            assert_eq!(find_mount(&mounts, Path::new(path), st_dev).device, device, "{path}: {why}");
         }
-        let mount = holding(&mounts, Path::new("/var/lib here"), None);
+        let mount = find_mount(&mounts, Path::new("/var/lib here"), None);
         assert_eq!(mount.options.get("noatime"), Some(&None));
         assert_eq!(mount.super_options["compress"].as_deref(), Some("zstd:1"));
     }
 
     #[test]
-    fn escapes_are_undone() {
+    fn escapes_are_decoded() {
         let cases = [
             ("/a\\040b", "/a b"),
             ("/a\\134040", "/a\\040"),

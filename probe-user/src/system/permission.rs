@@ -2,7 +2,7 @@
 
 use std::{error::Error, io};
 
-/// Returns whether the kernel refused something because a privilege is missing.
+/// Returns whether the kernel refused a request because a privilege is missing.
 pub fn is_permission(cause: &(dyn Error + 'static)) -> bool {
     let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
     let rustix = cause.downcast_ref::<rustix::io::Errno>().map(|errno| errno.kind());

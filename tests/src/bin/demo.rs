@@ -1,6 +1,7 @@
-//! The main job on a real etcd: one with client-certificate TLS under load, and the probe's report about it.
+//! Runs the probe on a real etcd with client-certificate TLS under load, and prints its report.
 //!
-//! The probe is told nothing about either. Progress goes to standard error, the report to standard output.
+//! The probe gets no configuration for either. Progress goes to standard error, the report to standard
+//! output.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::path::{Path, PathBuf};
@@ -17,34 +18,34 @@ use probe_tests::machine::requirements::{self, Need};
 use probe_tests::machine::scratch::Scratch;
 use probe_tests::probe::{Finished, Invocation};
 
-/// A segment of etcd's WAL holds this much; one byte more and it is rotated.
+/// The size of a segment of etcd's WAL; one byte more rotates it.
 const SEGMENT_BYTES: u64 = 64 << 20;
 
-/// Puts that tell how fast this machine is.
+/// Puts of the trial that measures the speed of this machine.
 const TRIAL_PUTS: u64 = 500;
 
-/// How long etcd is idle before the probe's measurement ends, so that both counts come to rest.
+/// How long etcd is idle at the end of the measurement, so that no event is in flight.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// How much later than it said the probe may end.
+/// How long the probe may run beyond its duration.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Shows what the probe says about a real etcd under load.
+/// Runs the probe on a real etcd under load and prints its report.
 #[derive(Debug, Parser)]
 struct Args {
-    /// The probe, as `cargo xtask build` leaves it.
+    /// The binary of the probe.
     #[arg(long, value_name = "PATH")]
     probe: PathBuf,
     /// The etcd to start.
     #[arg(long, value_name = "PATH")]
     etcd: PathBuf,
-    /// How many values to put while the probe measures.
+    /// The number of values to put during the measurement.
     #[arg(long, default_value_t = 40_000, value_parser = clap::value_parser!(u64).range(1_000..=200_000))]
     puts: u64,
-    /// Where etcd's data goes for the time of the demo; its disk is the one that is measured.
+    /// The directory for etcd's data; the demo measures its disk and removes the data.
     #[arg(long, value_name = "PATH", default_value = "/var/tmp")]
     dir: PathBuf,
-    /// Keeps certificates, data and logs.
+    /// Keep certificates, data and logs.
     #[arg(long)]
     keep: bool,
 }
@@ -77,19 +78,19 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
     print!("{}", finished.stdout);
     match finished.code {
-        // Whatever the verdict on this disk is: there is one.
+        // Any verdict on this disk.
         Some(0 | 1) => Ok(ExitCode::SUCCESS),
         Some(code) => {
-            bail!("the probe could not tell, exit code {code}; it said: {}", finished.stderr.trim())
+            bail!("the probe has no result, exit code {code}: {}", finished.stderr.trim())
         }
-        None => bail!("the probe was ended by a signal; it said: {}", finished.stderr.trim()),
+        None => bail!("a signal ended the probe: {}", finished.stderr.trim()),
     }
 }
 
 fn start_etcd(args: &Args, directory: &Path, stop: &Cancel) -> anyhow::Result<Etcd> {
-    step("making an authority, a server's and a client's certificate");
+    step("creating an authority, a server certificate and a client certificate");
     let tls = Mutual::create(directory)?;
-    step(&format!("starting {}, which serves only clients with a certificate", args.etcd.display()));
+    step(&format!("starting {}, which requires client certificates", args.etcd.display()));
     let member = Member::new(&args.etcd, "demo", directory).tls(&tls).cancel_with(stop);
     // Room for the largest load, and no housekeeping in the middle of it.
     let etcd = member.set("quota-backend-bytes", (8_u64 << 30).to_string()).start()?;
@@ -97,18 +98,18 @@ fn start_etcd(args: &Args, directory: &Path, stop: &Cancel) -> anyhow::Result<Et
     Ok(etcd)
 }
 
-/// What to put on etcd, and how long the probe is to look.
+/// The load, and the duration of the measurement.
 struct Plan {
     load: Load,
     puts: u64,
     duration: Duration,
 }
 
-/// Finds out how long the load will take here. Its values are as large as it takes to rotate the WAL.
+/// Measures how long the load takes on this machine. Its values are large enough to rotate the WAL.
 fn plan(args: &Args, etcd: &Etcd, stop: &Cancel) -> anyhow::Result<Plan> {
     let value_bytes = usize::try_from(value_bytes(args.puts)).context("cannot put values of that size")?;
     let load = Load { value_bytes, ..Load::default() };
-    step(&format!("trying out how fast this machine is, with {TRIAL_PUTS} puts"));
+    step(&format!("measuring the speed of this machine with {TRIAL_PUTS} puts"));
     let trial = Load { amount: Amount::Puts(TRIAL_PUTS), ..load }.start(etcd.endpoint());
     let rate = trial.wait_with(|_| interrupted(stop))?.rate();
     let duration = duration(args.puts, rate);
@@ -120,9 +121,9 @@ fn value_bytes(puts: u64) -> u64 {
     (SEGMENT_BYTES + SEGMENT_BYTES / 4).div_ceil(puts).max(4096)
 }
 
-/// Returns how long the probe has to look to see so many puts and then nothing, in whole seconds.
+/// Returns the duration of a measurement that includes so many puts and the idle time, in whole seconds.
 ///
-/// Between 20 s and 3 min: what does not fit is not put.
+/// Between 20 s and 3 min; a load that does not fit ends early.
 fn duration(puts: u64, rate: f64) -> Duration {
     let load_seconds = (puts as f64 / rate.max(1.0) * 1.2).clamp(16.0, 176.0);
     Duration::from_secs_f64(load_seconds.ceil()) + IDLE
@@ -148,12 +149,12 @@ fn measure(
     let done = load.start(etcd.endpoint()).wait_with(|so_far| {
         counter(so_far, puts);
         if let Some(early) = probe.try_finished()? {
-            bail!("the probe ended early, exit code {:?}; it said: {}", early.code, early.stderr.trim());
+            bail!("the probe ended early, exit code {:?}: {}", early.code, early.stderr.trim());
         }
         interrupted(stop)
     })?;
     step(&format!(
-        "put {} values, {:.0} a second; etcd is idle while the counts come to rest",
+        "put {} values, {:.0} per second; etcd is idle until the measurement ends",
         done.puts,
         done.rate()
     ));
@@ -171,18 +172,18 @@ fn interrupted(stop: &Cancel) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tells one line, in the place of the counter if that is shown.
+/// Prints one line, over the counter if that is shown.
 fn step(what: &str) {
     let clear = if stderr().is_terminal() { "\x1b[K" } else { "" };
     eprintln!("{clear}demo: {what}");
 }
 
-/// Shows how far the load is: in place on a terminal, as lines elsewhere.
+/// Prints the progress of the load: in place on a terminal, as lines elsewhere.
 fn counter(so_far: Done, puts: u64) {
-    let line = format!("{} of {puts} puts, {:.0} a second", so_far.puts, so_far.rate());
+    let line = format!("{} of {puts} puts, {:.0} per second", so_far.puts, so_far.rate());
     if stderr().is_terminal() {
         eprint!("\x1b[Kdemo: {line}\r");
-        // A counter that cannot be shown is no reason to stop.
+        // The demo continues without a counter that cannot be shown.
         let _ = stderr().flush();
     } else {
         step(&line);
@@ -202,11 +203,11 @@ mod tests {
     }
 
     #[test]
-    fn the_probe_looks_as_long_as_the_load_takes() {
+    fn the_measurement_lasts_as_long_as_the_load() {
         let cases = [
             (40_000, 2_000.0, 28, "20 s, a fifth more, and the idle time"),
             (1_000, 2_000.0, 20, "never too short for a report"),
-            (40_000, 10.0, 180, "never longer than one wants to wait"),
+            (40_000, 10.0, 180, "never longer than 3 minutes"),
         ];
         for (puts, rate, seconds, why) in cases {
             assert_eq!(duration(puts, rate).as_secs(), seconds, "{why}");

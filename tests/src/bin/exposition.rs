@@ -11,7 +11,9 @@ use probe_user::analysis::assessment::CrosscheckTotals;
 use probe_user::analysis::causes::PerCause;
 use probe_user::analysis::disk_metric::PerMetric;
 use probe_user::analysis::latency::{Exported, Latencies, TimeSpent};
-use probe_user::analysis::snapshot::{Figure, MemberSnapshot, Operation, ProgramRuns, Snapshot};
+use probe_user::analysis::snapshot::{
+    DiskMetricSnapshot, MemberSnapshot, MetricsSnapshot, Operation, ProgramRuns,
+};
 use probe_user::analysis::verdict::Verdict;
 use probe_user::output::metrics::{Format, encode};
 
@@ -35,8 +37,8 @@ fn latencies() -> Exported {
     Exported::from(&Latencies::new(Box::new(slots), 1_234_567_890_123, 65_000_000_000, 1 << 40))
 }
 
-fn snapshot() -> Snapshot {
-    let figure = || Figure {
+fn snapshot() -> MetricsSnapshot {
+    let figure = || DiskMetricSnapshot {
         latencies: latencies(),
         crosscheck: CrosscheckTotals {
             kernel_events: 123_456,
@@ -61,7 +63,7 @@ fn snapshot() -> Snapshot {
         waits: PerCause::from_fn(|_| 1_000),
         errors: BTreeMap::new(),
     });
-    Snapshot {
+    MetricsSnapshot {
         hook: "tracepoint",
         self_test_passed: true,
         web_config_reloaded: None,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Parser;
 use probe_user::command;
 use probe_user::command::config::{Args, Config};
-use probe_user::kernel::Fault;
+use probe_user::kernel::CountingFault;
 use probe_user::support::logging;
 
 /// The descriptor that keeps a program attached, as `/proc/self/fd` names it: a link, or before Linux 5.15 a
@@ -19,8 +19,8 @@ const ATTACHMENTS: [&str; 3] = ["anon_inode:bpf_link", "anon_inode:bpf-link", "a
 
 fn main() -> ExitCode {
     let fault = match std::env::var("FAULT").as_deref() {
-        Ok("drop") => Some(Fault::Drop),
-        Ok("double") => Some(Fault::Double),
+        Ok("drop") => Some(CountingFault::Drop),
+        Ok("double") => Some(CountingFault::Double),
         Ok("detach") => {
             let when: PathBuf = std::env::var_os("FAULT_WHEN").expect("the tests set FAULT_WHEN").into();
             thread::spawn(move || detach(&when));

@@ -18,6 +18,7 @@ use crate::machine::cancel::Cancel;
 use crate::machine::cgroup::{self, Cgroup};
 use crate::machine::http::{Endpoint, free_address};
 use crate::machine::process;
+#[cfg(feature = "harness")]
 use crate::probe::metrics::Metrics;
 
 /// The time limit for a member to become healthy, which on a slow disk includes an election.
@@ -266,6 +267,7 @@ pub struct Observations {
     pub backend_commit: u64,
 }
 
+#[cfg(feature = "harness")]
 impl Observations {
     /// Reads them from an etcd.
     pub fn of(etcd: &Endpoint) -> anyhow::Result<Self> {
@@ -308,10 +310,12 @@ impl Etcd {
         }
     }
 
+    #[cfg(feature = "harness")]
     pub fn metrics(&self) -> anyhow::Result<Metrics> {
         Metrics::parse(&self.endpoint().get("/metrics")?.text()?)
     }
 
+    #[cfg(feature = "harness")]
     pub fn observations(&self) -> anyhow::Result<Observations> {
         Observations::of(&self.endpoint())
     }

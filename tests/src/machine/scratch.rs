@@ -13,8 +13,10 @@ use rustix::mount::{self, MountFlags, UnmountFlags};
 use crate::machine::cancel::Cancel;
 use crate::machine::command;
 
+#[cfg(feature = "harness")]
 mod slow_fs;
 
+#[cfg(feature = "harness")]
 pub use slow_fs::{Served, SlowFs};
 
 /// How long an unmount may fail because a process that was just killed still has a file open.

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use probe_user::system::privileges;
+use probe_user::system::thread_capabilities::limit_bounding_set;
 use rustix::{
     process::{Resource, Rlimit, Signal, setrlimit},
     thread::CapabilitySet,
@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::machine::cancel::Cancel;
 use crate::machine::http::{Endpoint, Response, free_address};
 use crate::machine::process;
+#[cfg(feature = "harness")]
 use crate::probe::metrics::Metrics;
 
 /// The time limit for the daemon to become ready.
@@ -141,7 +142,7 @@ impl Invocation {
         command.envs(self.environment.clone()).stdin(Stdio::null()).process_group(0);
         if let Some(kept) = self.capabilities {
             // SAFETY: between fork and exec it only makes system calls, on the only thread.
-            unsafe { command.pre_exec(move || privileges::bound(kept).map_err(io::Error::other)) };
+            unsafe { command.pre_exec(move || limit_bounding_set(kept).map_err(io::Error::other)) };
         }
         if let Some(bytes) = self.locked_bytes {
             let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
@@ -295,6 +296,7 @@ impl Probe {
         self.endpoint.get(path)
     }
 
+    #[cfg(feature = "harness")]
     pub fn metrics(&self) -> anyhow::Result<Metrics> {
         Metrics::parse(&self.get("/metrics")?.text()?)
     }

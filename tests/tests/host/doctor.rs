@@ -210,7 +210,7 @@ fn the_endpoint_of_another_etcd_is_not_taken_for_an_answer() {
     requirements::require(&[Need::Root, Need::Bpf, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("doctor").unwrap();
     let one = member("3.4", "one", &scratch).start().unwrap();
-    thread::sleep(Duration::from_secs(2)); // Their start times must differ, and have a resolution of a second.
+    thread::sleep(Duration::from_secs(2)); // Their start times distinguish them, to a second.
     let other = member("3.5.16", "other", &scratch).start().unwrap();
     let (found, code) = findings(&call(&scratch).arguments(&["--endpoints", &other.endpoint().url()]));
     assert_line(&found, Some(&one), "endpoint", "failed", "another process answers");
@@ -223,7 +223,7 @@ fn no_etcd_is_no_failure() {
     requirements::require(&[Need::Root, Need::Bpf]);
     let scratch = Scratch::on_disk("doctor").unwrap();
     let (found, _) = findings(&call(&scratch).arguments(&["--process-name", "no-such-etcd"]));
-    assert_line(&found, None, "etcd", "note", "none runs here if one does by another name");
+    assert_line(&found, None, "etcd", "note", "no etcd process runs here if one runs with another name");
     let taken: Vec<_> = ["fentry", "tracepoint"]
         .into_iter()
         .flat_map(|hook| states(&found, None, hook))

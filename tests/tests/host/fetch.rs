@@ -132,20 +132,20 @@ fn a_port_of_another_protocol_is_reported() {
     let elsewhere = authority.named("elsewhere", &["10.9.9.9", "nowhere.example"]).unwrap();
     let of_stranger = stranger.client("of-stranger", Validity::Current).unwrap();
     let rejected =
-        |pair: &Pair| format!("rejected our client certificate `{}`; see --cert", pair.certificate.display());
+        |pair: &Pair| format!("rejected the client certificate `{}`; see --cert", pair.certificate.display());
     let (rejects_elsewhere, rejects_stranger) = (rejected(&elsewhere), rejected(&of_stranger));
     let cases = [
         Failing {
             why: "plain HTTP to etcd's TLS port",
             flags: vec!["--endpoints", &http_to_tls],
             reason: "refused",
-            sentence: "it hung up without an answer; a port that speaks TLS does so, try https://",
+            sentence: "the server closed the connection without an answer; a TLS port does so, try https://",
         },
         Failing {
             why: "TLS to etcd's plain listener",
             flags: vec!["--endpoints", &tls_to_http],
             reason: "not_metrics",
-            sentence: "it speaks something else; is the endpoint http://?",
+            sentence: "the server does not speak TLS; is the endpoint http://?",
         },
         Failing {
             why: "a name that the certificate has not got",
@@ -175,7 +175,7 @@ fn a_port_of_another_protocol_is_reported() {
             why: "an address that TCP cannot reach",
             flags: vec!["--endpoints", "http://255.255.255.255:2379"],
             reason: "refused",
-            sentence: "its address cannot be reached from here",
+            sentence: "its address is not reachable from here",
         },
     ];
     assert_all_reported(&scratch, name, &cases);
@@ -183,7 +183,11 @@ fn a_port_of_another_protocol_is_reported() {
     // etcd reads its certificate for every new connection.
     for (pair, reason, sentence) in [
         (authority.named("named", &["etcd.example"]).unwrap(), "tls_name", "not valid for the host"),
-        (authority.client("usage", Validity::Current).unwrap(), "tls_untrusted", "was not made for servers"),
+        (
+            authority.client("usage", Validity::Current).unwrap(),
+            "tls_untrusted",
+            "was not issued for servers",
+        ),
     ] {
         fs::rename(&pair.certificate, &tls.server.certificate).unwrap();
         fs::rename(&pair.key, &tls.server.key).unwrap();
@@ -211,20 +215,20 @@ fn invalid_answers_are_distinguished() {
     let name = "answered-for";
     let _etcd = member(name, &scratch).start().unwrap();
     let cases = [
-        (Answer::Raw(b""), "refused", "it hung up without an answer"),
-        (Answer::Reset, "not_metrics", "the answer broke off"),
+        (Answer::Raw(b""), "refused", "the server closed the connection without an answer"),
+        (Answer::Reset, "not_metrics", "the answer is truncated"),
         (
             Answer::Raw(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n# HELP"),
             "not_metrics",
-            "the answer broke off",
+            "the answer is truncated",
         ),
-        (Answer::Raw(SETTINGS), "not_metrics", "the answer is no HTTP/1.1"),
+        (Answer::Raw(SETTINGS), "not_metrics", "the answer is not HTTP/1.1"),
         (
             Answer::Raw(b"HTTP/1.1 200 OK\r\ncontent-encoding: br\r\ncontent-length: 1\r\n\r\nx"),
             "not_metrics",
-            "its encoding is `br`, which the request does not accept",
+            "its encoding `br` was not requested",
         ),
-        (Answer::Status("415 Unsupported Media Type"), "http_status", "415; this port takes gRPC alone"),
+        (Answer::Status("415 Unsupported Media Type"), "http_status", "415; this port serves gRPC only"),
         (Answer::Status("302 Found"), "http_status", "302; redirects are not followed"),
         (Answer::EndlessHead, "too_large", "larger than 16384 bytes"),
     ];
@@ -339,7 +343,7 @@ fn etcd_is_scraped_over_ipv6_with_its_certificates_reported() {
         log.lines().filter(|line| line.contains("renew it soon") && line.contains(name)).collect();
     assert_eq!(warnings.len(), 2, "the server's and ours, each once: {log}");
     assert!(
-        warnings[0].contains("etcd's server certificate ends on ") && warnings[0].contains(", in 10 days"),
+        warnings[0].contains("etcd's server certificate expires on ") && warnings[0].contains(", in 10 days"),
         "{warnings:?}"
     );
 

@@ -270,8 +270,8 @@ fn valid_changes_take_effect_and_broken_ones_do_not() {
     let breakages = [
         (whole.replace("cert_file", "certificate"), "unknown key `tls_server_config.certificate`"),
         (whole.replace("..data/server.pem", "nowhere.pem"), "nowhere.pem"),
-        (tls.to_owned(), "does without passwords"),
-        (String::new(), "does without TLS"),
+        (tls.to_owned(), "drops passwords"),
+        (String::new(), "drops TLS"),
     ];
     for (broken, sentence) in breakages {
         fs::write(&file, &broken).unwrap();

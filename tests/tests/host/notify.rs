@@ -117,5 +117,5 @@ fn a_missing_listener_is_no_error() {
     let received = messages.recv_timeout(2 * WATCHDOG);
     assert!(matches!(&received, Ok((_, message)) if has(message, "WATCHDOG=1")), "{received:?}");
     let log = probe.log().unwrap();
-    assert_eq!(log.matches("cannot tell the service manager").count(), 1, "reported once: {log}");
+    assert_eq!(log.matches("cannot notify the service manager").count(), 1, "reported once: {log}");
 }

@@ -122,7 +122,7 @@ fn unusable_certificates_are_distinguished() {
     let of_stranger = stranger.client("of-stranger", Validity::Current).unwrap();
     let late = authority.client("late", Validity::Expired).unwrap();
     let mixed = Pair { certificate: client.certificate.clone(), key: of_stranger.key.clone() };
-    let rejected = "cannot log in to etcd: it rejected our client certificate `";
+    let rejected = "cannot authenticate to etcd: it rejected the client certificate `";
     let cases = [
         ("a stranger's client certificate", flags(&of_stranger), "tls_client_rejected", rejected),
         ("an expired client certificate", flags(&late), "tls_client_rejected", rejected),
@@ -131,7 +131,7 @@ fn unusable_certificates_are_distinguished() {
             "a server of an authority that is not trusted",
             vec!["--cacert", stranger.certificate().to_str().unwrap()],
             "tls_untrusted",
-            "cannot verify etcd's certificate: no authority that we trust has signed it; see --cacert",
+            "cannot verify etcd's certificate: no trusted authority has signed it; see --cacert",
         ),
     ];
     for (why, flags, reason, sentence) in cases {
@@ -171,13 +171,13 @@ fn servers_that_are_not_etcd_are_distinguished() {
             "a page",
             Some(Answer::Page("<html>It works!</html>")),
             "not_metrics",
-            "cannot read etcd's metrics: its first line is no metric",
+            "cannot read etcd's metrics: its first line is not a metric",
         ),
         (
             "metrics of another program",
             Some(Answer::Page("up 1\n")),
             "not_etcd",
-            "cannot take the answer for etcd's metrics: etcd_disk_wal_fsync_duration_seconds is missing",
+            "cannot accept the answer as etcd's metrics: etcd_disk_wal_fsync_duration_seconds is missing",
         ),
         (
             "another status",
@@ -200,7 +200,7 @@ fn the_endpoint_of_another_etcd_is_detected() {
     requirements::require(&[Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("refusals").unwrap();
     let one = member("3.4", "mistaken", &scratch).start().unwrap();
-    thread::sleep(Duration::from_secs(2)); // Their start times must differ, and have a resolution of a second.
+    thread::sleep(Duration::from_secs(2)); // Their start times distinguish them, to a second.
     let other = member("3.5.16", "mistaken-for", &scratch).start().unwrap();
     let url = other.endpoint().url();
     let probe = call(&scratch).arguments(&PACE).arguments(&["--endpoints", &url]).run().unwrap();

@@ -177,12 +177,9 @@ fn no_scrape_is_lost_while_certificates_are_replaced() {
     // reports it.
     let stranger = Authority::create(directory, "stranger-ca").unwrap();
     put("..2", files("old-ca.pem", &stranger.client("of-stranger", Validity::Current).unwrap()));
-    assert!(
-        configured
-            .log()
-            .unwrap()
-            .contains("the old connection serves on: cannot log in to etcd: it rejected our client")
-    );
+    assert!(configured.log().unwrap().contains(
+        "scrapes continue over the old connection: cannot authenticate to etcd: it rejected the client"
+    ));
     let client = new.client("client-2", Validity::Current).unwrap();
     put("..3", files("old-ca.pem", &client));
     wait_for_days(&configured, "client", 365.5, "the client's was replaced by one of the new authority");
@@ -204,7 +201,7 @@ fn no_scrape_is_lost_while_certificates_are_replaced() {
         let figures = crosscheck::settle(probe, NAME).unwrap();
         assert!(figures[0].kernel > 100.0, "the load shows: {figures:?}");
         assert_eq!(lost(&probe.metrics().unwrap()), before, "{}", probe.log().unwrap());
-        let renewed = probe.log().unwrap().matches("connected anew").count();
+        let renewed = probe.log().unwrap().matches("reconnected to etcd").count();
         println!(
             "{looks:?} readings, {renewed} reconnections, difference 0 over {} syncs",
             figures[0].kernel

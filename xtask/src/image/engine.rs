@@ -1,4 +1,5 @@
-//! What builds images on this machine: podman, else docker. Nothing runs while an image is built from files alone.
+//! The program that builds images on this machine: podman, or docker where there is no podman. An image of
+//! files alone is built without running anything in it.
 
 use std::env;
 use std::fs;
@@ -19,12 +20,13 @@ pub enum Engine {
     Docker(PathBuf),
 }
 
-/// What has been built.
+/// An image that has been built.
 #[derive(Debug)]
 pub struct Built {
-    /// Of all its files.
+    /// Bytes of all its files.
     pub size: u64,
-    /// Of the manifest, by which a registry knows it; docker before version 25 tells that of the configuration.
+    /// Of the manifest, which is the digest in a registry; docker before version 25 reports the digest of the
+    /// configuration.
     pub digest: String,
 }
 
@@ -76,7 +78,7 @@ impl Engine {
             ]);
             command.args(&given).arg(root);
         };
-        // Podman would add to an archive that is there.
+        // Podman would append to an existing archive.
         if archive.exists() {
             fs::remove_file(archive).with_context(|| format!("cannot remove {}", archive.display()))?;
         }
@@ -85,7 +87,7 @@ impl Engine {
                 let store = Store::create(podman)?;
                 let mut build = store.podman();
                 describe(&mut build);
-                // One layer, nothing of podman's version or of the time of day.
+                // One layer, without podman's version and without the time of the build.
                 build.args(["--layers=false", "--identity-label=false", "--timestamp", &epoch]);
                 run(&mut build)?;
                 let size = size(&capture(store.podman().args(["image", "inspect", name]))?)?;
@@ -103,12 +105,14 @@ impl Engine {
             Self::Docker(docker) => {
                 let mut build = Command::new(docker);
                 describe(&mut build);
-                // BuildKit takes the times of all files from the one, and writes who built it unless the other is there.
+                // BuildKit takes the times of all files from the first variable, and records the builder
+                // unless the second is set.
                 build.env("SOURCE_DATE_EPOCH", &epoch).env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
                 run(&mut build)?;
                 let about = capture(Command::new(docker).args(["image", "inspect", name]))?;
                 run(Command::new(docker).args(["save", "--output"]).arg(archive).arg(name))?;
-                let digest: Value = serde_json::from_str(&about).context("cannot read what docker tells")?;
+                let digest: Value =
+                    serde_json::from_str(&about).context("cannot read the output of docker")?;
                 let digest = digest[0]["Id"].as_str().context("cannot find the image's digest")?.to_owned();
                 Ok(Built { size: size(&about)?, digest })
             }
@@ -117,18 +121,18 @@ impl Engine {
 }
 
 fn size(about: &str) -> Result<u64> {
-    let about: Value = serde_json::from_str(about).context("cannot read what is told of the image")?;
+    let about: Value = serde_json::from_str(about).context("cannot read the description of the image")?;
     about[0]["Size"].as_u64().context("cannot find the image's size")
 }
 
-/// A store of podman's for one build: what the user has in theirs, and how it is set up, does not matter. Removed on drop.
+/// A store of podman for one build, independent of the user's store and its configuration. Removed on drop.
 struct Store<'a> {
     podman: &'a Path,
     directory: PathBuf,
 }
 
 impl<'a> Store<'a> {
-    /// Podman takes no path of more than 50 characters for what it keeps while it runs, so it is not below the workspace.
+    /// The run root of podman must not have more than 50 characters, so it is not below the workspace.
     fn create(podman: &'a Path) -> Result<Self> {
         let directory = env::temp_dir().join(format!("probe-image-{}", std::process::id()));
         fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
@@ -142,7 +146,7 @@ impl<'a> Store<'a> {
             .arg(self.directory.join("images"))
             .arg("--runroot")
             .arg(self.directory.join("run"));
-        // Plain directories are the one kind of store that takes nothing of the file system below.
+        // Plain directories are the only kind of store without requirements on the file system below.
         podman.args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs"]);
         podman
     }

@@ -1,4 +1,4 @@
-//! The licences of what is linked, in full, as most of them ask to be passed on with a binary.
+//! The full licence texts of all linked parts, which most licences require to accompany a binary.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 
 use super::parts::Parts;
 
-/// How the files begin that hold licences and notices, in capitals.
+/// The beginnings of the names of licence files, in capitals.
 const BEGINNINGS: [&str; 6] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE"];
 
-/// Returns every text once, after the names of those whom it is for.
+/// Returns every text once, after the names of the parts that it covers.
 pub fn of(parts: &Parts) -> Result<String> {
     let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut list = String::new();

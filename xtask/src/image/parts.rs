@@ -1,4 +1,4 @@
-//! What the binary is made of, as cargo and the compilers tell it.
+//! The parts of the binary, as cargo and the compilers report them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,17 +20,17 @@ pub type Key = (String, String);
 pub struct Parts {
     /// Crates whose code is in the binary or in the kernel programs inside.
     pub crates: Vec<Crate>,
-    /// What comes with the compilers.
+    /// Libraries of the compilers.
     pub libraries: Vec<Library>,
 }
 
 #[derive(Debug)]
 pub struct Crate {
     pub package: Package,
-    /// Of what the registry has, from the lock file; none for a crate of this repository.
+    /// The checksum of the registry, from the lock file; `None` for a crate of this repository.
     pub checksum: Option<String>,
     pub depends_on: BTreeSet<Key>,
-    /// Whether it is linked; else a macro or a build script, which ran when it was built.
+    /// Whether it is linked; macros and build scripts ran during the build.
     pub linked: bool,
 }
 
@@ -43,7 +43,8 @@ pub struct Library {
 }
 
 impl Parts {
-    /// Finds what a binary for `target` has in it, linked by the C compiler `cc`, with kernel programs of that toolchain.
+    /// Finds the parts of a binary for `target`, linked by the C compiler `cc`, with kernel programs of this
+    /// toolchain.
     pub fn find(target: &str, cc: &str, toolchain: &Toolchain) -> Result<Self> {
         let kernel = ["probe-ebpf", "--features=kernel", "--target=bpfel-unknown-none"];
         let user = [ROOT, "--target", target];
@@ -53,7 +54,7 @@ impl Parts {
         let metadata =
             capture(cargo().args(["metadata", "--format-version=1", "--locked", "--all-features"]))?;
         let metadata =
-            MetadataCommand::parse(metadata).context("cannot read what cargo tells of the crates")?;
+            MetadataCommand::parse(metadata).context("cannot read the output of cargo metadata")?;
         let lock = fs::read_to_string("Cargo.lock").context("cannot read Cargo.lock")?;
         let (checksums, edges) = (checksums(&lock), edges(&metadata)?);
         let crates =
@@ -84,8 +85,8 @@ fn key(package: &Package) -> Key {
     (package.name.to_string(), package.version.to_string())
 }
 
-/// Lists a crate and what it depends on, with the features that this crate alone asks for: `cargo metadata` would take
-/// those of the tests, too.
+/// Lists a crate and its dependencies, with the features that this crate alone enables: `cargo metadata`
+/// would include the features that the tests enable.
 fn tree(edges: &str, of: &[&str]) -> Result<BTreeSet<Key>> {
     let mut tree = cargo();
     tree.args(["tree", "--locked", "--prefix=none", "--format={p}", "--edges", edges, "--package"]).args(of);
@@ -98,7 +99,7 @@ fn listed(line: &str) -> Option<Key> {
     Some((words.next()?.to_owned(), words.next()?.strip_prefix('v')?.to_owned()))
 }
 
-/// Reads from a lock file what it says of the crates of a registry. It is cargo's own, one field a line.
+/// Reads the checksums of a registry's crates from a lock file. Cargo writes it, with one field per line.
 fn checksums(lock: &str) -> BTreeMap<Key, String> {
     let of_package = |package: &str| {
         let field = |name: &str| {
@@ -110,9 +111,10 @@ fn checksums(lock: &str) -> BTreeMap<Key, String> {
     lock.split("[[package]]").filter_map(of_package).collect()
 }
 
-/// Returns who depends on whom, for the binary or for building it, but not for tests.
+/// Returns the dependencies of each crate, for the binary and for building it; tests do not count.
 fn edges(metadata: &Metadata) -> Result<BTreeMap<Key, BTreeSet<Key>>> {
-    let resolve = metadata.resolve.as_ref().context("cannot find the dependencies in what cargo tells")?;
+    let resolve =
+        metadata.resolve.as_ref().context("cannot find the dependencies in the output of cargo metadata")?;
     let edges = resolve.nodes.iter().map(|node| {
         let counts = |dependency: &&cargo_metadata::NodeDep| {
             dependency.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development)
@@ -123,16 +125,16 @@ fn edges(metadata: &Metadata) -> Result<BTreeMap<Key, BTreeSet<Key>>> {
     Ok(edges.collect())
 }
 
-/// Returns what is linked without being a crate: a static binary has its C library inside.
+/// Returns the linked libraries that are no crates: a static binary includes its C library.
 fn libraries(cc: &str, toolchain: &Toolchain) -> Result<Vec<Library>> {
     let rust = |name: &'static str, about: &str| -> Result<Library> {
-        let version = about.split_whitespace().nth(1).context("cannot tell the version of rustc")?;
+        let version = about.split_whitespace().nth(1).context("cannot find the version of rustc")?;
         let purl = format!("pkg:github/rust-lang/rust@{version}#library/{name}");
         Ok(Library { name, version: version.to_owned(), licence: "MIT OR Apache-2.0", purl })
     };
     let macros =
         capture(Command::new(cc).args(["-E", "-dM", "-x", "c", "-include", "features.h", "/dev/null"]))?;
-    let glibc = glibc(&macros).context("cannot tell the version of the C library")?;
+    let glibc = glibc(&macros).context("cannot find the version of the C library")?;
     let gcc = capture(Command::new(cc).arg("-dumpfullversion"))?.trim().to_owned();
     Ok(vec![
         rust("core", &toolchain.version()?)?,
@@ -143,7 +145,7 @@ fn libraries(cc: &str, toolchain: &Toolchain) -> Result<Vec<Library>> {
             purl: format!("pkg:generic/glibc@{glibc}"),
             version: glibc,
         },
-        // It unwinds.
+        // It unwinds stacks.
         Library {
             name: "libgcc",
             licence: "GPL-3.0-or-later WITH GCC-exception-3.1",
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_c_library_tells_its_version_in_macros() {
+    fn macros_have_the_version_of_the_c_library() {
         let macros = "#define __GLIBC_USE(F) 1\n#define __GLIBC_MINOR__ 36\n#define __GLIBC__ 2\n";
         assert_eq!(glibc(macros).as_deref(), Some("2.36"));
         assert_eq!(glibc("#define __MUSL__ 1\n"), None, "another one");

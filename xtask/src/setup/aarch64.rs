@@ -1,4 +1,4 @@
-//! The standard library for aarch64, of the very compiler that builds for this machine.
+//! The standard library for aarch64, of the same compiler that builds for this machine.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::process::{capture, clean, find, run};
 
 pub const TARGET: &str = "aarch64-unknown-linux-gnu";
 
-/// Returns where the library is, if the compiler does not find it by itself.
+/// Returns the directory of the library, if the compiler does not find it by itself.
 pub fn setup(cache: &Cache) -> Result<Option<PathBuf>> {
     let directory = capture(clean("rustc").args(["--print", "target-libdir", "--target", TARGET]))?;
     if Path::new(directory.trim()).is_dir() {
@@ -25,13 +25,13 @@ pub fn setup(cache: &Cache) -> Result<Option<PathBuf>> {
     debian(cache).context("cannot get the standard library for aarch64").map(Some)
 }
 
-/// Unpacks the library of Debian's compiler: the package of the other architecture, of the version that is installed.
+/// Unpacks the library of Debian's compiler: the package of the other architecture, in the installed version.
 fn debian(cache: &Cache) -> Result<PathBuf> {
     let mut query = clean("dpkg-query");
     let version = capture(query.args(["--show", "--showformat", "${Version}", "rustc-web"]))?;
     if version.is_empty() {
         bail!(
-            "the compiler is neither rustup's nor Debian's; `rustup target add {TARGET}` helps where there is rustup"
+            "the compiler is neither from rustup nor from Debian; `rustup target add {TARGET}` helps where there is rustup"
         );
     }
     let name = format!("rust-aarch64-{version}");

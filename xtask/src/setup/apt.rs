@@ -1,5 +1,5 @@
-//! Fetches and unpacks packages beside the system, in a private state of apt that needs no root, and
-//! installs those that the system itself must have.
+//! Fetches and unpacks packages outside of the system, in a private state of apt that needs no root, and
+//! installs packages in the system.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,22 +10,22 @@ use anyhow::{Context, Result, bail};
 use super::sources::Source;
 use crate::process::{capture, find, run};
 
-/// A state of apt that shares nothing with the system's but the addresses of its mirrors.
+/// A state of apt that shares only the addresses of mirrors with the system's.
 pub struct Apt {
     directory: PathBuf,
 }
 
-/// Whose packages a state is about.
+/// The architecture of the packages in a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
-    /// The system's own.
+    /// The architecture of the system.
     Own,
-    /// Another one, as Debian calls it. Such packages are unpacked and never run here.
+    /// Another one, by Debian's name. Its programs are unpacked and never run here.
     Other(&'static str),
 }
 
 impl Apt {
-    /// Makes the state in `directory` and fetches the lists of these archives.
+    /// Creates the state in `directory` and fetches the lists of these archives.
     pub fn update(directory: PathBuf, sources: &[Source], architecture: Architecture) -> Result<Self> {
         if find("apt-get").is_none() || find("dpkg").is_none() {
             bail!("cannot fetch packages: this system has no apt-get");
@@ -40,7 +40,7 @@ impl Apt {
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         }
         let apt = Self { directory };
-        // By default apt-get ignores lists that it could not fetch and reports success.
+        // By default apt-get reports success when it could not fetch a list.
         run(apt.command("apt-get").args(["--quiet=2", "--error-on=any", "update"]))?;
         Ok(apt)
     }
@@ -58,15 +58,15 @@ impl Apt {
         Ok(parse_depends(&show))
     }
 
-    /// Returns what a system that has nothing would install to have these packages, as `NAME=VERSION`.
+    /// Returns all packages that an empty system would install for these, as `NAME=VERSION`.
     pub fn closure(&self, packages: &[&str]) -> Result<Vec<String>> {
         let installed = self.directory.join("nothing-installed");
         fs::write(&installed, "").with_context(|| format!("cannot write {}", installed.display()))?;
         let status = format!("Dir::State::status={}", installed.display());
         let mut install = self.command("apt-get");
         install.args(["--simulate", "--no-install-recommends", "--option", &status, "install"]);
-        let told = capture(install.args(packages))?;
-        Ok(parse_simulation(&told))
+        let output = capture(install.args(packages))?;
+        Ok(parse_simulation(&output))
     }
 
     /// Downloads packages (`name` or `name=version`) and unpacks them into a directory.
@@ -84,7 +84,7 @@ impl Apt {
         fs::remove_dir_all(&downloads).with_context(|| format!("cannot remove {}", downloads.display()))
     }
 
-    /// Settings go into a file, so that the commands shown stay readable.
+    /// Settings are in a file, so that the printed commands stay readable.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("APT_CONFIG", self.directory.join("apt.conf")).env("LC_ALL", "C");
@@ -117,7 +117,7 @@ fn configuration(directory: &Path, architecture: Architecture) -> String {
     )
 }
 
-/// Installs packages into the system: as root, else through sudo if it asks for no password.
+/// Installs packages in the system: as root, or through sudo if it requires no password.
 pub fn install(packages: &[String]) -> Result<()> {
     let line = format!("apt-get install --no-install-recommends {}", packages.join(" "));
     if find("apt-get").is_none() {
@@ -135,9 +135,9 @@ pub fn install(packages: &[String]) -> Result<()> {
         command.args(&prefix[1..]).args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet=2"]);
         command
     };
-    // A broken archive of a third party need not keep us from Debian's own.
+    // A broken archive of a third party must not prevent an installation from Debian's.
     if let Err(error) = run(apt_get().arg("update")) {
-        eprintln!("setup: {error:#}; going on with the lists that are there");
+        eprintln!("setup: {error:#}; continuing with the existing lists");
     }
     run(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages))
 }
@@ -153,12 +153,12 @@ fn parse_depends(show: &str) -> Vec<String> {
 }
 
 /// Reads lines of `Inst NAME (VERSION ARCHIVE [ARCHITECTURE])`.
-fn parse_simulation(told: &str) -> Vec<String> {
+fn parse_simulation(output: &str) -> Vec<String> {
     let parse = |line: &str| {
         let (name, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
         Some(format!("{name}={}", rest.split(' ').next()?))
     };
-    told.lines().filter_map(parse).collect()
+    output.lines().filter_map(parse).collect()
 }
 
 #[cfg(test)]
@@ -185,10 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_installed() {
-        let told = "Reading package lists...\nInst libc6 (2.36-9+deb12u13 Debian:12/oldstable [amd64]) []\n\
+    fn simulated_installations() {
+        let output = "Reading package lists...\nInst libc6 (2.36-9+deb12u13 Debian:12/oldstable [amd64]) []\n\
                     Inst dmsetup (2:1.02.185-2 Debian:12/oldstable [amd64])\n\
                     Conf libc6 (2.36-9+deb12u13 Debian:12/oldstable [amd64])\n";
-        assert_eq!(parse_simulation(told), ["libc6=2.36-9+deb12u13", "dmsetup=2:1.02.185-2"]);
+        assert_eq!(parse_simulation(output), ["libc6=2.36-9+deb12u13", "dmsetup=2:1.02.185-2"]);
     }
 }

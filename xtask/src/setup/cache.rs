@@ -1,4 +1,4 @@
-//! The user's cache directory: whatever is in it is whole, because it gets its name only when it is finished.
+//! The user's cache directory. Every entry is complete, as it gets its name only when it is finished.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ impl Cache {
         self.directory.join(name)
     }
 
-    /// Waits until no other setup works on this cache, and keeps others out until the file is dropped.
+    /// Waits until no other setup uses this cache, and excludes others until the file is dropped.
     pub fn lock(&self) -> Result<File> {
         let path = self.path("lock");
         let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -39,7 +39,7 @@ impl Cache {
         Ok(file)
     }
 
-    /// Fills a directory under a temporary name and renames it when it is whole.
+    /// Fills a directory under a temporary name and renames it when it is complete.
     ///
     /// The caller holds the lock, so a leftover of that temporary name is from an interrupted setup.
     pub fn fill(&self, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
@@ -52,7 +52,7 @@ impl Cache {
         Ok(whole)
     }
 
-    /// Writes a small file at once.
+    /// Writes a small file atomically.
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
         let (partial, whole) = (self.path(&format!("{name}.partial")), self.path(name));
         fs::write(&partial, text)

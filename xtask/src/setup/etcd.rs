@@ -1,4 +1,4 @@
-//! The etcds that demo and tests run: Debian's packages, unpacked in the cache, never installed.
+//! The etcd versions that demo and tests run: Debian's packages, unpacked in the cache, never installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,23 +6,31 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::Scope;
 use super::apt::{Apt, Architecture};
 use super::cache::Cache;
 use super::sources::{self, Source};
 use crate::process::{capture, find};
 
-/// Suites with an etcd worth testing, oldest first, and whether the tests need it.
+/// Debian's suites, oldest first, and whether the tests require their etcd.
 const SUITES: [(&str, bool); 3] = [("bookworm", true), ("trixie", true), ("sid", false)];
 
-/// Lines of `SUITE VERSION`, or `SUITE -` for an optional one that could not be had.
-const RECORD: &str = "etcds";
+/// Lines of `SUITE VERSION`, or `SUITE -` for an optional one that was not available.
+const RECORD: &str = "etcd-versions";
 
-/// Fetches the etcds that are missing.
-pub fn setup(cache: &Cache) -> Result<()> {
+/// The suite whose etcd the demo runs, if no other is present.
+const OF_DEMO: &str = "trixie";
+
+/// Fetches the etcd versions that are missing: for the demo one, if there is none.
+pub fn setup(cache: &Cache, scope: Scope) -> Result<()> {
+    if scope == Scope::Demo && newest(cache).is_ok() {
+        return Ok(());
+    }
     let mut record = read_record(cache);
     let is_there = |version: &str| version == "-" || binary(cache, version).is_file();
     let missing: Vec<_> = SUITES
         .into_iter()
+        .filter(|(suite, _)| scope != Scope::Demo || *suite == OF_DEMO)
         .filter(|(suite, _)| !record.iter().any(|(name, version)| name == suite && is_there(version)))
         .collect();
     if missing.is_empty() {
@@ -30,7 +38,9 @@ pub fn setup(cache: &Cache) -> Result<()> {
     }
     if !sources::is_debian() {
         if find("etcd").is_some() {
-            println!("setup: the etcds of the tests come from Debian only; the demo takes the one on PATH");
+            println!(
+                "setup: the etcd versions of the tests come from Debian only; the demo runs the one on PATH"
+            );
             return Ok(());
         }
         bail!("cannot fetch etcd on this system; install etcd 3.4 or newer on PATH and try again");
@@ -43,8 +53,10 @@ pub fn setup(cache: &Cache) -> Result<()> {
                 return Err(error.context(format!("cannot get the etcd of Debian {suite}")));
             }
             Err(error) => {
-                println!("setup: going on without the etcd of Debian {suite}, which is optional: {error:#}");
-                println!("setup: to try again remove {}", cache.path(RECORD).display());
+                println!(
+                    "setup: continuing without the etcd of Debian {suite}, which is optional: {error:#}"
+                );
+                println!("setup: to try again, remove {}", cache.path(RECORD).display());
                 "-".to_owned()
             }
         };
@@ -56,7 +68,7 @@ pub fn setup(cache: &Cache) -> Result<()> {
     Ok(())
 }
 
-/// Returns the etcd on PATH, else the newest in the cache.
+/// Returns the etcd on PATH, or else the newest one in the cache.
 pub fn newest(cache: &Cache) -> Result<PathBuf> {
     if let Some(path) = find("etcd") {
         return Ok(path);
@@ -83,7 +95,8 @@ fn fetch(cache: &Cache, main: &Source, suite: &str) -> Result<String> {
     Ok(version)
 }
 
-/// Unpacks the etcd of another architecture, where it does not count among this system's: `ARCHITECTURE/etcd-VERSION`.
+/// Unpacks the etcd of another architecture as `ARCHITECTURE/etcd-VERSION`, separate from the versions of
+/// this system.
 pub fn fetch_foreign(cache: &Cache, apt: &Apt, architecture: &str) -> Result<()> {
     let candidate = apt.candidate("etcd-server")?.context("cannot find the package etcd-server")?;
     let parent = cache.path(architecture);
@@ -96,7 +109,7 @@ pub fn fetch_foreign(cache: &Cache, apt: &Apt, architecture: &str) -> Result<()>
 fn verify(binary: &Path, version: &str) -> Result<()> {
     let printed = capture(Command::new(binary).arg("--version"))?;
     if printed.lines().next() != Some(&format!("etcd Version: {version}")) {
-        bail!("cannot use {}: it says that it is `{}`", binary.display(), printed.trim());
+        bail!("cannot use {}: its version is `{}`", binary.display(), printed.trim());
     }
     Ok(())
 }
@@ -111,7 +124,7 @@ fn read_record(cache: &Cache) -> Vec<(String, String)> {
     text.lines().filter_map(pair).collect()
 }
 
-/// Returns etcd's own version out of Debian's: no epoch, no repacking, no revision.
+/// Returns etcd's version from Debian's: without epoch, repacking suffix and revision.
 fn upstream(version: &str) -> &str {
     let version = version.split_once(':').map_or(version, |(_, rest)| rest);
     version.split(['-', '+', '~']).next().unwrap_or(version)

@@ -1,4 +1,4 @@
-//! The kernels that the tests boot: Debian's packages, of which the image and a few modules are kept in the cache.
+//! The kernels that the tests boot: the image and a few modules of Debian's packages, in the cache.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -16,14 +16,14 @@ use crate::process::capture;
 
 /// A kernel that the tests boot.
 struct Kernel {
-    /// The series. A suite that goes on, as sid does, may have a later one by now, which is what is taken then.
+    /// The series. A rolling suite such as sid may have a later one, which is taken then.
     name: &'static str,
-    /// As Debian calls it.
+    /// Debian's name of it.
     architecture: &'static str,
     suite: &'static str,
 }
 
-/// Oldest first. One more kernel is one more line.
+/// Oldest first. A new kernel is one more line.
 const KERNELS: [Kernel; 6] = [
     Kernel { name: "5.10", architecture: "amd64", suite: "bullseye" },
     Kernel { name: "6.1", architecture: "amd64", suite: "bookworm" },
@@ -33,14 +33,14 @@ const KERNELS: [Kernel; 6] = [
     Kernel { name: "6.12", architecture: "arm64", suite: "trixie" },
 ];
 
-/// Lines of `NAME ARCHITECTURE DIRECTORY`, which is also what tells the tests which kernels there are.
+/// Lines of `NAME ARCHITECTURE DIRECTORY`, from which the tests read the kernels to boot.
 const RECORD: &str = "kernels";
 
-/// Fetches the kernels that are missing, and an etcd for those of another architecture.
+/// Fetches missing kernels, and an etcd for each other architecture.
 pub fn setup(cache: &Cache) -> Result<()> {
     let old = fs::read_to_string(cache.path(RECORD)).unwrap_or_default();
     let there = |kernel| recorded(&old, kernel).filter(|name| cache.path(name).is_dir());
-    // What is fetched is recorded at once: the next one may fail.
+    // Each kernel is recorded at once, as the next one may fail.
     let mut lines: Vec<_> = KERNELS.iter().map(|kernel| Some(line(kernel, there(kernel)?))).collect();
     for (n, kernel) in KERNELS.iter().enumerate() {
         if lines[n].is_none() {
@@ -57,7 +57,7 @@ pub fn setup(cache: &Cache) -> Result<()> {
     Ok(())
 }
 
-/// Unpacks one kernel, keeps what a virtual machine needs of it, and returns its directory's name.
+/// Unpacks one kernel, keeps the files that a virtual machine needs, and returns the name of its directory.
 fn fetch(cache: &Cache, kernel: &Kernel) -> Result<String> {
     if !sources::is_debian() {
         bail!(
@@ -87,17 +87,14 @@ fn fetch(cache: &Cache, kernel: &Kernel) -> Result<String> {
 
 /// Returns the packages of the suite's newest kernel for clouds, as `NAME=VERSION`, and their version.
 ///
-/// A suite has one package that depends on its newest kernel. Up to 6.12 that is one package, later ones are in parts: the
-/// image, its modules, and the lists of what is built in.
+/// A suite has one package that depends on its newest kernel. Up to 6.12 a kernel is one package; later ones
+/// have several: the image, its modules, and the lists of built-in modules.
 fn packages(apt: &Apt, kernel: &Kernel) -> Result<(Vec<String>, String)> {
     let newest = format!("linux-image-cloud-{}", kernel.architecture);
     let version = apt.candidate(&newest)?.with_context(|| format!("cannot find the package {newest}"))?;
-    let series = series(&version).with_context(|| format!("cannot tell the series of Linux {version}"))?;
+    let series = series(&version).with_context(|| format!("cannot find the series of Linux {version}"))?;
     if series != kernel.name {
-        println!(
-            "setup: Debian {} has Linux {series} by now, which takes the place of {}",
-            kernel.suite, kernel.name
-        );
+        println!("setup: Debian {} has Linux {series}, which replaces {}", kernel.suite, kernel.name);
     }
     let mut found: Vec<String> = Vec::new();
     let mut queue = VecDeque::from([newest]);
@@ -111,7 +108,7 @@ fn packages(apt: &Apt, kernel: &Kernel) -> Result<(Vec<String>, String)> {
         }
     }
     if found.is_empty() {
-        bail!("cannot tell which package has Linux {version}");
+        bail!("cannot find the package of Linux {version}");
     }
     Ok((found.into_iter().map(|name| format!("{name}={version}")).collect(), version))
 }
@@ -122,7 +119,7 @@ fn series(version: &str) -> Option<&str> {
     Some(&version[..dot])
 }
 
-/// Finds the image: in `boot` up to 6.12, beside the modules later.
+/// Finds the image: in `boot` up to 6.12, next to the modules later.
 fn image(unpacked: &Path) -> Result<PathBuf> {
     let is_image = |path: &Path| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")) && path.is_file()

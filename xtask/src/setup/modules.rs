@@ -1,7 +1,7 @@
 //! The modules that a virtual machine loads, in the order in which it must load them.
 //!
-//! Debian's packages hold no `modules.dep`: `depmod` makes that where a kernel is installed. But each module names what it
-//! depends on in its section `.modinfo`.
+//! Debian's packages have no `modules.dep`, which `depmod` writes where a kernel is installed. But each
+//! module names its dependencies in its section `.modinfo`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,10 +12,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::run;
 
-/// Disks, file systems, and a disk that is slow by an exact time.
+/// Disks, file systems, and the device mapper's target that delays I/O by an exact time.
 const WANTED: [&str; 5] = ["virtio_pci", "virtio_blk", "ext4", "xfs", "dm_delay"];
 
-/// Copies the wanted modules and those that they depend on, uncompressed, as `00-name.ko`, `01-other.ko`, ….
+/// Copies the wanted modules and their dependencies, uncompressed, as `00-name.ko`, `01-other.ko`, ….
 pub fn keep(unpacked: &Path, into: &Path) -> Result<()> {
     fs::create_dir_all(into).with_context(|| format!("cannot create {}", into.display()))?;
     let files = files_below(unpacked)?;
@@ -36,15 +36,15 @@ pub fn keep(unpacked: &Path, into: &Path) -> Result<()> {
 }
 
 struct Order<'a> {
-    /// Where the package has each.
+    /// Paths in the package, by module name.
     modules: BTreeMap<String, &'a PathBuf>,
-    /// What needs no module.
+    /// Modules that are built into the kernel.
     kernel_has: Vec<String>,
     done: Vec<String>,
 }
 
 impl Order<'_> {
-    /// Copies a module after everything that it depends on.
+    /// Copies a module after its dependencies.
     fn add(&mut self, name: &str, into: &Path) -> Result<()> {
         if self.done.iter().chain(&self.kernel_has).any(|done| done == name) {
             return Ok(());
@@ -63,7 +63,7 @@ impl Order<'_> {
     }
 }
 
-/// Reads a module; those of newer kernels are compressed with xz.
+/// Reads a module; newer kernels have them compressed with xz.
 fn uncompressed(packed: &Path, scratch: &Path) -> Result<Vec<u8>> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     if packed.extension().is_none_or(|extension| extension != "xz") {
@@ -78,21 +78,21 @@ fn uncompressed(packed: &Path, scratch: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Returns what a module depends on: `.modinfo` is a list of `key=value` that end with NUL.
+/// Returns the dependencies of a module: `.modinfo` is a list of `key=value`, each ending with NUL.
 fn dependencies(module: &[u8]) -> Vec<String> {
     let fields = module.split(|byte| *byte == 0);
     let named = fields.filter_map(|field| std::str::from_utf8(field.strip_prefix(b"depends=")?).ok());
     named.flat_map(|names| names.split(',')).filter(|name| !name.is_empty()).map(canonical).collect()
 }
 
-/// Returns the name that a module's file stands for.
+/// Returns the name of a module from the name of its file.
 fn module_name(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let stem = name.strip_suffix(".ko").or_else(|| name.strip_suffix(".ko.xz"))?;
     Some(canonical(stem))
 }
 
-/// Files are called with dashes, symbols and dependencies with underscores.
+/// Names of files have dashes where names of symbols and dependencies have underscores.
 fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -129,7 +129,7 @@ mod tests {
                 "two",
             ),
             (b"alias=x\0depends=\0", &[], "none"),
-            (b"license=GPL\0", &[], "not told"),
+            (b"license=GPL\0", &[], "no dependencies"),
             (b"xdepends=a\0", &[], "another field"),
         ];
         for (module, expected, why) in cases {

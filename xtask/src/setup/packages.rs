@@ -1,4 +1,4 @@
-//! The system packages that builds, demo and tests need, recognised by what they bring.
+//! The system packages that builds, demo and tests need, recognised by the programs in them.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,8 +9,13 @@ use super::{Scope, apt, python};
 use crate::process::{capture, find};
 
 /// A program, and the package that has it.
-const PROGRAMS: [(&str, &str); 12] = [
-    ("cc", "gcc"),
+type Program = (&'static str, &'static str);
+
+/// For building.
+const OF_BUILDS: [Program; 1] = [("cc", "gcc")];
+
+/// For measuring on this machine.
+const OF_MACHINE: [Program; 11] = [
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("mkfs.btrfs", "btrfs-progs"),
@@ -24,8 +29,8 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("git", "git"),
 ];
 
-/// The same for what only the tests need: machines that boot kernels, the other architecture, containers.
-const OF_TESTS: [(&str, &str); 10] = [
+/// For the tests only: virtual machines, the other architecture, containers.
+const OF_TESTS: [Program; 10] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-system-aarch64", "qemu-system-arm"),
     (AARCH64_LINKER, "gcc-aarch64-linux-gnu"),
@@ -41,11 +46,15 @@ const OF_TESTS: [(&str, &str); 10] = [
 /// Compiles and links for aarch64.
 pub const AARCH64_LINKER: &str = "aarch64-linux-gnu-gcc";
 
-/// Installs what is missing, `more` included, with one call of apt-get.
+/// Installs missing packages, `more` included, with one call of apt-get.
 pub fn setup(more: &[String], scope: Scope) -> Result<()> {
     let mut missing: Vec<String> = more.to_vec();
-    let of_tests: &[_] = if scope == Scope::Everything { &OF_TESTS } else { &[] };
-    let programs = PROGRAMS.iter().chain(of_tests);
+    let programs: Vec<&Program> = match scope {
+        Scope::Demo => OF_BUILDS.iter().collect(),
+        Scope::Machine => OF_BUILDS.iter().chain(&OF_MACHINE).collect(),
+        Scope::Everything => OF_BUILDS.iter().chain(&OF_MACHINE).chain(&OF_TESTS).collect(),
+    };
+    let programs = programs.into_iter();
     missing.extend(programs.filter(|(program, _)| find(program).is_none()).map(|(_, name)| (*name).into()));
     if scope == Scope::Everything && !has_static_libc(AARCH64_LINKER) {
         missing.push("libc6-dev-arm64-cross".to_owned());

@@ -1,4 +1,4 @@
-//! The tracers that the probe is measured beside. None of them is needed for anything else.
+//! The tracers that the benchmark compares the probe with. Nothing else needs them.
 
 use super::apt;
 use crate::process::find;
@@ -7,7 +7,7 @@ use crate::process::find;
 const PEERS: [(&str, &str); 4] =
     [("bpftrace", "bpftrace"), ("syscount", "libbpf-tools"), ("perf", "linux-perf"), ("strace", "strace")];
 
-/// Installs those that are missing, each by itself, and names those that cannot be had: the benchmark goes on without.
+/// Installs missing tracers one by one, and reports unavailable ones: the benchmark continues without them.
 pub fn setup() {
     for (program, package) in PEERS {
         if find(program).is_none()

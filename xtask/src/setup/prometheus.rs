@@ -1,5 +1,5 @@
-//! The Prometheus and the Alertmanager of the tests: Debian's packages, unpacked in the cache, never installed, for that
-//! would start them as services.
+//! The Prometheus and the Alertmanager of the tests: Debian's packages, unpacked in the cache and not
+//! installed, as installation starts them as services.
 
 use std::fs;
 use std::process::Command;
@@ -11,10 +11,10 @@ use super::cache::Cache;
 use super::sources;
 use crate::process::{capture, find};
 
-/// A package that holds programs which need nothing else of it.
+/// A package whose programs run without the rest of it.
 struct Package {
     name: &'static str,
-    /// The first of them tells its version.
+    /// The first one is called for its version.
     programs: [&'static str; 2],
 }
 
@@ -23,7 +23,7 @@ const PACKAGES: [Package; 2] = [
     Package { name: "prometheus-alertmanager", programs: ["prometheus-alertmanager", "amtool"] },
 ];
 
-/// Fetches what is missing: `PACKAGE-VERSION/usr/bin/PROGRAM`.
+/// Fetches missing packages: `PACKAGE-VERSION/usr/bin/PROGRAM`.
 pub fn setup(cache: &Cache) -> Result<()> {
     let missing: Vec<_> = PACKAGES.iter().filter(|package| !package.is_there(cache)).collect();
     if missing.is_empty() {
@@ -50,7 +50,7 @@ impl Package {
         Ok(())
     }
 
-    /// Tells whether all of its programs are in one directory of the cache, or on the `PATH`.
+    /// Returns whether all of its programs are in one directory of the cache, or on the `PATH`.
     fn is_there(&self, cache: &Cache) -> bool {
         let entries = fs::read_dir(cache.path("")).into_iter().flatten().flatten();
         let mut unpacked = entries.filter(|entry| {

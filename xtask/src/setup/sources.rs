@@ -1,14 +1,14 @@
-//! Reads the machine's own apt configuration: where its mirrors are is the user's choice and never ours.
+//! Reads the machine's apt configuration: the user chooses the mirrors.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-/// The key ring that Debian's own packages install.
+/// The key ring that Debian's packages install.
 const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// One archive that the machine takes packages from.
+/// One archive of packages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     pub uri: String,
@@ -46,11 +46,11 @@ pub fn of_this_system() -> Result<Vec<Source>> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("list") => all.extend(parse_lines(&text)),
             Some("sources") => all.extend(parse_stanzas(&text)),
-            _ => {} // apt ignores them too.
+            _ => {} // apt ignores other extensions, too.
         }
     }
     let Some(codename) = codename(&release) else {
-        bail!("cannot tell the suite of this system: /etc/os-release has no VERSION_CODENAME");
+        bail!("cannot find the suite of this system: /etc/os-release has no VERSION_CODENAME");
     };
     let own = select(all, codename);
     if own.is_empty() {
@@ -59,7 +59,7 @@ pub fn of_this_system() -> Result<Vec<Source>> {
     Ok(own)
 }
 
-/// Returns whether packages of Debian's suites fit this system.
+/// Returns whether this system can use packages of Debian's suites.
 pub fn is_debian() -> bool {
     fs::read_to_string("/etc/os-release")
         .is_ok_and(|text| text.lines().any(|line| line.trim_matches('"') == "ID=debian"))
@@ -70,8 +70,8 @@ fn codename(os_release: &str) -> Option<&str> {
     Some(value.trim_matches('"')).filter(|name| !name.is_empty())
 }
 
-/// Keeps the system's own archives. Vendors name their suites after Debian's too, so those that are
-/// signed by a key of their own come last.
+/// Keeps the system's own archives. Vendors use the names of Debian's suites too, so archives with another
+/// key come last.
 fn select(all: Vec<Source>, codename: &str) -> Vec<Source> {
     let rank = |source: &Source| {
         let foreign = source.signed_by.as_ref().is_some_and(|path| !path.contains("archive-keyring"));

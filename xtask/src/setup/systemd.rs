@@ -1,5 +1,5 @@
-//! The system that a virtual machine boots to try the unit: Debian's systemd and all that it depends on, unpacked in the cache,
-//! never installed.
+//! The system that a virtual machine boots to test the unit: Debian's systemd and its dependencies, unpacked
+//! in the cache and not installed.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,20 +13,20 @@ use super::cache::Cache;
 use super::sources;
 use crate::process::run;
 
-/// What gives the version its name.
+/// The package that the directory is named after.
 const PACKAGE: &str = "systemd";
 
-/// Beside it what the documented commands and a shell take.
+/// With the packages for a shell and for the documented commands.
 const PACKAGES: [&str; 4] = [PACKAGE, "coreutils", "dash", "mount"];
 
-/// What no machine reads.
+/// Directories that no test needs.
 const NEEDLESS: [&str; 5] =
     ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/perl5"];
 
-/// Directories that are links into `usr` on a system of today, whatever its packages say.
+/// Directories that are links into `usr` on a current system, although packages have files in them.
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
-/// Fetches it, if it is missing: `systemd-VERSION`, the root directory of a system.
+/// Fetches `systemd-VERSION`, the root directory of a system, if it is missing.
 pub fn setup(cache: &Cache) -> Result<()> {
     if is_there(cache) {
         return Ok(());
@@ -36,7 +36,7 @@ pub fn setup(cache: &Cache) -> Result<()> {
             "cannot fetch systemd on this system: it comes from Debian's archive; run the tests on Debian 12 or newer"
         );
     }
-    println!("setup: fetching Debian's systemd, for a machine that boots it");
+    println!("setup: fetching Debian's systemd, for a virtual machine that boots it");
     let apt = Apt::update(cache.path("apt-system"), &sources::of_this_system()?, Architecture::Own)?;
     let version = apt.candidate(PACKAGE)?.context("cannot find the package systemd")?;
     let packages = apt.closure(&PACKAGES)?;
@@ -60,7 +60,7 @@ pub fn setup(cache: &Cache) -> Result<()> {
     Ok(())
 }
 
-/// Moves what is in a directory of the root to where it belongs, and leaves a link.
+/// Moves the contents of a directory of the root into `usr`, and leaves a link.
 fn merge(root: &Path, name: &str) -> Result<()> {
     let (directory, real) = (root.join(name), root.join("usr").join(name));
     let failed = || format!("cannot move {} to {}", directory.display(), real.display());

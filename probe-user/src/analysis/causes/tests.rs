@@ -1,14 +1,15 @@
-//! Whole stacks, as threads of etcd have them in `/proc`, and what they wait for.
+//! Whole stacks of etcd threads as in `/proc`, and their causes.
 
 use super::*;
 
-/// A stack from its functions, the innermost first; every one ends in the same frames of the system call.
+/// Returns a stack of these functions, the innermost first; every stack ends in the same system call frames.
 fn stack(functions: &str) -> Vec<&str> {
     let call = ["do_syscall_64", "entry_SYSCALL_64_after_hwframe"];
     functions.split_whitespace().chain(call).collect()
 }
 
-/// A stack, its cause, and what makes it remarkable: the kernel's version or the file system where the stack is that one's only.
+/// A stack, its cause, and its characteristic: the kernel version or the file system if the stack is specific
+/// to it.
 type Case = (&'static str, Cause, &'static str);
 
 const CACHE: &[Case] = &[
@@ -27,7 +28,7 @@ const CACHE: &[Case] = &[
     (
         "wait_for_completion_io submit_bio_wait blkdev_issue_flush xfs_file_fsync do_fsync __x64_sys_fdatasync",
         Cause::Flush,
-        "6.x, XFS: the log was written by somebody else, the cache was not",
+        "6.x, XFS: another thread wrote the log, but did not flush the cache",
     ),
     (
         "wait_for_completion_io submit_bio_wait blkdev_issue_flush xfs_blkdev_issue_flush xfs_file_fsync do_fsync",
@@ -37,7 +38,7 @@ const CACHE: &[Case] = &[
     (
         "wait_for_completion_io submit_bio_wait blkdev_issue_flush ext4_fc_commit ext4_sync_file do_fsync",
         Cause::Flush,
-        "a fast commit flushes in the thread that syncs",
+        "a fast commit flushes in the syncing thread",
     ),
     (
         "wait_for_completion_io write_all_supers btrfs_sync_log btrfs_sync_file do_fsync",
@@ -53,7 +54,7 @@ const CACHE: &[Case] = &[
         "wait_for_completion_io submit_bio_wait blkdev_issue_flush jbd2_cleanup_journal_tail jbd2_log_do_checkpoint \
              __jbd2_log_wait_for_space add_transaction_credits start_this_handle jbd2__journal_start",
         Cause::Flush,
-        "room is made in the journal, and the thread that makes it waits for the device",
+        "the thread makes room in the journal and waits for the device",
     ),
 ];
 
@@ -84,7 +85,7 @@ const DATA: &[Case] = &[
         "io_schedule folio_wait_bit_common folio_wait_bit folio_wait_writeback folio_wait_stable ext4_da_write_begin \
              generic_perform_write ext4_buffered_write_iter vfs_write ksys_write",
         Cause::DataWriteback,
-        "a write finds its page on the way to the device",
+        "a write finds its page under writeback",
     ),
     (
         "io_schedule folio_wait_bit_common folio_wait_writeback __filemap_fdatawait_range file_write_and_wait_range \
@@ -98,19 +99,19 @@ const JOURNAL: &[Case] = &[
     (
         "schedule jbd2_log_wait_commit jbd2_complete_transaction ext4_fc_commit ext4_sync_file do_fsync",
         Cause::Journal,
-        "5.10 to 7.x, ext4: fast commits are off, and the function is called all the same",
+        "5.10 to 7.x, ext4: the function is also called with fast commits off",
     ),
     (
         "io_schedule bit_wait_io __wait_on_bit out_of_line_wait_on_bit __wait_on_buffer jbd2_fc_wait_bufs \
              ext4_fc_commit ext4_sync_file do_fsync",
         Cause::Journal,
-        "a buffer of a fast commit is the journal's",
+        "a buffer of a fast commit belongs to the journal",
     ),
     (
         "io_schedule folio_wait_bit_common folio_wait_writeback __filemap_fdatawait_range \
              filemap_fdatawait_range_keep_errors jbd2_wait_inode_data ext4_fc_commit ext4_sync_file",
         Cause::Journal,
-        "its own data is written; these are other files' in the same commit",
+        "its own data is written; this is data of other files in the same commit",
     ),
     (
         "schedule wait_transaction_locked add_transaction_credits start_this_handle jbd2__journal_start \
@@ -128,12 +129,12 @@ const JOURNAL: &[Case] = &[
         "mutex_lock_io __jbd2_log_wait_for_space add_transaction_credits start_this_handle jbd2__journal_start \
              ext4_do_writepages ext4_writepages do_writepages file_write_and_wait_range ext4_sync_file",
         Cause::Journal,
-        "the journal is full; the mutex is that of who makes room",
+        "the journal is full; the thread that makes room holds the mutex",
     ),
     (
         "schedule xlog_wait_on_iclog xfs_log_force_seq xfs_file_fsync do_fsync __x64_sys_fdatasync",
         Cause::Journal,
-        "6.x, XFS: the log's buffer is on its way",
+        "6.x, XFS: the log's buffer is in flight",
     ),
     ("schedule __xfs_log_force_lsn xfs_log_force_lsn xfs_file_fsync do_fsync", Cause::Journal, "5.10, XFS"),
     (
@@ -151,7 +152,7 @@ const JOURNAL: &[Case] = &[
         "io_schedule folio_wait_bit_common folio_wait_writeback __filemap_fdatawait_range filemap_fdatawait_range \
              btrfs_wait_tree_log_extents btrfs_sync_log btrfs_sync_file",
         Cause::Journal,
-        "btrfs: what is written here is the log",
+        "btrfs: the data written here is the log",
     ),
     (
         "schedule wait_for_commit btrfs_commit_transaction btrfs_sync_file do_fsync",
@@ -178,7 +179,7 @@ const METADATA: &[Case] = &[
         "schedule_timeout __down_common down xfs_buf_lock xfs_buf_find_lock xfs_buf_get_map xfs_buf_read_map \
              xfs_trans_read_buf_map xfs_read_agf xfs_alloc_read_agf xfs_alloc_fix_freelist xfs_file_fallocate",
         Cause::Metadata,
-        "a buffer is locked while it is on its way",
+        "a buffer is locked while its I/O is in flight",
     ),
     (
         "io_schedule bit_wait_io __wait_on_bit out_of_line_wait_on_bit read_extent_buffer_pages \
@@ -204,7 +205,7 @@ const BLOCK_LAYER: &[Case] = &[
     (
         "io_schedule blk_mq_get_tag blk_mq_submit_bio submit_bio_wait blkdev_issue_flush jbd2_journal_commit_transaction",
         Cause::RequestQueue,
-        "a flush that gets no request was not sent",
+        "a flush without a request was not sent",
     ),
     (
         "schedule __bio_queue_enter blk_mq_submit_bio submit_bio_noacct_nocheck xlog_state_release_iclog \
@@ -243,18 +244,18 @@ const LOCKS: &[Case] = &[
     (
         "schedule rwsem_down_write_slowpath down_write ext4_buffered_write_iter vfs_write ksys_write",
         Cause::Lock,
-        "the inode, which fallocate or another write holds",
+        "the inode lock, held by fallocate or another write",
     ),
     (
         "schedule rwsem_down_read_slowpath down_read ext4_map_blocks ext4_writepages do_writepages \
              file_write_and_wait_range ext4_sync_file",
         Cause::Lock,
-        "the map of blocks, within writeback",
+        "the lock of the block map, within writeback",
     ),
     (
         "io_schedule folio_wait_bit_common __folio_lock mpage_prepare_extent_to_map ext4_do_writepages do_writepages",
         Cause::Lock,
-        "a page in another's hands",
+        "a page that another task has locked",
     ),
     (
         "schedule_preempt_disabled __mutex_lock __mutex_lock_slowpath mutex_lock bdev_writeback do_fsync",
@@ -264,7 +265,7 @@ const LOCKS: &[Case] = &[
     (
         "schedule percpu_rwsem_wait __percpu_down_read ext4_writepages do_writepages file_write_and_wait_range",
         Cause::Lock,
-        "a per-CPU lock of ext4, which is no freeze",
+        "a per-CPU lock of ext4, which is not a freeze",
     ),
 ];
 
@@ -282,7 +283,7 @@ const FROZEN: &[Case] = &[
     (
         "schedule percpu_rwsem_wait __percpu_down_read xfs_trans_alloc xfs_vn_update_time file_update_time",
         Cause::Frozen,
-        "XFS begins a transaction",
+        "XFS starts a transaction",
     ),
 ];
 
@@ -290,53 +291,53 @@ const OTHERS: &[Case] = &[
     (
         "schedule request_wait_answer fuse_simple_request fuse_fsync_common fuse_fsync do_fsync",
         Cause::Other,
-        "a server answers",
+        "a wait for a server's response",
     ),
     (
         "io_schedule folio_wait_bit_common folio_wait_writeback shrink_folio_list shrink_lruvec shrink_node \
              do_try_to_free_pages try_to_free_mem_cgroup_pages try_charge_memcg __filemap_add_folio generic_perform_write",
         Cause::Other,
-        "memory is short; those pages may be anybody's",
+        "memory shortage; the pages may belong to any process",
     ),
     (
         "io_schedule folio_wait_bit_common filemap_fault __do_fault handle_mm_fault exc_page_fault \
              fault_in_readable generic_perform_write",
         Cause::Other,
-        "what is to be written has to be read first",
+        "the data to write must be read first",
     ),
-    ("", Cause::Other, "it runs"),
-    ("irqentry_exit asm_sysvec_apic_timer_interrupt", Cause::Other, "it was preempted"),
+    ("", Cause::Other, "the thread runs"),
+    ("irqentry_exit asm_sysvec_apic_timer_interrupt", Cause::Other, "the thread was preempted"),
 ];
 
 #[test]
-fn stacks_name_their_cause() {
+fn stacks_indicate_their_cause() {
     let groups = [CACHE, DATA, JOURNAL, METADATA, BLOCK_LAYER, DIRTY, LOCKS, FROZEN, OTHERS];
     for &(functions, expected, why) in groups.into_iter().flatten() {
         assert_eq!(cause_of(&stack(functions)), expected, "{why}");
     }
-    assert_eq!(cause_of(&[]), Cause::Other, "the kernel shows no stack of a thread that runs");
+    assert_eq!(cause_of(&[]), Cause::Other, "a running thread has no stack in /proc");
 }
 
 #[test]
-fn text_is_read_as_proc_prints_it() {
+fn stack_text_of_proc_is_parsed() {
     let text = "[<0>] folio_wait_bit_common+0x13c/0x340\n[<0>] xlog_wait_on_iclog.isra.0+0x1/0x2 [xfs]\n\
                 [<ffffffffc0000001>] btrfs_sync_log.constprop.0.part.0.cold+0x1/0x2 [btrfs]\n\
                 [<0>] do_syscall_64+0x5c/0xa0\n\n";
     let expected = ["folio_wait_bit_common", "xlog_wait_on_iclog", "btrfs_sync_log", "do_syscall_64"];
     assert_eq!(frames(text), expected);
-    assert_eq!(frames(""), Vec::<&str>::new(), "a thread that runs");
+    assert_eq!(frames(""), Vec::<&str>::new(), "a running thread");
     assert_eq!(frames("[<0>] 0xffffffffffffffff\n"), Vec::<&str>::new(), "the end mark of old kernels");
 }
 
 #[test]
-fn a_report_shows_the_frames_that_tell() {
+fn a_report_shows_the_specific_frames() {
     let cases = [
         (
             "schedule io_schedule bit_wait_io __wait_on_bit folio_wait_bit_common filemap_fault __do_fault a b c",
             "filemap_fault < __do_fault < a < b",
-            "four, and none of the scheduler's",
+            "four, without those of the scheduler",
         ),
-        ("schedule __x64_sys_fdatasync", "", "nothing tells"),
+        ("schedule __x64_sys_fdatasync", "", "no specific frame"),
         ("schedule_timeout one", "one", "fewer than four"),
     ];
     for (functions, expected, why) in cases {
@@ -347,6 +348,6 @@ fn a_report_shows_the_frames_that_tell() {
 #[test]
 fn labels_are_in_the_order_of_their_numbers() {
     for (number, cause) in Cause::ALL.into_iter().enumerate() {
-        assert_eq!(cause as usize, number, "{}: arrays by cause are indexed so", cause.as_str());
+        assert_eq!(cause as usize, number, "{}: the index of arrays by cause", cause.as_str());
     }
 }

@@ -1,28 +1,29 @@
-//! Dominance: etcd's clock starts before the syscall and stops after it, so etcd is never the faster one.
+//! Dominance: etcd's clock starts before the syscall and stops after it, so etcd's latency is never the
+//! shorter one.
 //!
-//! At every bound the kernel has counted at least as many events, since what etcd has observed the kernel
-//! saw finish, and no later. Sums compare only where both sides hold the same events, between coherent
-//! rounds; what etcd's sum grew beyond the kernel's is time that etcd blames on the disk and that passed
-//! outside the syscall.
+//! At every bound the kernel has counted at least as many events: every event that etcd has observed has
+//! finished in the kernel, with at most the same latency. Sums are comparable only if both sides contain the
+//! same events, between coherent rounds. The growth of etcd's sum beyond the kernel's is time that etcd
+//! counts as disk time and that passed outside the syscall.
 
 use crate::analysis::disk_metric::BUCKETS;
 
 use super::{Observations, Round, Start, signed};
 
-/// What two sums of floats may differ by, relative to the sums: etcd adds a rounded term per event.
+/// Tolerated difference of two sums of floats, relative to the sums: etcd adds a rounded term per event.
 const TOLERANCE: f64 = 1e-9;
 
-/// How the kernel was the slower one.
+/// How the kernel's latency was the longer one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Breach {
-    /// Of the events of at most 1 ms × 2^`bound` the kernel has `missing` fewer than etcd.
+    /// The kernel has `missing` fewer events of at most 1 ms × 2^`bound` than etcd.
     Count { bound: usize, missing: u64 },
     /// The kernel's sum grew by this much more than etcd's.
     Sum { excess_s: f64 },
 }
 
 impl Breach {
-    /// Tells whether it is worse than `other`; a count is worse than a sum, which rounding can blur.
+    /// Returns whether it is worse than `other`. A count is worse than a sum, since rounding affects sums.
     fn exceeds(self, other: Self) -> bool {
         match (self, other) {
             (Self::Count { missing, .. }, Self::Count { missing: other, .. }) => missing > other,
@@ -33,7 +34,7 @@ impl Breach {
     }
 }
 
-/// Both sides as they were when they held the same events.
+/// Both sides at a moment at which they contained the same events.
 #[derive(Debug, Clone, Default)]
 struct Baseline {
     kernel: Observations,
@@ -42,7 +43,7 @@ struct Baseline {
 
 #[derive(Debug, Clone)]
 pub(super) struct Dominance {
-    /// Taken anew at every coherent round, which makes the check stricter: old slack cannot hide a new breach.
+    /// Replaced at every coherent round, which makes the check stricter: old slack cannot hide a new breach.
     baseline: Option<Baseline>,
     violations: u64,
     worst: Option<Breach>,
@@ -59,7 +60,7 @@ impl Dominance {
         Self { baseline, violations: 0, worst: None, overhead_s: 0.0, overhead_events: 0 }
     }
 
-    /// Takes in one round and returns its worst breach, which counts as one violation.
+    /// Adds one round and returns its worst breach, which counts as one violation.
     pub(super) fn observe(&mut self, round: &Round, coherent: bool) -> Option<Breach> {
         let (kernel, etcd) = (&round.after.finished, &round.etcd);
         let breach = self.baseline.as_ref().and_then(|base| {
@@ -76,7 +77,7 @@ impl Dominance {
             if let Some(base) = &self.baseline {
                 let events = signed(etcd.count).saturating_sub(signed(base.etcd.count));
                 let seen = signed(kernel.count).saturating_sub(signed(base.kernel.count));
-                // A lost or doubled event in between would pass for overhead with all its latency.
+                // The whole latency of a lost or duplicated event in between would count as overhead.
                 if events == seen {
                     let (kernel_s, etcd_s) = grown_s(base, kernel, etcd);
                     self.overhead_s += (etcd_s - kernel_s).max(0.0);
@@ -105,7 +106,7 @@ impl Dominance {
     }
 }
 
-/// Returns the bound at which the kernel falls short the most; the lowest of equals.
+/// Returns the bound at which the kernel misses the most events; the lowest of equal ones.
 fn worst_bound(base: &Baseline, kernel: &Observations, etcd: &Observations) -> Option<Breach> {
     let mut worst = (0, 0);
     for bound in 0..BUCKETS {
@@ -129,7 +130,7 @@ fn longer_sum(base: &Baseline, kernel: &Observations, etcd: &Observations) -> Op
     (excess_s > rounding_s).then_some(Breach::Sum { excess_s })
 }
 
-/// Returns by how much the sums grew since the baseline, the kernel's first.
+/// Returns the growth of the sums since the baseline, the kernel's first.
 fn grown_s(base: &Baseline, kernel: &Observations, etcd: &Observations) -> (f64, f64) {
     (kernel.sum_s - base.kernel.sum_s, etcd.sum_s - base.etcd.sum_s)
 }
@@ -138,13 +139,13 @@ fn grown_s(base: &Baseline, kernel: &Observations, etcd: &Observations) -> (f64,
 mod tests {
     use super::*;
     use crate::analysis::crosscheck::KernelReading;
-    use crate::analysis::crosscheck::tests::observations;
 
     const MS: u64 = 1_000_000;
 
     fn round(kernel_ns: &[u64], etcd_ns: &[u64]) -> Round {
-        let after = KernelReading { finished: observations(kernel_ns), ..KernelReading::default() };
-        Round { etcd: observations(etcd_ns), after, ..Round::default() }
+        let after =
+            KernelReading { finished: Observations::of_latencies(kernel_ns), ..KernelReading::default() };
+        Round { etcd: Observations::of_latencies(etcd_ns), after, ..Round::default() }
     }
 
     #[test]
@@ -152,14 +153,14 @@ mod tests {
         let count = |bound, missing| Some(Breach::Count { bound, missing });
         let cases: [(&[u64], &[u64], _, &str); 9] = [
             (&[], &[], None, "nothing happened"),
-            (&[MS], &[MS], None, "equal is no breach"),
+            (&[MS], &[MS], None, "equal latencies are no breach"),
             (&[MS / 2], &[9 * MS], None, "etcd slower"),
             (&[MS / 2, MS], &[MS], None, "etcd has not observed the last one yet"),
             (&[MS + 1], &[MS], count(0, 1), "the kernel past the first bound, etcd on it"),
             (&[8192 * MS + 1], &[8192 * MS], count(13, 1), "past the last bound"),
-            (&[5 * MS, 5 * MS, 3 * MS], &[3 * MS, 4 * MS, MS], count(2, 2), "the worst bound is told"),
-            (&[9 * MS], &[MS], count(0, 1), "the lowest of equals is told"),
-            (&[MS], &[MS, 2 * MS], count(1, 1), "an event that the kernel lost breaks dominance too"),
+            (&[5 * MS, 5 * MS, 3 * MS], &[3 * MS, 4 * MS, MS], count(2, 2), "the worst bound is reported"),
+            (&[9 * MS], &[MS], count(0, 1), "the lowest of equal bounds is reported"),
+            (&[MS], &[MS, 2 * MS], count(1, 1), "an event that the kernel lost also violates dominance"),
         ];
         for (kernel, etcd, expected, why) in cases {
             let mut dominance = Dominance::new(Start::Observed);
@@ -177,7 +178,11 @@ mod tests {
         let breach = dominance.observe(&round(&kernel, &etcd), true);
         let Some(Breach::Sum { excess_s }) = breach else { panic!("0.1 ms too long: {breach:?}") };
         assert!((excess_s - 1e-4).abs() < 1e-9, "{excess_s}");
-        assert_eq!(dominance.observe(&round(&kernel, &etcd), true), None, "told once: the baseline moved on");
+        assert_eq!(
+            dominance.observe(&round(&kernel, &etcd), true),
+            None,
+            "reported once: the baseline was replaced"
+        );
         assert_eq!((dominance.violations(), dominance.worst()), (1, breach));
     }
 
@@ -198,34 +203,34 @@ mod tests {
     }
 
     #[test]
-    fn rounding_is_that_of_the_larger_sum() {
+    fn the_larger_sum_determines_the_tolerance() {
         let mut dominance = Dominance::new(Start::Missed);
         let mut round = round(&[], &[]);
         (round.after.finished.sum_s, round.etcd.sum_s) = (0.0, 1e6);
         dominance.observe(&round, true);
         (round.after.finished.sum_s, round.etcd.sum_s) = (1.0 + 0.9e-3, 1e6 + 1.0);
-        assert_eq!(dominance.observe(&round, true), None, "etcd had counted long before the probe came");
+        assert_eq!(dominance.observe(&round, true), None, "etcd had counted long before the probe attached");
     }
 
     #[test]
-    fn a_missed_birth_compares_from_the_first_coherent_round() {
+    fn a_missed_start_compares_from_the_first_coherent_round() {
         let mut dominance = Dominance::new(Start::Missed);
         let history = [3 * MS, 3 * MS];
         assert_eq!(dominance.observe(&round(&[], &history), false), None, "no baseline");
         assert_eq!(dominance.observe(&round(&[], &history), true), None, "this is the baseline");
-        assert!(dominance.overhead_s().abs() < f64::EPSILON, "what came before the baseline is no overhead");
+        assert!(dominance.overhead_s().abs() < f64::EPSILON, "time before the baseline is not overhead");
         let faster = round(&[4 * MS + 1], &[3 * MS, 3 * MS, 4 * MS]);
         assert_eq!(dominance.observe(&faster, false), Some(Breach::Count { bound: 2, missing: 1 }));
         assert_eq!(
             dominance.observe(&faster, false),
             Some(Breach::Count { bound: 2, missing: 1 }),
-            "once a round"
+            "once per round"
         );
         assert_eq!(dominance.violations(), 2);
     }
 
     #[test]
-    fn fresh_baselines_leave_no_slack() {
+    fn a_new_baseline_leaves_no_slack() {
         let mut dominance = Dominance::new(Start::Observed);
         assert_eq!(
             dominance.observe(&round(&[MS], &[9 * MS]), true),
@@ -250,7 +255,7 @@ mod tests {
         let count = dominance.worst();
         assert!(matches!(count, Some(Breach::Count { .. })), "a count is worse than a sum");
         dominance.observe(&round(&[5 * MS; 5], &[3 * MS; 5]), false);
-        assert_eq!(dominance.worst(), count, "nor is another bound that misses as many");
+        assert_eq!(dominance.worst(), count, "another bound that misses as many is not worse");
         dominance.observe(&round(&[900_000; 5], &[700_000; 5]), true);
         assert_eq!(dominance.worst(), count, "a sum is not worse than a count");
     }
@@ -268,7 +273,7 @@ mod tests {
                 true,
                 0.005,
                 3,
-                "a lost event is no overhead",
+                "a lost event is not overhead",
             ),
             (
                 &[MS, MS, MS, 700 * MS],

@@ -1,16 +1,16 @@
-//! The sandwich: how many of etcd's observations did the kernel not see?
+//! The sandwich: the number of etcd's observations that the kernel did not count.
 //!
 //! With S events entered, F finished and E counted by etcd, the origin O lies in
 //! `E − F(after) ..= E − S(before) + sequences(before)` at every round. An event in flight from the reading
-//! before to the one after makes that a single value, and so does a quiet second.
+//! before to the reading after reduces that to a single value, and so does a quiet second.
 
 use super::{KernelReading, Round, Start, signed};
 
-/// How long nothing may happen until whatever finished has surely been observed: etcd's goroutine runs
-/// between the return of its syscall and the observation, and a starved one waits for a CPU there.
+/// The time without any event after which etcd has certainly observed every finished event: etcd's goroutine
+/// runs between the return of its syscall and the observation, and waits for a CPU there if it is starved.
 const QUIET_NS: u64 = 1_000_000_000;
 
-/// The values the origin can have, both ends included.
+/// The possible values of the origin, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Interval {
     pub(super) lo: i64,
@@ -26,12 +26,12 @@ impl Interval {
         (self.lo == self.hi).then_some(self.lo)
     }
 
-    /// Returns how many values there are besides one, `None` while there is no upper end.
+    /// Returns the number of values minus one, `None` while there is no upper end.
     pub(super) fn width(self) -> Option<u64> {
         (self.hi < i64::MAX).then(|| self.lo.abs_diff(self.hi))
     }
 
-    /// Returns how far `other` lies above (positive) or below (negative) `self`, 0 if they share a value.
+    /// Returns the distance of `other` above (positive) or below (negative) `self`, 0 if they share a value.
     fn distance_to(self, other: Self) -> i64 {
         if other.lo > self.hi {
             other.lo.saturating_sub(self.hi)
@@ -47,7 +47,7 @@ impl Interval {
     }
 }
 
-/// Since when both sides stand still, and at which counts.
+/// The time since which both sides are unchanged, and their counts.
 #[derive(Debug, Clone, Copy)]
 struct Standstill {
     since_ns: u64,
@@ -55,25 +55,26 @@ struct Standstill {
     counted: u64,
 }
 
-/// What one round told about the origin.
+/// The result of one round for the origin.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Step {
+pub(super) struct OriginStep {
     pub(super) quiet: bool,
-    /// Set by a violation: how far the apparent origin jumped.
+    /// Set by a violation: the distance by which the apparent origin moved.
     pub(super) gap: Option<i64>,
 }
 
-/// The origin as it was established, and as it appears since the last violation.
+/// The established origin, and the apparent origin since the last violation.
 ///
-/// They are the same until a violation. From then on the established one stays, so that a lost event
-/// remains visible, and the apparent one narrows from anew.
+/// They are equal until a violation. From then on the established one stays, so that a lost event
+/// remains visible, and the apparent one starts to narrow again.
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
     established: Interval,
     apparent: Interval,
-    /// An event that entered before the probe attached may still be in flight, unknown to the kernel's counts.
+    /// An event that entered before the probe attached may still be in flight, and is not in the kernel's
+    /// counts.
     unseen: bool,
-    /// How many events had entered at the first reading with a single sequence.
+    /// The number of events that had entered at the first reading with a single sequence.
     entered_in_one: Option<u64>,
     standstill: Option<Standstill>,
     violations: u64,
@@ -95,14 +96,15 @@ impl Origin {
         }
     }
 
-    pub(super) fn observe(&mut self, round: &Round) -> Step {
+    pub(super) fn observe(&mut self, round: &Round) -> OriginStep {
         let counted = signed(round.etcd.count);
         let lo = counted.saturating_sub(signed(round.after.finished.count));
         let hi = counted
             .saturating_sub(signed(round.before.entered))
             .saturating_add(i64::from(round.before.sequences));
         let quiet = self.quiet(round);
-        // More events entered than finished or can be in flight: the kernel lost returns, and F tells the origin.
+        // More events entered than finished or can be in flight: the kernel lost returns, and F determines
+        // the origin.
         let lost_returns = lo.saturating_sub(hi).max(0);
         let found = if quiet { Interval::exactly(lo) } else { Interval { lo, hi: hi.max(lo) } };
 
@@ -119,19 +121,19 @@ impl Origin {
                 self.established = self.apparent;
             }
         }
-        Step { quiet, gap: (gap != 0).then_some(gap) }
+        OriginStep { quiet, gap: (gap != 0).then_some(gap) }
     }
 
-    /// Tells whether both sides have stood still for long enough, with nothing in flight.
+    /// Returns whether both sides have been unchanged for long enough, with nothing in flight.
     ///
-    /// The second runs from the earliest reading known to be still to the start of this scrape: etcd may
-    /// have taken its figures at once and sent them slowly.
+    /// The second lasts from the earliest unchanged reading to the start of this scrape: etcd may have read
+    /// its counters at once and sent them slowly.
     fn quiet(&mut self, round: &Round) -> bool {
         let (before, after) = (&round.before, &round.after);
         let finished = after.finished.count;
         self.rule_out_unseen(before);
-        // `>` and not `!=`: a probe that doubles returns must not look busy for ever. No need to forget the
-        // standstill: when the event in flight returns F grows, and the second starts anew.
+        // `>` and not `!=`: a probe that duplicates returns must not appear busy for ever. The standstill
+        // need not be reset: when the event in flight returns, F grows and the second starts again.
         if after.entered > finished {
             return false;
         }
@@ -148,10 +150,12 @@ impl Origin {
         !self.unseen && before.at_ns.saturating_sub(standstill.since_ns) >= QUIET_NS
     }
 
-    /// Tells from an entry into the only sequence that whatever was in flight there at the attach is done.
+    /// Concludes from an entry into the only sequence that an event in flight there at the attach has
+    /// finished.
     ///
-    /// One sequence is not enough: the events seen may be of a backend that closed, while a commit hangs in
-    /// the other. Of two backends the older closes first, and one that opens after the attach hides nothing.
+    /// A single sequence alone is not enough: the counted events may be from a backend that has closed, while
+    /// a commit hangs in the other. Of two backends the older one closes first, and one that opens after the
+    /// attach hides nothing.
     fn rule_out_unseen(&mut self, before: &KernelReading) {
         if before.sequences == 1 {
             let first = *self.entered_in_one.get_or_insert(before.entered);

@@ -1,24 +1,27 @@
-//! An estimate of etcd's overhead for reports, where load never pauses and no two rounds are coherent.
+//! Estimates etcd's overhead for reports if the load never pauses and no two rounds are coherent.
 
 use super::{Round, signed};
 
-/// The fewest events whose mean means something by itself: with fewer, those that may be missing at the ends of a window can weigh
-/// more than what is looked for. A device that takes 100 ms leaves a window of seconds some tens.
-const FEWEST_EVENTS: u64 = 30;
+/// The minimum number of events with a meaningful mean: with fewer, events that may be missing at the ends of
+/// a window can outweigh the overhead. With a device that takes 100 ms, a window of seconds contains some
+/// tens of events.
+const EVENTS_MIN: u64 = 30;
 
-/// With fewer, an overhead is believed if it exceeds what so many events of the mean latency would make: one at each end of the
-/// window, and twice as long as the mean.
+/// With fewer events, an overhead is accepted if it exceeds the time of this many events of mean latency: one
+/// at each end of the window, each twice as long as the mean.
 const DOUBTFUL_EVENTS: f64 = 4.0;
 
-/// Estimates by how many seconds per event etcd's figure exceeds the kernel's between two rounds.
+/// Estimates the seconds per event by which etcd's latency exceeds the kernel's between two rounds.
 ///
-/// etcd's sum at a scrape is of `E − origin` events. The kernel's sum of just these lies between its readings
-/// before and after, and is interpolated by count. That is exact if no event finished during the scrape or
-/// etcd had observed all or none of those that did. Otherwise each end is off by at most the finished and
-/// unobserved events, `F(after) − F(before) + sequences`, times what their latency differs from their mean;
-/// the result is off by both divided by the number of events, and may thus be slightly negative.
+/// etcd's sum at a scrape covers `E − origin` events. The kernel's sum of the same events lies between its
+/// readings before and after, and is interpolated by count. That is exact if no event finished during the
+/// scrape, or if etcd had observed all or none of the events that did. Otherwise the error at each end is at
+/// most the number of finished and unobserved events, `F(after) − F(before) + sequences`, times the deviation
+/// of their latency from their mean. The error of the result is both divided by the number of events, so it
+/// may be slightly negative.
 ///
-/// Returns `None` if fewer than 30 events leave it in doubt, or if the counts of a round do not fit the origin.
+/// Returns `None` if it is in doubt because of fewer than 30 events, or if the counts of a round do not fit
+/// the origin.
 pub fn estimate_overhead(origin: i64, earlier: &Round, later: &Round) -> Option<f64> {
     let events = later.etcd.count.checked_sub(earlier.etcd.count)?;
     let (first, last) = (&earlier.before.finished, &later.after.finished);
@@ -30,11 +33,12 @@ pub fn estimate_overhead(origin: i64, earlier: &Round, later: &Round) -> Option<
     let kernel_s = observed_s(origin, later, mean_s)? - observed_s(origin, earlier, mean_s)?;
     let etcd_s = later.etcd.sum_s - earlier.etcd.sum_s;
     let overhead_s = etcd_s - kernel_s;
-    let is_clear = events >= FEWEST_EVENTS || overhead_s > DOUBTFUL_EVENTS * mean_s;
+    let is_clear = events >= EVENTS_MIN || overhead_s > DOUBTFUL_EVENTS * mean_s;
     is_clear.then_some(overhead_s / events as f64)
 }
 
-/// Returns the kernel's sum of the events that etcd had observed; `mean_s` stands for those before the reading.
+/// Returns the kernel's sum of the events that etcd had observed; `mean_s` represents events before the
+/// reading.
 fn observed_s(origin: i64, round: &Round, mean_s: f64) -> Option<f64> {
     let (before, after) = (&round.before.finished, &round.after.finished);
     let beyond = signed(round.etcd.count).checked_sub(origin)?.checked_sub(signed(before.count))?;
@@ -51,7 +55,7 @@ mod tests {
     use super::*;
     use crate::analysis::crosscheck::{KernelReading, Observations, Reconciliation, Start};
 
-    /// A round with `(count, sum)` before, of etcd, and after.
+    /// Returns a round with `(count, sum)` before, of etcd, and after.
     fn round(before: (u64, f64), etcd: (u64, f64), after: (u64, f64)) -> Round {
         let observations = |(count, sum_s)| Observations { count, sum_s, ..Observations::default() };
         let reading = |finished: (u64, f64)| KernelReading {
@@ -64,25 +68,29 @@ mod tests {
     }
 
     #[test]
-    fn overhead_is_what_etcd_saw_beyond_the_kernel() {
+    fn overhead_is_the_time_of_etcd_beyond_the_kernel() {
         let start = round((0, 0.0), (7, 1.0), (0, 0.0));
         let cases = [
             (round((100, 2.0), (107, 4.0), (100, 2.0)), Some(0.01), "nothing happened during the scrape"),
-            (round((100, 2.0), (107, 4.0), (150, 9.0)), Some(0.01), "etcd's figures are from its start"),
+            (
+                round((100, 2.0), (107, 4.0), (150, 9.0)),
+                Some(0.01),
+                "etcd's values are from the start of the scrape",
+            ),
             (round((50, 1.0), (107, 4.0), (100, 2.0)), Some(0.01), "from its end"),
-            (round((90, 1.0), (107, 4.0), (110, 3.0)), Some(0.01), "half way: interpolated by count"),
+            (round((90, 1.0), (107, 4.0), (110, 3.0)), Some(0.01), "in the middle: interpolated by count"),
             (
                 round((101, 2.02), (107, 4.0), (101, 2.02)),
                 Some(0.01),
-                "one finished but not observed: a mean one",
+                "one finished and not observed: it counts as the mean",
             ),
             (round((100, 4.0), (107, 4.0), (100, 4.0)), Some(-0.01), "an error is not hidden"),
-            (round((102, 2.0), (107, 4.0), (102, 2.0)), None, "two not observed cannot be"),
+            (round((102, 2.0), (107, 4.0), (102, 2.0)), None, "two unobserved events are impossible"),
             (round((90, 2.0), (107, 4.0), (99, 2.0)), None, "observed before it finished"),
-            (round((29, 2.0), (36, 3.2), (29, 2.0)), None, "three events at the ends may be all of it"),
-            (round((30, 2.0), (37, 3.3), (30, 2.0)), Some(0.01), "one more, and it counts whatever it is"),
-            (round((25, 1.6), (32, 4.8), (25, 1.6)), Some(0.088), "no two events of 64 ms make 2.2 s"),
-            (round((0, 0.0), (107, 4.0), (0, 0.0)), None, "the kernel saw nothing"),
+            (round((29, 2.0), (36, 3.2), (29, 2.0)), None, "three events at the ends may explain all of it"),
+            (round((30, 2.0), (37, 3.3), (30, 2.0)), Some(0.01), "with one more event any value counts"),
+            (round((25, 1.6), (32, 4.8), (25, 1.6)), Some(0.088), "two events of 64 ms do not take 2.2 s"),
+            (round((0, 0.0), (107, 4.0), (0, 0.0)), None, "the kernel counted nothing"),
             (round((100, 2.0), (6, 4.0), (100, 2.0)), None, "a counter fell"),
         ];
         for (later, expected, why) in cases {
@@ -97,8 +105,9 @@ mod tests {
 
     #[test]
     fn both_ends_are_interpolated() {
-        // 5 of the 10 events that finished during the first scrape were observed: 0.7 s. One event less than
-        // had finished before the second was, and a mean one takes 20 ms: 2.58 s.
+        // 5 of the 10 events that finished during the first scrape were observed: 0.7 s. Of the events that
+        // had finished before the second scrape, all but one were observed, and the mean event takes 20 ms:
+        // 2.58 s.
         let earlier = round((10, 0.5), (22, 1.0), (20, 0.9));
         let later = round((116, 2.6), (122, 3.88), (118, 2.66));
         let estimate = estimate_overhead(7, &earlier, &later).expect("both fit");
@@ -115,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reconciliation_supplies_its_origin_unless_it_is_vague() {
+    fn a_reconciliation_supplies_its_origin_unless_it_is_uncertain() {
         let mut reconciliation = Reconciliation::new(Start::Missed);
         let start = round((0, 0.0), (1007, 1.0), (0, 0.0));
         let end = round((100, 2.0), (1107, 4.0), (100, 2.0));

@@ -2,5 +2,3 @@
 
 mod simulated_history;
 mod crosscheck_properties;
-
-pub(super) use simulated_history::observations;

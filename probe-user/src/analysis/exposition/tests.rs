@@ -10,7 +10,7 @@ fn read_sample(line: &str) -> Option<Sample<'_>> {
 }
 
 #[test]
-fn parts_are_handed_out_as_they_are() {
+fn parts_are_returned_unchanged() {
     let cases: [(&str, &str, Labels, &str); 14] = [
         ("up 1", "up", &[], "1"),
         ("up 1 1395066363000", "up", &[], "1"),
@@ -28,28 +28,28 @@ fn parts_are_handed_out_as_they_are() {
         ("x 1.8446744073709552e+19", "x", &[], "1.8446744073709552e+19"),
     ];
     for (line, name, labels, value) in cases {
-        let sample = read_sample(line).unwrap_or_else(|| panic!("{line} can be read"));
+        let sample = read_sample(line).unwrap_or_else(|| panic!("{line} can be parsed"));
         assert_eq!((sample.name, sample.labels.as_slice(), sample.value), (name, labels, value), "{line}");
         assert_eq!(name_of(line), Some(name), "{line}");
     }
 }
 
 #[test]
-fn what_prometheus_would_refuse_is_malformed() {
+fn lines_that_prometheus_rejects_are_malformed() {
     let cases = [
         ("x", "no value"),
         ("x{a=\"1\"}", "labels and no value"),
-        ("x one", "no number"),
-        ("x 1e999", "Go calls it out of range, and Prometheus refuses the whole scrape"),
+        ("x one", "not a number"),
+        ("x 1e999", "out of range for Go, and Prometheus rejects the whole scrape"),
         ("x 0x1p-2", "hexadecimal"),
         ("x 1_000", "an underscore"),
-        ("x +NaN", "Go takes no sign there"),
+        ("x +NaN", "Go rejects the sign"),
         ("x 1 2 3", "too many words"),
-        ("x 1 soon", "a timestamp that is none"),
+        ("x 1 soon", "not a timestamp"),
         ("x 1 1.5", "a timestamp of OpenMetrics"),
         ("x 1\r", "a line of Windows"),
-        (" x 1", "a blank in front"),
-        ("9x 1", "a digit in front"),
+        (" x 1", "a leading blank"),
+        ("9x 1", "a leading digit"),
         ("größe 1", "a name of Prometheus 3"),
         ("{\"größe\"} 1", "the same, quoted"),
         ("x{a=\"1\" b=\"2\"} 1", "no comma"),
@@ -59,17 +59,17 @@ fn what_prometheus_would_refuse_is_malformed() {
         ("x{a=\"1} 1", "never closed"),
         ("x{a=\"1\\\"} 1", "the quote that closes is escaped"),
         ("x{a=\"1\" 1", "no brace"),
-        ("x{a=\"\\t\"} 1", "an escape that there is not"),
-        ("x{a=\"1\",a=\"1\"} 1", "a label twice, for which Prometheus refuses the whole scrape"),
+        ("x{a=\"\\t\"} 1", "no such escape"),
+        ("x{a=\"1\",a=\"1\"} 1", "a duplicate label, for which Prometheus rejects the whole scrape"),
         ("x{__name__=\"y\"} 1", "another name"),
         ("x{a:b=\"1\"} 1", "a colon in a label"),
-        ("x{9=\"1\"} 1", "a digit in front of a label"),
+        ("x{9=\"1\"} 1", "a label with a leading digit"),
         ("x{a=\"\0\"} 1", "a zero ends Prometheus' text"),
         ("# TYPE x", "no type"),
         ("# TYPE x blob", "no such type"),
         ("# TYPE x gauge gauge", "two types"),
         ("# TYPE 9x gauge", "no name"),
-        ("# HELP x \\t", "an escape that there is not"),
+        ("# HELP x \\t", "no such escape"),
         ("# HELP x \"\\\"\"", "a quote is not escaped in help"),
     ];
     for (line, why) in cases {
@@ -80,11 +80,11 @@ fn what_prometheus_would_refuse_is_malformed() {
 }
 
 #[test]
-fn comments_are_told_from_what_is_said_in_them() {
+fn comments_are_distinguished_by_their_keyword() {
     let typed = |family, kind| Ok(Line::Type { family, kind });
     let cases = [
-        ("# TYPE x gauge", typed("x", Kind::Gauge), Some("x")),
-        ("#\t TYPE  x \thistogram ", typed("x", Kind::Histogram), Some("x")),
+        ("# TYPE x gauge", typed("x", FamilyType::Gauge), Some("x")),
+        ("#\t TYPE  x \thistogram ", typed("x", FamilyType::Histogram), Some("x")),
         (
             "# HELP x It's \"so\" \\\\ \\n",
             Ok(Line::Help { family: "x", text: "It's \"so\" \\\\ \\n" }),

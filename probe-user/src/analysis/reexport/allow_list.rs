@@ -1,12 +1,13 @@
-//! Which of etcd's families are passed on.
+//! The allow-list of etcd's families to re-export.
 
 use wildmatch::WildMatch;
 
 use crate::analysis::exposition::is_name_byte;
 
-/// What operators watch: leadership, proposals, the disk, snapshots, the database's size, the way to the peers, slow applies and
-/// reads, versions. The names are the same from etcd 3.4 to 3.6; of `etcd_disk_wal_write_*` the bytes came with 3.4.23 at the latest,
-/// the duration with 3.5.14. 3.4 has the database's size under its older name, too, but never without the newer one.
+/// The families that operators watch: leadership, proposals, the disk, snapshots, the database's size, the
+/// round trips to the peers, slow applies and reads, versions. The names are the same from etcd 3.4 to 3.6.
+/// `etcd_disk_wal_write_*` has the bytes since 3.4.23 at the latest, and the duration since 3.5.14. 3.4 also
+/// has the database's size under its older name, but never without the newer one.
 pub const DEFAULT: [&str; 20] = [
     "etcd_server_has_leader",
     "etcd_server_is_leader",
@@ -30,23 +31,23 @@ pub const DEFAULT: [&str; 20] = [
     "process_start_time_seconds",
 ];
 
-/// What the probe's own metrics are called; an etcd that serves such names is not believed.
+/// Prefix of the probe's own metrics; families of etcd with this prefix are not re-exported.
 const RESERVED: &str = "etcd_disk_probe_";
 
-/// Patterns of names, of which a family has to match one.
+/// Patterns of names; a family must match one of them.
 #[derive(Clone, Debug, Default)]
 pub struct AllowList {
     patterns: Vec<WildMatch>,
 }
 
 impl AllowList {
-    /// Returns the list that passes nothing on.
+    /// Returns the list that permits no family.
     pub fn nothing() -> Self {
         Self::default()
     }
 
-    /// Reads what `--etcd-metrics` was given: patterns that replace [`DEFAULT`], or extend it if the first begins with a `+`;
-    /// `none`, or nothing at all, passes nothing on.
+    /// Parses the value of `--etcd-metrics`: patterns that replace [`DEFAULT`], or extend it if the first
+    /// starts with a `+`; `none`, or an empty value, permits no family.
     ///
     /// # Errors
     /// One sentence that names the pattern and the way out.
@@ -61,19 +62,19 @@ impl AllowList {
             let name = match pattern.strip_prefix('+') {
                 Some(_) if !extends => {
                     return Err(format!(
-                        "`{pattern}` follows patterns without a +; give the + first, to extend the default"
+                        "`{pattern}` follows patterns without a +; put the + first to extend the default"
                     ));
                 }
                 Some(name) => name,
                 None => pattern,
             };
             if name == "none" {
-                return Err("`none` stands alone".to_owned());
+                return Err("`none` cannot be combined with patterns".to_owned());
             }
             let is_pattern = name.bytes().all(|byte| is_name_byte(byte) || byte == b'*');
             if name.is_empty() || !is_pattern || name.as_bytes()[0].is_ascii_digit() {
                 return Err(format!(
-                    "`{pattern}` is no name of a metric such as etcd_server_has_leader, with * for any part of it"
+                    "`{pattern}` is not a metric name such as etcd_server_has_leader, with * for any part of it"
                 ));
             }
             all.push(name);
@@ -81,7 +82,7 @@ impl AllowList {
         Ok(Self { patterns: all.into_iter().map(WildMatch::new).collect() })
     }
 
-    /// Returns whether a family is passed on.
+    /// Returns whether a family is re-exported.
     pub fn allows(&self, family: &str) -> bool {
         !family.starts_with(RESERVED) && self.patterns.iter().any(|pattern| pattern.matches(family))
     }
@@ -100,24 +101,24 @@ mod tests {
     }
 
     #[test]
-    fn patterns_extend_replace_or_switch_off() {
+    fn patterns_extend_replace_or_disable_the_default() {
         let cases: [(&[&str], &str, bool, &str); 14] = [
             (&DEFAULT, "etcd_server_has_leader", true, "a name"),
-            (&DEFAULT, "etcd_server_has_leader_2", false, "a name is the whole of it"),
+            (&DEFAULT, "etcd_server_has_leader_2", false, "a name must match as a whole"),
             (&DEFAULT, "etcd_server_proposals_failed_total", true, "a pattern"),
             (
                 &DEFAULT,
                 "etcd_debugging_mvcc_db_total_size_in_bytes",
                 false,
-                "the older name beside the newer",
+                "the older name next to the newer one",
             ),
             (&DEFAULT, "go_goroutines", false, "not etcd's own"),
-            (&["+grpc_*"], "grpc_server_handled_total", true, "what is added"),
+            (&["+grpc_*"], "grpc_server_handled_total", true, "the addition"),
             (&["+grpc_*"], "etcd_server_has_leader", true, "to the default"),
             (&["+grpc_*", "go_*"], "go_goroutines", true, "all of them"),
             (&["go_*"], "etcd_server_has_leader", false, "in place of the default"),
             (&["*"], "anything", true, "everything"),
-            (&["*"], "etcd_disk_probe_verdict", false, "but not in the probe's name"),
+            (&["*"], "etcd_disk_probe_verdict", false, "but not the probe's own prefix"),
             (&["*_seconds"], "etcd_disk_wal_fsync_duration_seconds", true, "an ending"),
             (&["none"], "etcd_server_has_leader", false, "nothing"),
             (&[""], "etcd_server_has_leader", false, "nothing, too"),
@@ -140,15 +141,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_named() {
+    fn errors_name_the_invalid_pattern() {
         let cases: [(&[&str], &str); 7] = [
-            (&["etcd-server"], "`etcd-server` is no name of a metric"),
-            (&["etcd_?"], "`etcd_?` is no name"),
-            (&["9lives"], "`9lives` is no name"),
-            (&["+"], "`+` is no name"),
-            (&["a", "", "b"], "`` is no name"),
-            (&["a", "+b"], "give the + first"),
-            (&["a", "none"], "stands alone"),
+            (&["etcd-server"], "`etcd-server` is not a metric name"),
+            (&["etcd_?"], "`etcd_?` is not a metric name"),
+            (&["9lives"], "`9lives` is not a metric name"),
+            (&["+"], "`+` is not a metric name"),
+            (&["a", "", "b"], "`` is not a metric name"),
+            (&["a", "+b"], "put the + first"),
+            (&["a", "none"], "cannot be combined"),
         ];
         for (given, expected) in cases {
             let error = list(given).expect_err(expected);

@@ -1,23 +1,23 @@
-//! Gathers the allowed families out of one body, line by line, within bounds.
+//! Collects the allowed families of one response body line by line, within limits.
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Family, MAX_BYTES, MAX_SAMPLES, Names, OmittedSamples, ReexportedMetrics};
+use super::{Family, FamilyNames, MAX_BYTES, MAX_SAMPLES, OmittedSamples, ReexportedMetrics};
 use crate::analysis::{
-    exposition::{Kind, Line, Sample, is_name_byte, number},
+    exposition::{FamilyType, Line, Sample, is_name_byte, number},
     reexport::AllowList,
 };
 
-/// As many families are gathered of one etcd; one of 3.5 has 190.
+/// The maximum number of collected families of one member; etcd 3.5 has 190.
 const MAX_FAMILIES: usize = 1_000;
 
-/// What has been gathered so far.
+/// The families collected so far.
 #[derive(Debug)]
 pub struct Collector<'a> {
     allowed: &'a AllowList,
-    names: Names<'a>,
-    families: BTreeMap<&'a str, Gathered<'a>>,
-    /// The last name that is of no allowed family: samples of one family follow each other.
+    names: FamilyNames<'a>,
+    families: BTreeMap<&'a str, CollectedFamily<'a>>,
+    /// The last name without an allowed family: samples of one family are adjacent.
     refused: &'a str,
     samples: usize,
     bytes: usize,
@@ -25,18 +25,18 @@ pub struct Collector<'a> {
 }
 
 #[derive(Debug, Default)]
-struct Gathered<'a> {
-    kind: Option<Kind>,
+struct CollectedFamily<'a> {
+    kind: Option<FamilyType>,
     help: Option<&'a str>,
     text: String,
-    /// Names with labels in order, to tell duplicates.
+    /// Names with sorted labels, to detect duplicates.
     series: HashSet<String>,
-    /// Too large, or contradictory: all its samples are left out.
-    closed: Option<Closed>,
+    /// Too large, or in conflict with another family: all its samples are omitted.
+    rejection: Option<Rejection>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Closed {
+enum Rejection {
     TooLarge,
     Conflicting,
 }
@@ -45,7 +45,7 @@ impl<'a> Collector<'a> {
     pub fn new(allowed: &'a AllowList) -> Self {
         Self {
             allowed,
-            names: Names::default(),
+            names: FamilyNames::default(),
             families: BTreeMap::new(),
             refused: "",
             samples: 0,
@@ -54,25 +54,25 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Returns whether a line is, by how it begins, of the name that was refused last.
+    /// Returns whether a line starts with the name that was refused last.
     pub fn refuses(&self, line: &str) -> bool {
         let rest = line.strip_prefix(self.refused).filter(|_| !self.refused.is_empty());
         rest.is_some_and(|rest| !rest.bytes().next().is_some_and(is_name_byte))
     }
 
-    /// Returns whether lines of this name are to be read for [`Collector::take`].
+    /// Returns whether lines of this name must be parsed for [`Collector::take`].
     ///
-    /// One of a family that is left out as a whole is counted here, unread: there may be millions.
+    /// Counts a line of a family that is omitted as a whole without parsing it: there may be millions.
     pub fn wants(&mut self, name: &'a str, is_comment: bool) -> bool {
         if name == self.refused || self.allowed.is_empty() {
             return false;
         }
         let family = if is_comment { name } else { self.family_of(name) };
-        if let Some(gathered) = self.families.get(family) {
-            match gathered.closed {
+        if let Some(collected) = self.families.get(family) {
+            match collected.rejection {
                 Some(_) if is_comment => return false,
-                Some(Closed::TooLarge) => self.omitted.beyond_limit += 1,
-                Some(Closed::Conflicting) => self.omitted.conflicting += 1,
+                Some(Rejection::TooLarge) => self.omitted.beyond_limit += 1,
+                Some(Rejection::Conflicting) => self.omitted.conflicting += 1,
                 None => return true,
             }
             return false;
@@ -86,25 +86,25 @@ impl<'a> Collector<'a> {
         fits
     }
 
-    /// Notes a line that was wanted, or that begins with no name, and cannot be read.
+    /// Counts a line that cannot be parsed and is wanted, or does not start with a name.
     pub fn malformed(&mut self) {
         self.omitted.malformed += u64::from(!self.allowed.is_empty());
     }
 
-    /// Takes in a line that is wanted.
+    /// Adds a line that is wanted.
     pub fn take(&mut self, line: &Line<'a>) {
         match line {
             Line::Type { family, kind } => self.declare(family, *kind),
             Line::Help { family, text } => {
-                let gathered = self.families.entry(family).or_default();
+                let collected = self.families.entry(family).or_default();
                 // Format: one help for each family, before its first sample.
-                if gathered.help.is_some() || !gathered.text.is_empty() {
+                if collected.help.is_some() || !collected.text.is_empty() {
                     self.omitted.malformed += 1;
                 } else if self.bytes + text.len() > MAX_BYTES {
                     self.omitted.beyond_limit += 1;
                 } else {
                     self.bytes += text.len();
-                    gathered.help = Some(text);
+                    collected.help = Some(text);
                 }
             }
             Line::Sample(sample) => self.add(sample),
@@ -112,19 +112,19 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Returns what is passed on.
+    /// Returns the families to re-export.
     pub fn finish(self) -> ReexportedMetrics {
-        let families = self.families.iter().filter(|(_, gathered)| !gathered.text.is_empty());
-        let families = families.map(|(name, gathered)| Family {
+        let families = self.families.iter().filter(|(_, collected)| !collected.text.is_empty());
+        let families = families.map(|(name, collected)| Family {
             name,
-            kind: gathered.kind.unwrap_or(Kind::Untyped),
-            help: gathered.help,
-            samples: &gathered.text,
+            kind: collected.kind.unwrap_or(FamilyType::Untyped),
+            help: collected.help,
+            samples: &collected.text,
         });
         ReexportedMetrics::pack(families, self.omitted)
     }
 
-    /// Returns the family that a sample belongs to by its name: its own, unless a histogram's or summary's is known.
+    /// Returns the family of a sample by its name: a known histogram or summary, otherwise the name itself.
     fn family_of(&self, name: &'a str) -> &'a str {
         if self.families.contains_key(name) {
             return name;
@@ -137,53 +137,54 @@ impl<'a> Collector<'a> {
         whole.unwrap_or(name)
     }
 
-    fn declare(&mut self, family: &'a str, kind: Kind) {
-        self.refused = ""; // What was no family's may be part of this one.
-        let gathered = self.families.entry(family).or_default();
+    fn declare(&mut self, family: &'a str, kind: FamilyType) {
+        self.refused = ""; // A refused name may belong to this family.
+        let collected = self.families.entry(family).or_default();
         // Format: one type for each family, before its first sample.
-        if gathered.kind.is_some() {
+        if collected.kind.is_some() {
             self.omitted.malformed += 1;
         } else if self.names.admit(family, kind) {
-            gathered.kind = Some(kind);
+            collected.kind = Some(kind);
         } else {
-            gathered.kind = Some(kind);
-            gathered.closed = Some(Closed::Conflicting);
+            collected.kind = Some(kind);
+            collected.rejection = Some(Rejection::Conflicting);
         }
     }
 
     fn add(&mut self, sample: &Sample<'a>) {
         let name = self.family_of(sample.name);
-        let gathered = self.families.entry(name).or_default();
-        if gathered.kind.is_none() {
-            gathered.kind = Some(Kind::Untyped);
-            if !self.names.admit(name, Kind::Untyped) {
-                gathered.closed = Some(Closed::Conflicting);
+        let collected = self.families.entry(name).or_default();
+        if collected.kind.is_none() {
+            collected.kind = Some(FamilyType::Untyped);
+            if !self.names.admit(name, FamilyType::Untyped) {
+                collected.rejection = Some(Rejection::Conflicting);
                 self.omitted.conflicting += 1;
                 return;
             }
         }
-        let kind = gathered.kind.unwrap_or(Kind::Untyped);
+        let kind = collected.kind.unwrap_or(FamilyType::Untyped);
         if !is_possible(sample, name, kind) {
             self.omitted.malformed += 1;
             return;
         }
-        if !gathered.series.insert(identity(sample)) {
+        if !collected.series.insert(identity(sample)) {
             self.omitted.duplicate += 1;
             return;
         }
-        let before = gathered.text.len();
-        render(sample, &mut gathered.text);
+        let before = collected.text.len();
+        render(sample, &mut collected.text);
         let first = if before == 0 { name.len() } else { 0 };
-        let added = first + gathered.text.len() - before;
+        let added = first + collected.text.len() - before;
         if self.samples == MAX_SAMPLES || self.bytes + added > MAX_BYTES {
-            // Half a family would be a wrong sum, so all of it is left out, and others have its room.
-            let lost = gathered.text[..before].lines().count();
-            let help = gathered.help.map_or(0, str::len);
+            // A part of a family would yield a wrong sum, so the whole family is omitted; others use its
+            // space.
+            let lost = collected.text[..before].lines().count();
+            let help = collected.help.map_or(0, str::len);
             self.samples -= lost;
             self.bytes -= before + help + if lost > 0 { name.len() } else { 0 };
             self.omitted.beyond_limit += lost as u64 + 1;
-            let closed = Some(Closed::TooLarge);
-            *gathered = Gathered { kind: Some(kind), closed, ..Gathered::default() };
+            let rejection = Some(Rejection::TooLarge);
+            *collected = CollectedFamily { kind: Some(kind), rejection, ..CollectedFamily::default() };
             return;
         }
         self.samples += 1;
@@ -191,21 +192,21 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// Returns whether a family of this type can have such a sample.
-fn is_possible(sample: &Sample<'_>, family: &str, kind: Kind) -> bool {
+/// Returns whether a family of this type can contain the sample.
+fn is_possible(sample: &Sample<'_>, family: &str, kind: FamilyType) -> bool {
     let bound = |label| sample.label(label).and_then(number).is_some();
-    let is_count = sample.number >= 0.0; // Which NaN is not.
+    let is_count = sample.number >= 0.0; // False for NaN.
     match (kind, sample.name.strip_prefix(family).unwrap_or_default()) {
-        (Kind::Counter, _) | (Kind::Histogram | Kind::Summary, "_count") => is_count,
-        (Kind::Histogram, "_bucket") => is_count && bound("le"),
-        (Kind::Histogram | Kind::Summary, suffix) => {
-            suffix == "_sum" || kind == Kind::Summary && bound("quantile")
+        (FamilyType::Counter, _) | (FamilyType::Histogram | FamilyType::Summary, "_count") => is_count,
+        (FamilyType::Histogram, "_bucket") => is_count && bound("le"),
+        (FamilyType::Histogram | FamilyType::Summary, suffix) => {
+            suffix == "_sum" || kind == FamilyType::Summary && bound("quantile")
         }
-        (Kind::Gauge | Kind::Untyped, _) => true,
+        (FamilyType::Gauge | FamilyType::Untyped, _) => true,
     }
 }
 
-/// Returns what tells a series from others: the order of labels does not, nor do labels without a value.
+/// Returns the identity of a series: independent of the order of labels, without labels that have no value.
 fn identity(sample: &Sample<'_>) -> String {
     let mut labels: Vec<_> = sample.labels.iter().filter(|(_, value)| !value.is_empty()).collect();
     labels.sort_unstable();
@@ -218,7 +219,8 @@ fn identity(sample: &Sample<'_>) -> String {
     identity
 }
 
-/// Writes a sample as it was; a label `member` of its own makes room for the probe's, as Prometheus does for its labels.
+/// Writes a sample unchanged, except that a label `member` of its own is renamed in favour of the probe's, as
+/// Prometheus does for its own labels.
 fn render(sample: &Sample<'_>, line: &mut String) {
     line.push_str(sample.name);
     let mut before = "{";

@@ -11,8 +11,8 @@ fn list(patterns: &[&str]) -> AllowList {
         .expect("patterns")
 }
 
-/// Gathers from a text that stands before a real etcd's.
-fn gather(text: &str, patterns: &[&str]) -> ReexportedMetrics {
+/// Collects from a text that precedes a real etcd's text.
+fn collect_text(text: &str, patterns: &[&str]) -> ReexportedMetrics {
     collect(&format!("{text}{ETCD}"), &list(patterns))
 }
 
@@ -21,8 +21,8 @@ fn samples(reexported: &ReexportedMetrics) -> Vec<&str> {
 }
 
 #[test]
-fn real_families_are_passed_on_to_the_byte_and_no_others() {
-    let reexported = gather("", &DEFAULT);
+fn allowed_families_are_reexported_byte_for_byte_and_no_others() {
+    let reexported = collect_text("", &DEFAULT);
     assert_eq!(reexported.omitted, OmittedSamples::default());
     let allowed = list(&DEFAULT);
     let mut expected: Vec<&str> = ETCD
@@ -38,7 +38,7 @@ fn real_families_are_passed_on_to_the_byte_and_no_others() {
     expected.sort_unstable();
     found.sort_unstable();
     assert_eq!(found, expected);
-    assert_eq!(found.len(), 189, "all that the default names, of a member with two peers");
+    assert_eq!(found.len(), 189, "all families of the default list, for a member with two peers");
     for family in reexported.families() {
         let help = format!("# HELP {} {}\n", family.name, family.help.expect("etcd describes its metrics"));
         assert!(ETCD.contains(&help), "{help}");
@@ -48,35 +48,35 @@ fn real_families_are_passed_on_to_the_byte_and_no_others() {
 }
 
 #[test]
-fn one_line_of_etcds_becomes_one_of_ours() {
+fn each_line_of_etcd_becomes_one_line() {
     let cases = [
-        ("x 1", "x 1", "as it is"),
+        ("x 1", "x 1", "unchanged"),
         ("x{} 1 1395066363000", "x 1", "no timestamp"),
         ("x { a = \"1\" , } NaN", "x{a=\"1\"} NaN", "blanks between the parts"),
         ("x{a=\"\\\\\\\"\\n,}{=🦀\"} 1", "x{a=\"\\\\\\\"\\n,}{=🦀\"} 1", "escapes"),
-        ("x{member=\"a\"} 1", "x{exported_member=\"a\"} 1", "a label that is ours"),
+        ("x{member=\"a\"} 1", "x{exported_member=\"a\"} 1", "a label of the probe"),
         (
             "x{member=\"a\",exported_member=\"b\"} 1",
             "x{exported_exported_member=\"a\",exported_member=\"b\"} 1",
-            "and one that would be",
+            "and its new name is taken, too",
         ),
     ];
     for (from, to, why) in cases {
-        let reexported = gather(&format!("{from}\n"), &["x"]);
+        let reexported = collect_text(&format!("{from}\n"), &["x"]);
         assert_eq!(samples(&reexported), [to], "{why}");
         assert_eq!(reexported.omitted, OmittedSamples::default(), "{why}");
     }
 }
 
 #[test]
-fn what_is_passed_over_hides_nothing_that_begins_alike() {
+fn refused_names_do_not_hide_names_with_the_same_prefix() {
     let text = "no 1\nno{a=\"b\"} 1\nnono 1\nno 1\nno_more 1\nno 1\nno:more 1\nno 1\nno9 1\nno 1\nn 1\n";
-    let reexported = gather(text, &["n", "no9", "no:more", "no_more", "nono"]);
+    let reexported = collect_text(text, &["n", "no9", "no:more", "no_more", "nono"]);
     assert_eq!(samples(&reexported), ["n 1", "no9 1", "no:more 1", "no_more 1", "nono 1"]);
 }
 
 #[test]
-fn what_is_not_valid_is_left_out_and_counted() {
+fn invalid_samples_are_omitted_and_counted() {
     let (malformed, duplicate, conflicting) = (
         OmittedSamples { malformed: 1, ..OmittedSamples::default() },
         OmittedSamples { duplicate: 1, ..OmittedSamples::default() },
@@ -84,7 +84,7 @@ fn what_is_not_valid_is_left_out_and_counted() {
     );
     let histogram = "# TYPE x histogram\n";
     let cases = [
-        ("x{a=\"1\" 1\n", malformed, &[][..], "a line that cannot be read"),
+        ("x{a=\"1\" 1\n", malformed, &[][..], "a line that cannot be parsed"),
         ("x 1\nx 2\n", duplicate, &["x 1"], "the second of two"),
         (
             "x{a=\"1\",b=\"2\"} 1\nx{b=\"2\",a=\"1\"} 1\n",
@@ -92,14 +92,14 @@ fn what_is_not_valid_is_left_out_and_counted() {
             &["x{a=\"1\",b=\"2\"} 1"],
             "in another order",
         ),
-        ("x{a=\"\"} 1\nx 1\n", duplicate, &["x{a=\"\"} 1"], "a label without a value is none"),
+        ("x{a=\"\"} 1\nx 1\n", duplicate, &["x{a=\"\"} 1"], "a label without a value does not count"),
         ("# TYPE x counter\nx -1\n", malformed, &[], "a negative counter"),
-        ("# TYPE x counter\nx NaN\n", malformed, &[], "a counter that is no number"),
-        ("# TYPE x gauge\nx NaN\n", OmittedSamples::default(), &["x NaN"], "a gauge may be"),
+        ("# TYPE x counter\nx NaN\n", malformed, &[], "a counter cannot be NaN"),
+        ("# TYPE x gauge\nx NaN\n", OmittedSamples::default(), &["x NaN"], "a gauge can be NaN"),
         (&format!("{histogram}x 1\n"), malformed, &[], "a histogram has no value of its own"),
         (&format!("{histogram}x_bucket 1\n"), malformed, &[], "a bucket without a bound"),
-        (&format!("{histogram}x_bucket{{le=\"one\"}} 1\n"), malformed, &[], "a bound that is no number"),
-        (&format!("{histogram}x_bucket{{le=\"1\"}} -1\n"), malformed, &[], "less than nothing in a bucket"),
+        (&format!("{histogram}x_bucket{{le=\"one\"}} 1\n"), malformed, &[], "a bound that is not a number"),
+        (&format!("{histogram}x_bucket{{le=\"1\"}} -1\n"), malformed, &[], "a negative count in a bucket"),
         (
             &format!("{histogram}x_sum -1\n"),
             OmittedSamples::default(),
@@ -112,8 +112,8 @@ fn what_is_not_valid_is_left_out_and_counted() {
             &["x{quantile=\"0.5\"} 1"],
             "a quantile",
         ),
-        ("# TYPE x summary\nx 1\n", malformed, &[], "a summary has no value without one"),
-        ("x 1\n# TYPE x gauge\n", malformed, &["x 1"], "a type that comes too late"),
+        ("# TYPE x summary\nx 1\n", malformed, &[], "a summary has no value without a quantile"),
+        ("x 1\n# TYPE x gauge\n", malformed, &["x 1"], "a type after its samples"),
         ("# TYPE x gauge\n# TYPE x counter\nx -1\n", malformed, &["x -1"], "a second type"),
         ("# HELP x a\n# HELP x b\nx 1\n", malformed, &["x 1"], "a second help"),
         ("# TYPE x blob\nx 1\n", malformed, &["x 1"], "no such type"),
@@ -121,20 +121,20 @@ fn what_is_not_valid_is_left_out_and_counted() {
             &format!("{histogram}x_sum 1\n# TYPE x_count gauge\nx_count 1\n"),
             conflicting,
             &["x_sum 1"],
-            "a name taken",
+            "a name that is taken",
         ),
         (
             "# TYPE x_count gauge\nx_count 1\n# TYPE x histogram\nx_sum 1\n",
             conflicting,
             &["x_count 1"],
-            "and before",
+            "a histogram after the name that it needs",
         ),
-        ("<html>\n", malformed, &[], "no metric at all"),
+        ("<html>\n", malformed, &[], "not a metric"),
         ("etcd_disk_probe_up 1\n", OmittedSamples::default(), &[], "the probe's own name"),
     ];
     for (text, omitted, expected, why) in cases {
-        // The first line of a body has to be a metric.
-        let reexported = gather(&format!("first 1\n{text}"), &["x*", "etcd_disk_probe_*"]);
+        // The first line of a body must be a metric.
+        let reexported = collect_text(&format!("first 1\n{text}"), &["x*", "etcd_disk_probe_*"]);
         assert_eq!(
             (samples(&reexported).as_slice(), reexported.omitted),
             (expected, omitted),
@@ -144,7 +144,7 @@ fn what_is_not_valid_is_left_out_and_counted() {
 }
 
 #[test]
-fn a_flood_drowns_its_own_family_only() {
+fn an_oversized_family_affects_no_other_family() {
     let flood = |count: usize, width: usize| {
         let mut text = String::from("before 1\n# TYPE flood gauge\n");
         for n in 0..count {
@@ -153,14 +153,14 @@ fn a_flood_drowns_its_own_family_only() {
         text + "flood_not 1\n"
     };
     let cases = [
-        (1_990, 1, 0, "as many as there may be"),
-        (2_000, 1, 2_000, "too many, with those of others"),
+        (1_990, 1, 0, "up to the limit"),
+        (2_000, 1, 2_000, "too many, together with other families"),
         (50_000, 1, 50_000, "far too many"),
-        (100, 6_000, 100, "few that are too long together"),
-        (10, 20_000, 0, "lines that are too long by themselves"),
+        (100, 6_000, 100, "few lines that are too long together"),
+        (10, 20_000, 0, "lines that are too long individually"),
     ];
     for (count, width, expected, why) in cases {
-        let reexported = gather(&flood(count, width), &["flood*", "before", "etcd_server_has_leader"]);
+        let reexported = collect_text(&flood(count, width), &["flood*", "before", "etcd_server_has_leader"]);
         assert_eq!(reexported.omitted.beyond_limit, expected, "{why}");
         let found = samples(&reexported);
         for other in ["before 1", "flood_not 1", "etcd_server_has_leader 1"] {
@@ -169,28 +169,32 @@ fn a_flood_drowns_its_own_family_only() {
         assert!(found.len() <= MAX_SAMPLES && reexported.text.len() <= MAX_BYTES, "{why}");
     }
     let many: String = (0..5_000).fold(String::new(), |text, n| text + &format!("# HELP x{n} h\nx{n} 1\n"));
-    let reexported = gather(&many, &["x*"]);
+    let reexported = collect_text(&many, &["x*"]);
     assert_eq!(reexported.families().count() as u64 + reexported.omitted.beyond_limit, 5_000);
     assert!(samples(&reexported).len() <= MAX_SAMPLES);
 }
 
 #[test]
-fn members_that_contradict_each_other_do_not_spoil_the_whole() {
-    let one = gather("# HELP x one\n# TYPE x gauge\nx 1\n# TYPE h histogram\nh_sum 1\n", &["x", "h*"]);
-    let same = gather("# HELP x other\n# TYPE x gauge\nx 2\n", &["x", "h*"]);
-    let other = gather("# TYPE x counter\nx 3\nh_sum 3\n", &["x", "h*"]);
+fn members_that_conflict_do_not_invalidate_the_output() {
+    let one = collect_text("# HELP x one\n# TYPE x gauge\nx 1\n# TYPE h histogram\nh_sum 1\n", &["x", "h*"]);
+    let same = collect_text("# HELP x other\n# TYPE x gauge\nx 2\n", &["x", "h*"]);
+    let other = collect_text("# TYPE x counter\nx 3\nh_sum 3\n", &["x", "h*"]);
     let families = merge([("a", &one), ("b", &same), ("c", &other)].into_iter());
-    let x = families.iter().find(|family| family.name == "x").expect("it is there");
-    assert_eq!((x.kind, x.help), (Kind::Gauge, Some("one")), "the first one's");
+    let x = families.iter().find(|family| family.name == "x").expect("x is present");
+    assert_eq!((x.kind, x.help), (FamilyType::Gauge, Some("one")), "of the first member");
     assert_eq!(x.samples, [("a", "x 1\n"), ("b", "x 2\n")]);
     let lost = |before: &[&ReexportedMetrics], own| conflicting(before.iter().copied(), own);
-    assert_eq!(lost(&[&one, &same], &other), 2, "another type, and a part of a histogram");
+    assert_eq!(lost(&[&one, &same], &other), 2, "another type, and a sample name of a histogram");
     assert_eq!(
         lost(&[&one, &other], &other),
         2,
-        "although somebody before has the same, and loses them, too"
+        "although a member before has the same families, which are omitted, too"
     );
-    assert_eq!([lost(&[], &one), lost(&[&one], &same)], [0, 0], "the first, and one that agrees");
+    assert_eq!(
+        [lost(&[], &one), lost(&[&one], &same)],
+        [0, 0],
+        "the first member, and one without a conflict"
+    );
 }
 
 mod properties {
@@ -198,7 +202,7 @@ mod properties {
 
     use super::*;
 
-    /// What may be in the value of a label, and how it is written.
+    /// Returns the value of a label with its escapes.
     fn written(value: &str) -> String {
         value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
     }
@@ -227,7 +231,7 @@ mod properties {
 
     proptest! {
         #[test]
-        fn exotic_labels_and_values_survive(
+        fn unusual_labels_and_values_are_kept(
             labels in proptest::collection::btree_map("[a-z][a-z0-9_]{0,6}", values(), 0..5),
             number in numbers(),
             timestamp in proptest::option::of(any::<i64>()),
@@ -236,7 +240,7 @@ mod properties {
             let braces = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
             let line = format!("x{braces} {number}");
             let sent = timestamp.map_or(line.clone(), |at| format!("{line} {at}"));
-            let reexported = gather(&format!("# TYPE x gauge\n{sent}\n"), &["x"]);
+            let reexported = collect_text(&format!("# TYPE x gauge\n{sent}\n"), &["x"]);
             let expected = if labels.iter().any(|label| label.starts_with("member=")) {
                 line.replace("member=", "exported_member=")
             } else {
@@ -247,7 +251,7 @@ mod properties {
         }
 
         #[test]
-        fn whatever_comes_is_valid_when_it_leaves(
+        fn any_input_yields_valid_output(
             lines in proptest::collection::vec(
                 prop_oneof![
                     "# (TYPE|HELP) x(_sum|_count|_bucket)? (gauge|counter|histogram|summary|untyped|\\\\n|x)",
@@ -257,7 +261,7 @@ mod properties {
                 0..30,
             ),
         ) {
-            let reexported = gather(&format!("first 1\n{}\n", lines.join("\n")), &["x*"]);
+            let reexported = collect_text(&format!("first 1\n{}\n", lines.join("\n")), &["x*"]);
             let mut seen = std::collections::BTreeSet::new();
             for family in reexported.families() {
                 prop_assert!(family.samples.ends_with('\n'));
@@ -266,7 +270,7 @@ mod properties {
                     prop_assert!(matches!(exposition::read(&help), Ok(Line::Help { .. })), "{}", help);
                 }
                 for line in family.samples.lines() {
-                    let Ok(Line::Sample(sample)) = exposition::read(line) else { panic!("{line} is no sample") };
+                    let Ok(Line::Sample(sample)) = exposition::read(line) else { panic!("{line} is not a sample") };
                     let part = sample.name.strip_prefix(family.name).expect("of its family");
                     prop_assert!(part.is_empty() || family.kind.suffixes().contains(&part), "{}", line);
                     prop_assert!(seen.insert((sample.name, sample.labels.clone())), "{} twice", line);

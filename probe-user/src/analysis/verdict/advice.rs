@@ -1,80 +1,103 @@
-//! What to do next, by verdict: what a person can do at a shell, the cheapest first.
+//! The next steps for each verdict: what an operator can do at a shell, the cheapest first.
 
 use super::{Evidence, Verdict, evidence::Class};
 
-/// Returns what to do about a verdict.
+/// Returns the next steps for a verdict.
 pub fn next(verdict: Verdict, evidence: &Evidence) -> Vec<String> {
-    let device = evidence.device.as_ref();
-    let name = device.map_or("the device", |device| device.name.as_str());
-    let heaviest = evidence.neighbours.first();
-    let lines: Vec<String> = match verdict {
-        Verdict::Healthy => vec![],
-        Verdict::Stalled => vec![
-            "look at the kernel's log for resets and timeouts of the device: dmesg --level err,warn".into(),
-            "if the file system is frozen, thaw it: fsfreeze --unfreeze MOUNTPOINT".into(),
+    let steps: &[&str] = match verdict {
+        Verdict::DeviceSlow => return device_slow(evidence),
+        Verdict::FlushSlow => return flush_slow(evidence),
+        Verdict::QueueSaturated => return queue_saturated(evidence),
+        Verdict::NoisyNeighbour => return noisy_neighbour(evidence),
+        Verdict::CpuStarved => return cpu_starved(evidence),
+        Verdict::Healthy => &[],
+        Verdict::Stalled => &[
+            "check the kernel log for resets and timeouts of the device: dmesg --level err,warn",
+            "if the file system is frozen, thaw it: fsfreeze --unfreeze MOUNTPOINT",
         ],
-        Verdict::DeviceSlow => {
-            let volume = device.and_then(|device| device.cloud).map(|cloud| {
-                format!("compare the load with the volume's limits of IOPS and throughput at {cloud}, and raise them")
-            });
-            let health = format!("check the health of {name}: smartctl -a, its firmware, its RAID controller's cache");
-            let faster = "move etcd's data to a faster device: a p99 of 10 ms takes an SSD with a safe write cache";
-            volume.into_iter().chain([health, faster.into()]).collect()
-        }
-        Verdict::FlushSlow => {
-            let cache = format!("compare the write cache of {name} with the model's: cat /sys/block/{name}/queue/write_cache");
-            vec![
-                cache,
-                "use a device with power-loss protection, which answers a flush at once".into(),
-                "on a virtual machine, see how the host caches the disk (writethrough and directsync flush each write)".into(),
-            ]
-        }
-        Verdict::QueueSaturated => vec![
-            format!("see what fills the queue of {name}: iostat -x 1 (aqu-sz), and the neighbours above"),
-            "give etcd a device of its own, or limit those who do not need theirs (io.max, io.weight)".into(),
+        Verdict::JournalContention => &[
+            "move the other writers of this file system to another one: its journal is shared",
+            "put etcd's WAL on a dedicated file system: --wal-dir",
         ],
-        Verdict::NoisyNeighbour => {
-            let who = heaviest.map_or("the others", |neighbour| neighbour.owner.as_str());
-            let mut lines = vec![
-                format!("move {who} to another disk, or limit it with io.max of its cgroup"),
-                "put etcd's WAL on a device of its own: --wal-dir".into(),
-            ];
-            let discards = device.map_or(0, |device| device.class(Class::Discard).requests);
-            if discards > 0 {
-                lines.push(format!("{discards} discards were sent: mount without `discard`, run fstrim at quiet times"));
-            }
-            lines
-        }
-        Verdict::JournalContention => vec![
-            "move what else writes to this file system to another one; its journal is shared by all".into(),
-            "put etcd's WAL on a file system of its own: --wal-dir".into(),
+        Verdict::IoThrottled if evidence.io_limits.is_empty() => &[
+            "check for block I/O limits: io.max, io.latency, io.cost of etcd's cgroup and its parents; fsfreeze",
         ],
         Verdict::IoThrottled => {
-            let lift = if evidence.io_limits.is_empty() {
-                "look for limits on block I/O: io.max, io.latency, io.cost of etcd's cgroup and those above it; fsfreeze".into()
-            } else {
-                "lift the limit on block I/O of etcd's cgroup (io.max), or move etcd out of it".to_owned()
-            };
-            vec![lift]
+            &["raise the block I/O limit of etcd's cgroup (io.max), or move etcd to another cgroup"]
         }
-        Verdict::CpuStarved => {
-            let mut lines = Vec::new();
-            if evidence.cpu.quota_cpus.is_some() {
-                lines.push("raise or remove the CPU quota of etcd's cgroup (cpu.max, limits.cpu of the pod)".into());
-            }
-            lines.push("leave the disk alone: give etcd more CPU (cpu.weight, requests.cpu), or move others away".into());
-            lines
-        }
-        Verdict::EtcdOverhead => vec![
-            "leave the disk alone: look at etcd itself, its CPU profile (--enable-pprof) and its garbage collection".into(),
-            "large transactions and a large database make commits long before the first write: compact, defragment".into(),
+        Verdict::EtcdOverhead => &[
+            "the disk is not the cause: inspect etcd's CPU profile (--enable-pprof) and its garbage collection",
+            "large transactions and a large database delay the first write of a commit: compact, defragment",
         ],
-        Verdict::FsyncDisabled => vec!["remove --unsafe-no-fsync unless this data may be lost".into()],
-        Verdict::TooFewSamples => vec!["measure for longer, or under load: check --duration 5m".into()],
+        Verdict::FsyncDisabled => &["remove --unsafe-no-fsync unless this data may be lost"],
+        Verdict::TooFewSamples => &["measure for longer, or under load: check --duration 5m"],
         Verdict::EndpointMismatch => {
-            vec!["give the endpoint of this very process: --endpoints, or its --listen-metrics-urls".into()]
+            &["set the endpoint of the traced process: --endpoints, or its --listen-metrics-urls"]
         }
-        Verdict::Blind => vec!["see what this machine allows: etcd-disk-probe doctor".into()],
+        Verdict::Blind => &["check the requirements on this machine: etcd-disk-probe doctor"],
     };
-    lines
+    steps.iter().map(|step| (*step).to_owned()).collect()
+}
+
+fn device_name<'a>(evidence: &'a Evidence) -> &'a str {
+    evidence.device.as_ref().map_or("the device", |device| device.name.as_str())
+}
+
+fn device_slow(evidence: &Evidence) -> Vec<String> {
+    let name = device_name(evidence);
+    let cloud = evidence.device.as_ref().and_then(|device| device.cloud);
+    let volume = cloud.map(|cloud| {
+        format!("compare the load with the volume's IOPS and throughput limits at {cloud}, and raise them")
+    });
+    let health = format!("check the health of {name}: smartctl -a, firmware, cache of the RAID controller");
+    let faster =
+        "move etcd's data to a faster device: a p99 of 10 ms requires an SSD with a safe write cache";
+    volume.into_iter().chain([health, faster.to_owned()]).collect()
+}
+
+fn flush_slow(evidence: &Evidence) -> Vec<String> {
+    let name = device_name(evidence);
+    let host = "on a virtual machine, check the host's cache mode of the disk (writethrough and directsync \
+                flush each write)";
+    vec![
+        format!(
+            "compare the write cache of {name} with its data sheet: \
+             cat /sys/block/{name}/queue/write_cache"
+        ),
+        "use a device with power-loss protection, which completes a flush immediately".to_owned(),
+        host.to_owned(),
+    ]
+}
+
+fn queue_saturated(evidence: &Evidence) -> Vec<String> {
+    let name = device_name(evidence);
+    vec![
+        format!("find what fills the queue of {name}: iostat -x 1 (aqu-sz), and the neighbours above"),
+        "move etcd to a dedicated device, or limit the other users of this one (io.max, io.weight)"
+            .to_owned(),
+    ]
+}
+
+fn noisy_neighbour(evidence: &Evidence) -> Vec<String> {
+    let heaviest = evidence.neighbours.first();
+    let owner = heaviest.map_or("the other load", |neighbour| neighbour.owner.as_str());
+    let mut steps = vec![
+        format!("move {owner} to another disk, or limit it with io.max of its cgroup"),
+        "put etcd's WAL on a dedicated device: --wal-dir".to_owned(),
+    ];
+    let discards = evidence.device.as_ref().map_or(0, |device| device.class(Class::Discard).requests);
+    if discards > 0 {
+        steps.push(format!(
+            "{discards} discards were sent: mount without `discard`, run fstrim during idle periods"
+        ));
+    }
+    steps
+}
+
+fn cpu_starved(evidence: &Evidence) -> Vec<String> {
+    let quota = "raise or remove the CPU quota of etcd's cgroup (cpu.max, limits.cpu of the pod)";
+    let shares = "the disk is not the cause: give etcd more CPU (cpu.weight, requests.cpu), or move other load \
+                  away";
+    let quota = evidence.cpu.quota_cpus.map(|_| quota.to_owned());
+    quota.into_iter().chain([shares.to_owned()]).collect()
 }

@@ -1,4 +1,4 @@
-//! Numbers as people say them.
+//! Formats numbers for people.
 
 /// Returns a time with three digits and a unit.
 pub fn time(seconds: f64) -> String {
@@ -13,7 +13,7 @@ pub fn time(seconds: f64) -> String {
     format!("{text} {unit}")
 }
 
-/// Returns a part of a whole in whole per cent.
+/// Returns a share as a whole percentage.
 pub fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
 }
@@ -30,7 +30,7 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.digits$} {}", units[unit])
 }
 
-/// Returns a part of a whole, 0 to 1; 0 of nothing.
+/// Returns a part as a share of a whole, 0 to 1; 0 if the whole is 0.
 pub fn share(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { (part / whole).clamp(0.0, 1.0) } else { 0.0 }
 }

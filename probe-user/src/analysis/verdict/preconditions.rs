@@ -1,16 +1,17 @@
-//! What is judged before any figure: that nothing can be claimed, or that something is wrong whatever the figures say.
+//! Judgements that precede any latency: no claim is possible, or a fault exists regardless of the latencies.
 
-use super::{CLEARLY_ALIVE, Evidence, Figure, InFlightNow, Scraped, Verdict, format::time};
+use super::{EVENTS_MIN_ALIVE, Evidence, InFlightNow, MetricEvidence, Scraped, Verdict, format::time};
 
-/// Two counts of a window that differ by more events and by a larger part than these are not of the same process: the scrapes of a window
-/// begin and end within a second of the kernel's, and on a member that syncs seldom that is a few events.
-const OTHER_EVENTS: u64 = 20;
-const OTHER_SHARE: f64 = 0.01;
+/// Two counts of a window that differ by more events and by a larger share than these belong to different
+/// processes. The window's scrapes start and end within a second of the kernel's readings; on a member that
+/// rarely syncs that second contains a few events.
+const MISMATCH_EVENTS_MIN: u64 = 20;
+const MISMATCH_SHARE_MIN: f64 = 0.01;
 
-/// Returns what is certain, if anything is.
+/// Returns the verdict and reason of the first precondition that applies.
 pub fn judge(evidence: &Evidence) -> Option<(Verdict, String)> {
     if let Some(failure) = evidence.self_test_failure {
-        // First of all: an operation whose end was not seen seems to be in flight for ever.
+        // Must come first: an operation whose end was missed would appear to be in flight for ever.
         return Some((Verdict::Blind, failure.to_owned()));
     }
     stalled(evidence)
@@ -38,37 +39,37 @@ fn unscraped(evidence: &Evidence) -> Option<(Verdict, String)> {
         Scraped::Failed(reason) => blind(reason.clone()),
         Scraped::NotYet => blind("etcd has not been scraped yet".to_owned()),
         Scraped::OtherProcess => {
-            let reason =
-                "what the endpoint tells of its process, start and CPU time, is not so of the traced one";
+            let reason = "the endpoint reports another process start or CPU time than the traced process has";
             Some((Verdict::EndpointMismatch, reason.to_owned()))
         }
     }
 }
 
-/// The counts cannot be those of one process: the self-test passes, so it is not the probe that fails to see.
+/// The counts cannot belong to one process. The self-test passed, so the probe does not miss events.
 ///
-/// Only where the reconciliation found a difference, too: with scrapes that failed in between, etcd's window is shorter than the kernel's.
-/// A kernel that counted nothing at all is left to [`unseen`], for then it may be the wrong process that is traced.
-fn mismatch(figure: &Figure, skipped_runs: u64) -> Option<(Verdict, String)> {
+/// Applies only if the reconciliation also found a difference: if scrapes failed in between, etcd's window is
+/// shorter than the kernel's. [`unseen`] handles a kernel count of 0, since the traced process may then be
+/// the wrong one.
+fn mismatch(figure: &MetricEvidence, skipped_runs: u64) -> Option<(Verdict, String)> {
     let (kernel, etcd) = (figure.kernel.count(), figure.etcd_count);
     let apart = kernel.abs_diff(etcd);
     let is_other = kernel > 0
         && figure.difference.unsigned_abs() > skipped_runs
-        && apart > OTHER_EVENTS
-        && apart as f64 > kernel.max(etcd) as f64 * OTHER_SHARE;
+        && apart > MISMATCH_EVENTS_MIN
+        && apart as f64 > kernel.max(etcd) as f64 * MISMATCH_SHARE_MIN;
     let reason = format!(
-        "{}: the endpoint counted {etcd} events in the window and the kernel {kernel}, which cannot be the same process",
+        "{}: the endpoint counted {etcd} events in the window and the kernel {kernel}; they are different processes",
         figure.name
     );
     is_other.then_some((Verdict::EndpointMismatch, reason))
 }
 
-/// The probe lost or doubled events, and the kernel does not say why.
-fn unseen(figure: &Figure, skipped_runs: u64) -> Option<(Verdict, String)> {
+/// The probe lost or duplicated events without an explanation from the kernel.
+fn unseen(figure: &MetricEvidence, skipped_runs: u64) -> Option<(Verdict, String)> {
     let difference = figure.difference.unsigned_abs();
     let reason = if difference > skipped_runs {
         format!("{}: {difference} events counted by one side only", figure.name)
-    } else if figure.kernel.count() == 0 && figure.etcd_count >= CLEARLY_ALIVE {
+    } else if figure.kernel.count() == 0 && figure.etcd_count >= EVENTS_MIN_ALIVE {
         format!("{}: etcd counted {} events, the kernel none", figure.name, figure.etcd_count)
     } else {
         return None;

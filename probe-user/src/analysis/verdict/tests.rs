@@ -1,4 +1,4 @@
-//! What evidence leads to which verdict, row by row.
+//! Tables of evidence and the verdict it leads to.
 
 mod cpu_verdicts;
 mod storage_verdicts;
@@ -8,7 +8,7 @@ use super::*;
 use crate::analysis::disk_metric::PerMetric;
 use crate::analysis::{causes::Cause, latency::Latencies};
 
-/// What a row changes about a member that is well.
+/// Changes the evidence of a healthy member.
 type Change = fn(&mut Evidence);
 /// WAL syncs in the kernel, a change, the verdict, and why.
 type Row<'a> = (&'a Latencies, Change, Verdict, &'static str);
@@ -21,8 +21,8 @@ fn latencies(each_ns: u64, count: u64) -> Latencies {
     all
 }
 
-fn figure<'a>(name: &'static str, limit_s: f64, kernel: &'a Latencies) -> Figure<'a> {
-    Figure {
+fn figure<'a>(name: &'static str, limit_s: f64, kernel: &'a Latencies) -> MetricEvidence<'a> {
+    MetricEvidence {
         name,
         limit_s,
         kernel,
@@ -34,7 +34,7 @@ fn figure<'a>(name: &'static str, limit_s: f64, kernel: &'a Latencies) -> Figure
     }
 }
 
-/// Returns the evidence of a member that is well, but for its WAL syncs.
+/// Returns the evidence of a member that is healthy except for its WAL syncs.
 fn evidence<'a>(wal: &'a Latencies, backend: &'a Latencies) -> Evidence<'a> {
     Evidence {
         self_test_failure: None,
@@ -69,7 +69,7 @@ fn check(rows: &[Row]) {
     }
 }
 
-/// The WAL's 500 slow syncs were blocked for 40 ms each: 20 s, of these so many by causes.
+/// Blocks each of the WAL's 500 slow syncs for 40 ms: 20 s, of these the given seconds by cause.
 fn blocked(evidence: &mut Evidence, waits: &[(Cause, f64)]) {
     let slow = &mut evidence.slow.wal_fsync;
     (slow.operations, slow.total_s) = (500, 20.0);
@@ -85,7 +85,8 @@ fn idle(evidence: &mut Evidence) {
     (evidence.slow.wal_fsync.device_idle_s, evidence.slow.wal_fsync.device_busy_s) = (17.0, 1.0);
 }
 
-/// A device whose writes and flushes take so long on average: 1000 of each, half of them etcd's, the others the kernel's.
+/// Returns a device with these mean times: 1000 writes and flushes each, half of them etcd's, the others the
+/// kernel's.
 fn device(write_s: f64, flush_s: f64) -> DeviceEvidence {
     let class = |mean_s: f64| ClassTime {
         requests: 1000,
@@ -127,7 +128,7 @@ fn throttled(evidence: &mut Evidence) {
     (evidence.cpu.throttled_s, evidence.cpu.throttled_periods) = (Some(40.0), Some(500));
 }
 
-/// 500 events in etcd, whose p99 is above 32 ms for so much more than the kernel's on average.
+/// Sets 500 events in etcd with a p99 above 32 ms, longer by this mean than the kernel's.
 fn overhead(evidence: &mut Evidence, mean_s: f64) {
     let figure = &mut evidence.figures.wal_fsync;
     figure.etcd_p99_above_s = Some(0.032);
@@ -135,13 +136,13 @@ fn overhead(evidence: &mut Evidence, mean_s: f64) {
 }
 
 #[test]
-fn what_is_certain_comes_first() {
+fn preconditions_come_first() {
     let fast = latencies(MS, 500);
     let slow = latencies(40 * MS, 500);
     let none = latencies(0, 0);
     check(&[
         (&fast, |_| {}, Verdict::Healthy, "fast and exact"),
-        (&fast, |e| hangs(e, 2.0), Verdict::Stalled, "one hangs while the others were fast"),
+        (&fast, |e| hangs(e, 2.0), Verdict::Stalled, "one hangs while the others are fast"),
         (&fast, |e| hangs(e, 0.5), Verdict::Healthy, "half a second is no stall"),
         (&slow, |e| (slow_device(e), hangs(e, 2.0)).0, Verdict::Stalled, "now comes before the window"),
         (
@@ -151,78 +152,73 @@ fn what_is_certain_comes_first() {
                 hangs(e, 9.0);
             },
             Verdict::Blind,
-            "a hook is gone, and with it the end of an operation",
+            "without its hook an operation never ends",
         ),
         (&fast, |e| e.scraped = Scraped::Failed("refused".into()), Verdict::Blind, "not cross-checked"),
         (&fast, |e| e.scraped = Scraped::NotYet, Verdict::Blind, "not cross-checked yet"),
-        (&slow, |e| e.scraped = Scraped::NotYet, Verdict::Blind, "slow, and perhaps not this process"),
+        (&slow, |e| e.scraped = Scraped::NotYet, Verdict::Blind, "slow, but possibly another process"),
         (&fast, |e| e.scraped = Scraped::OtherProcess, Verdict::EndpointMismatch, "another etcd's endpoint"),
         (
             &fast,
             |e| (e.figures.wal_fsync.etcd_count, e.figures.wal_fsync.difference) = (900, 400),
             Verdict::EndpointMismatch,
-            "900 events are not those 500",
+            "900 events are not the same as 500",
         ),
         (
             &fast,
             |e| (e.figures.wal_fsync.etcd_count, e.figures.wal_fsync.difference) = (515, 15),
             Verdict::Blind,
-            "these may be, and some were not seen",
+            "these may be the same, and some were missed",
         ),
         (
             &fast,
             |e| e.figures.wal_fsync.etcd_count = 250,
             Verdict::Healthy,
-            "scrapes failed for half of the window, and the reconciliation is exact",
+            "scrapes failed for half of the window, but the reconciliation is exact",
         ),
-        (&fast, |e| e.figures.backend_commit.difference = -1, Verdict::Blind, "an event too many"),
+        (&fast, |e| e.figures.backend_commit.difference = -1, Verdict::Blind, "one event too many"),
         (
             &fast,
             |e| (e.figures.backend_commit.difference, e.skipped_runs) = (-1, 1),
             Verdict::Healthy,
-            "one event is lacking, and the kernel says why",
+            "one event is missing, and the kernel reports a skipped run",
         ),
         (
             &none,
             |e| e.figures.wal_fsync.etcd_count = 50,
             Verdict::Blind,
-            "etcd syncs and the kernel sees none",
+            "etcd syncs and the kernel counts none",
         ),
-        (&fast, |e| e.fsync_disabled = true, Verdict::FsyncDisabled, "fast, since nothing is synced"),
-        (&slow, |e| e.fsync_disabled = true, Verdict::FsyncDisabled, "no figure says anything then"),
+        (&fast, |e| e.fsync_disabled = true, Verdict::FsyncDisabled, "fast, because nothing is synced"),
+        (&slow, |e| e.fsync_disabled = true, Verdict::FsyncDisabled, "no latency is meaningful"),
     ]);
 }
 
 #[test]
-fn few_samples_say_little() {
+fn few_samples_are_not_enough() {
     let few = latencies(MS, 3);
     let few_slow = latencies(40 * MS, 20);
     check(&[
-        (&few, |_| {}, Verdict::TooFewSamples, "three syncs say nothing"),
-        (
-            &few,
-            |e| throttled(e),
-            Verdict::TooFewSamples,
-            "a quota that is used up makes no sync slow by itself",
-        ),
+        (&few, |_| {}, Verdict::TooFewSamples, "three syncs have no p99"),
+        (&few, |e| throttled(e), Verdict::TooFewSamples, "an exhausted quota alone makes no sync slow"),
         (
             &few,
             |e| e.figures.wal_fsync.etcd_p99_above_s = Some(0.016),
             Verdict::TooFewSamples,
             "one of three was slow in etcd",
         ),
-        (&few_slow, slow_device, Verdict::DeviceSlow, "twenty slow ones do"),
+        (&few_slow, slow_device, Verdict::DeviceSlow, "twenty slow ones suffice"),
         (
             &latencies(MS, 20),
             |e| (overhead(e, 0.050), throttled(e)).0,
             Verdict::CpuStarved,
-            "twenty of which the average is beyond the limit, too",
+            "twenty with a mean above the limit suffice, too",
         ),
     ]);
 }
 
 #[test]
-fn two_faults_are_told_in_the_order_of_their_time() {
+fn two_faults_are_reported_in_the_order_of_their_time() {
     let slow = latencies(40 * MS, 500);
     let fast = latencies(MS, 500);
     let cases: [(f64, [Verdict; 2], &str); 2] = [
@@ -266,13 +262,13 @@ fn reasons_give_the_numbers() {
     let reason = judge(&evidence).reason;
     let expected = "WAL fsync p99 is 300 ms in the kernel, limit 10 ms (500 events, 10 longer than the heartbeat interval of \
                     100 ms, 3 longer than the election timeout of 1 s). 100 % of the lost time: on vda a write takes 13 ms, \
-                    a flush takes 14 ms on average; a limit that AWS enforces on the volume, outside this machine, looks like \
-                    this";
+                    a flush takes 14 ms on average; a volume limit that AWS enforces outside this machine has the same \
+                    effect";
     assert_eq!(reason, expected);
 }
 
 #[test]
-fn every_verdict_but_healthy_comes_with_advice() {
+fn every_verdict_except_healthy_has_advice() {
     let fast = latencies(MS, 500);
     let evidence = evidence(&fast, &fast);
     for verdict in Verdict::ALL {

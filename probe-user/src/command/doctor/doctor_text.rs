@@ -1,23 +1,24 @@
-//! The lines as a person reads them: a heading for each group, and what to do behind what is not well.
+//! The diagnosis as text: a heading for each group, a line for each finding, and the advice at the end of its
+//! line.
 
 use std::fmt::Write;
 
-use super::{Diagnosis, Finding, State};
+use super::{Diagnosis, DoctorFinding, Severity};
 
-/// A self-test that failed tells all that did not arrive.
-const LONGEST_DETAIL: usize = 320;
+/// The maximum length of a detail: a failed self-test lists every event that did not arrive.
+const DETAIL_MAX: usize = 320;
 
 /// Renders a diagnosis for a terminal.
 pub fn render(diagnosis: &Diagnosis) -> String {
-    let acute = diagnosis.findings.iter().filter(|finding| finding.state >= State::Warning).count();
-    let to_do = match acute {
+    let acute = diagnosis.findings.iter().filter(|finding| finding.state >= Severity::Warning).count();
+    let summary = match acute {
         0 => "nothing to do".to_owned(),
-        1 => "one line to act on".to_owned(),
-        lines => format!("{lines} lines to act on"),
+        1 => "one line needs action".to_owned(),
+        lines => format!("{lines} lines need action"),
     };
     let mut out = match diagnosis.hook {
-        Some(hook) if diagnosis.fit => format!("FIT  by the {hook} hook, {to_do}\n"),
-        Some(_) => "UNFIT  privileges cannot be given up\n".to_owned(),
+        Some(hook) if diagnosis.fit => format!("FIT  with the {hook} hook, {summary}\n"),
+        Some(_) => "UNFIT  privileges cannot be dropped\n".to_owned(),
         None => "UNFIT  no hook can be used\n".to_owned(),
     };
     let width = diagnosis.findings.iter().map(|finding| finding.what.chars().count()).max().unwrap_or(0);
@@ -33,18 +34,18 @@ pub fn render(diagnosis: &Diagnosis) -> String {
     out
 }
 
-fn line(out: &mut String, finding: &Finding, width: usize) {
-    let Finding { what, state, detail, advice, .. } = finding;
-    let _ = write!(out, "  {what:<width$}  {:<7}  {}", state.as_str(), shortened(detail));
+fn line(out: &mut String, finding: &DoctorFinding, width: usize) {
+    let DoctorFinding { what, state, detail, advice, .. } = finding;
+    let _ = write!(out, "  {what:<width$}  {:<7}  {}", state.as_str(), truncated(detail));
     if let Some(advice) = advice {
         let _ = write!(out, " => {advice}");
     }
     let _ = writeln!(out);
 }
 
-/// Returns the beginning of a long text; JSON has all of it.
-fn shortened(detail: &str) -> String {
-    match detail.char_indices().nth(LONGEST_DETAIL) {
+/// Returns the beginning of a long text; the JSON output has all of it.
+fn truncated(detail: &str) -> String {
+    match detail.char_indices().nth(DETAIL_MAX) {
         Some((end, _)) => format!("{}…", &detail[..end]),
         None => detail.to_owned(),
     }

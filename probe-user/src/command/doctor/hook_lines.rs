@@ -1,49 +1,49 @@
 //! The lines about the hooks that were tried.
 
 use super::{
-    Finding, State,
-    try_hooks::{Refusal, Trial},
+    DoctorFinding, Severity,
+    try_hooks::{HookAttempt, StartFailure},
 };
 use crate::kernel::Hook;
 
 const GROUP: &str = "hooks";
 
-/// Returns the hook that the daemon would take.
-pub fn taken(trials: &[Trial]) -> Option<Hook> {
-    trials.iter().find(|trial| trial.allowed && trial.outcome.is_ok()).map(|trial| trial.hook)
+/// Returns the hook that the daemon would use.
+pub fn selected(attempts: &[HookAttempt]) -> Option<Hook> {
+    attempts.iter().find(|attempt| attempt.allowed && attempt.outcome.is_ok()).map(|attempt| attempt.hook)
 }
 
 /// Returns a line for each kind of hook.
-pub fn findings(trials: &[Trial]) -> Vec<Finding> {
-    let taken = taken(trials);
-    trials
+pub fn findings(attempts: &[HookAttempt]) -> Vec<DoctorFinding> {
+    let selected = selected(attempts);
+    attempts
         .iter()
-        .map(|trial| match &trial.outcome {
-            Ok(()) => works(trial, taken),
-            Err(refusal) => refused(trial, refusal, taken),
+        .map(|attempt| match &attempt.outcome {
+            Ok(()) => works(attempt, selected),
+            Err(failure) => refused(attempt, failure, selected),
         })
         .collect()
 }
 
-fn works(trial: &Trial, taken: Option<Hook>) -> Finding {
-    let aside = match (trial.allowed, taken) {
-        (_, Some(taken)) if taken == trial.hook => "; this one is taken",
-        (false, _) => "; --hook forbids it",
+fn works(attempt: &HookAttempt, selected: Option<Hook>) -> DoctorFinding {
+    let aside = match (attempt.allowed, selected) {
+        (_, Some(selected)) if selected == attempt.hook => "; this hook is used",
+        (false, _) => "; excluded by --hook",
         _ => "",
     };
     let detail = format!("attached, passed the self-test, detached{aside}");
-    Finding::new(GROUP, trial.hook.as_str(), State::Ok, detail)
+    DoctorFinding::new(GROUP, attempt.hook.as_str(), Severity::Ok, detail)
 }
 
-/// A refusal says itself what is missing, if that is known.
-fn refused(trial: &Trial, refusal: &Refusal, taken: Option<Hook>) -> Finding {
-    let state = if taken.is_some() || !trial.allowed { State::Note } else { State::Failed };
-    let finding = Finding::new(GROUP, trial.hook.as_str(), state, &refusal.sentence);
-    finding.advice(match taken {
+/// The message of a failure states what is missing, if that is known.
+fn refused(attempt: &HookAttempt, failure: &StartFailure, selected: Option<Hook>) -> DoctorFinding {
+    let state = if selected.is_some() || !attempt.allowed { Severity::Note } else { Severity::Failed };
+    let finding = DoctorFinding::new(GROUP, attempt.hook.as_str(), state, &failure.message);
+    finding.advice(match selected {
         Some(Hook::Tracepoint) => {
-            "nothing: tracepoint serves, at some 40 ns for every system call of this machine"
+            "nothing: tracepoint works, and adds about 40 ns to every system call of this machine"
         }
-        Some(Hook::Fentry) => "nothing: fentry serves, and costs less",
-        None => "see what has failed among the kernel and the privileges",
+        Some(Hook::Fentry) => "nothing: fentry works, and costs less",
+        None => "see the failed lines of the kernel and the privileges",
     })
 }

@@ -1,4 +1,5 @@
-//! Visits the etcds of this machine: where they keep their data, whether they answer, until when their certificates hold.
+//! Inspects the etcd members of this machine: the location of their data, their endpoints, and their
+//! certificates.
 
 use std::path::Path;
 
@@ -11,119 +12,121 @@ use crate::{
     discovery::{FileRef, Member, Overrides, Pending, ProcessId, Scanner, Unreadable, paths::Root},
     etcd::{
         Client,
-        certificate::{self, Files},
+        certificate::{self, CertificateFiles},
     },
     monitor::is_from,
     support::logging,
-    system::{mount_info, privileges::NetnsSpawner},
+    system::{mount_info, netns_spawner::NetnsSpawner},
 };
 
-/// What a look over the machine found.
+/// The members of this machine, and processes that may be members.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Visited {
-    pub members: Vec<VisitedMember>,
-    /// Pids of processes that go by etcd's name and hold no WAL.
+pub struct InspectedMembers {
+    pub members: Vec<InspectedMember>,
+    /// Pids of processes that have etcd's name and no open WAL.
     pub without_wal: Vec<u32>,
     /// One sentence for each process that could not be examined.
     pub unreadable: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct VisitedMember {
+pub struct InspectedMember {
     pub member: String,
     pub pid: u32,
-    /// The distribution whose layout it has, if it is one that we know.
+    /// The distribution whose layout it has, if it is a known one.
     pub layout: Option<&'static str>,
-    pub data: Directory,
-    pub wal: Directory,
-    pub endpoints: Vec<VisitedEndpoint>,
-    pub certificates: Vec<VisitedCertificate>,
+    pub data: InspectedDirectory,
+    pub wal: InspectedDirectory,
+    pub endpoints: Vec<InspectedEndpoint>,
+    pub certificates: Vec<InspectedCertificate>,
 }
 
-/// A directory as the process sees it, and what holds it; empty where that could not be told.
+/// A directory as in the mount namespace of the process, with its device and file system; empty if these are
+/// unknown.
 #[derive(Clone, Debug, Serialize)]
-pub struct Directory {
+pub struct InspectedDirectory {
     pub path: String,
     pub device: String,
     pub filesystem: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct VisitedEndpoint {
+pub struct InspectedEndpoint {
     pub url: String,
-    /// etcd's version, if it answered and told.
+    /// etcd's version, if it answered and its metrics contain the version.
     pub version: Option<String>,
     pub error: Option<EndpointFailure>,
 }
 
 #[derive(Clone, Debug, Serialize)]
 pub struct EndpointFailure {
-    /// The label under which the daemon would count it, or `other_process`.
+    /// The label value under which the daemon would count it, or `other_process`.
     pub reason: &'static str,
     pub sentence: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub struct VisitedCertificate {
-    pub role: Role,
+pub struct InspectedCertificate {
+    pub role: CertificateRole,
     pub path: String,
-    /// When the file's certificates are valid, from and until, in seconds since 1970; empty if it cannot be read.
+    /// The validity of each of the file's certificates, from and until, in seconds since 1970; empty if it
+    /// cannot be read.
     pub validities_s: Vec<(i64, i64)>,
     pub error: Option<String>,
 }
 
-/// What a certificate is for.
+/// The use of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Role {
+pub enum CertificateRole {
     Authority,
     Server,
     Client,
-    /// One that etcd serves, and that we show to it.
+    /// One that etcd presents, and that the probe presents to etcd.
     ServerAndClient,
 }
 
-/// Looks for members once, as the daemon does each second, and asks all their endpoints at once.
-pub async fn all(options: &Options, overrides: &Overrides, entrance: &NetnsSpawner) -> Visited {
+/// Scans for members once, as the daemon does each second, and scrapes all their endpoints concurrently.
+pub async fn all(options: &Options, overrides: &Overrides, netns_spawner: &NetnsSpawner) -> InspectedMembers {
     let scan = Scanner::default().scan(overrides, &options.process_name, &[]);
-    let mut asking = JoinSet::new();
-    for (place, member) in scan.members.iter().enumerate() {
+    let mut scrapes = JoinSet::new();
+    for (index, member) in scan.members.iter().enumerate() {
         for (order, endpoint) in member.endpoints.iter().enumerate() {
             let client = Client::new(vec![endpoint.clone()], options.command_timeout);
-            let client = client.through(entrance.clone());
+            let client = client.with_spawner(netns_spawner.clone());
             let (url, id) = (endpoint.to_string(), member.id);
-            asking.spawn(async move { ((place, order), ask(client, url, id).await) });
+            scrapes.spawn(async move { ((index, order), scrape_endpoint(client, url, id).await) });
         }
     }
-    let mut answers: Vec<_> = asking.join_all().await;
-    answers.sort_by_key(|(place, _)| *place);
-    let mut members: Vec<_> = scan.members.iter().map(describe).collect();
-    for ((place, _), endpoint) in answers {
-        members[place].endpoints.push(endpoint);
+    let mut answers: Vec<_> = scrapes.join_all().await;
+    answers.sort_by_key(|(position, _)| *position);
+    let mut members: Vec<_> = scan.members.iter().map(inspect).collect();
+    for ((index, _), endpoint) in answers {
+        members[index].endpoints.push(endpoint);
     }
-    Visited {
+    InspectedMembers {
         members,
         without_wal: scan.pending.iter().map(|Pending { id, .. }| id.pid).collect(),
         unreadable: scan.unreadable.iter().map(Unreadable::to_string).collect(),
     }
 }
 
-async fn ask(mut client: Client, url: String, id: ProcessId) -> VisitedEndpoint {
+async fn scrape_endpoint(mut client: Client, url: String, id: ProcessId) -> InspectedEndpoint {
     let failure = |reason, sentence| Some(EndpointFailure { reason, sentence });
     let (version, error) = match client.scrape().await {
         Ok(scrape) if is_from(&scrape, id) => (scrape.version, None),
         Ok(_) => {
-            let sentence = "another process answers than the one that holds this WAL".to_owned();
+            let sentence = "another process answers, not the one that has this WAL open".to_owned();
             (None, failure("other_process", sentence))
         }
         Err(failed) => (None, failure(failed.reason().as_str(), logging::chain(&failed.error))),
     };
-    VisitedEndpoint { url, version, error }
+    InspectedEndpoint { url, version, error }
 }
 
-fn describe(member: &Member) -> VisitedMember {
+fn inspect(member: &Member) -> InspectedMember {
     let data = Root::of(member.id).and_then(|root| root.directory(&member.data_dir));
-    VisitedMember {
+    InspectedMember {
         member: member.name.clone(),
         pid: member.id.pid,
         layout: member.layout,
@@ -134,44 +137,52 @@ fn describe(member: &Member) -> VisitedMember {
     }
 }
 
-fn directory(member: &Member, path: &Path, st_dev: Option<u64>) -> Directory {
+fn directory(member: &Member, path: &Path, st_dev: Option<u64>) -> InspectedDirectory {
     let mount = st_dev.map(|st_dev| mount_info::of(member.id.pid, path, st_dev)).unwrap_or_default();
-    Directory { path: path.display().to_string(), device: mount.device, filesystem: mount.filesystem }
+    InspectedDirectory {
+        path: path.display().to_string(),
+        device: mount.device,
+        filesystem: mount.filesystem,
+    }
 }
 
-/// Reads the certificates of a member that has TLS: whom we trust, what it serves, what we show.
-fn certificates(member: &Member) -> Vec<VisitedCertificate> {
-    let files = Files::of(member);
-    let authorities = files.authorities.iter().map(|file| (Role::Authority, file));
-    let own = match (&files.server, files.shown()) {
-        (Some(server), Some(client)) if server == client => [Some((Role::ServerAndClient, server)), None],
-        (server, client) => {
-            [server.as_ref().map(|file| (Role::Server, file)), client.map(|file| (Role::Client, file))]
+/// Reads the certificates of a member with TLS: the authorities, the server certificate, the client
+/// certificate.
+fn certificates(member: &Member) -> Vec<InspectedCertificate> {
+    let files = CertificateFiles::of(member);
+    let authorities = files.authorities.iter().map(|file| (CertificateRole::Authority, file));
+    let own = match (&files.server, files.client_certificate()) {
+        (Some(server), Some(client)) if server == client => {
+            [Some((CertificateRole::ServerAndClient, server)), None]
         }
+        (server, client) => [
+            server.as_ref().map(|file| (CertificateRole::Server, file)),
+            client.map(|file| (CertificateRole::Client, file)),
+        ],
     };
     authorities.chain(own.into_iter().flatten()).map(|(role, file)| read(role, file)).collect()
 }
 
-fn read(role: Role, file: &FileRef) -> VisitedCertificate {
+fn read(role: CertificateRole, file: &FileRef) -> InspectedCertificate {
     let (validities, error) = match certificate::validities(file) {
         Ok(validities) => (validities, None),
         Err(error) => (Vec::new(), Some(logging::chain(&error))),
     };
     let pair = |validity: Validity| (validity.not_before_s, validity.not_after_s);
     let validities_s = validities.into_iter().map(pair).collect();
-    VisitedCertificate { role, path: file.path.display().to_string(), validities_s, error }
+    InspectedCertificate { role, path: file.path.display().to_string(), validities_s, error }
 }
 
-/// Returns what to do about an endpoint that gives no metrics, unless its own sentence says so.
+/// Returns what to do about an endpoint without metrics, unless the failure's own sentence states it.
 pub fn advice(reason: &str) -> &'static str {
     let is = |known: Reason| reason == known.as_str();
     if is(Reason::TlsExpired) {
-        "renew etcd's certificate; it takes a new one up by itself"
+        "renew etcd's certificate; etcd reloads it without a restart"
     } else if is(Reason::Timeout) {
-        "allow more time with --command-timeout, or give another address with --endpoints"
+        "increase --command-timeout, or set another address with --endpoints"
     } else if is(Reason::UnreadableCredentials) {
-        "let this process read it (CAP_DAC_READ_SEARCH), or give others with --cacert, --cert and --key"
+        "grant this process read access (CAP_DAC_READ_SEARCH), or set --cacert, --cert and --key"
     } else {
-        "give the address at which this etcd serves /metrics with --endpoints"
+        "set the address at which this etcd serves /metrics with --endpoints"
     }
 }

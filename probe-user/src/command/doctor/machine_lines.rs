@@ -1,8 +1,8 @@
-//! The lines about the kernel and about what this process may do.
+//! The lines about the kernel and about the privileges of this process.
 
 use procfs::KernelVersion;
 
-use super::{Finding, State, try_hooks::Refusal};
+use super::{DoctorFinding, Severity, try_hooks::StartFailure};
 use crate::system::host::{
     Btf, Capability, Cgroups, Host, Lockdown, Memlock, Need, Purpose, Tracefs, needed,
 };
@@ -10,11 +10,11 @@ use crate::system::host::{
 const KERNEL: &str = "kernel";
 const PRIVILEGES: &str = "privileges";
 
-/// The oldest kernel that the programs are written for.
+/// The oldest kernel that the programs support.
 const OLDEST: KernelVersion = KernelVersion { major: 5, minor: 10, patch: 0 };
 
-/// Returns the lines about the kernel; `works` tells whether a hook does.
-pub fn kernel(host: &Host, works: bool) -> Vec<Finding> {
+/// Returns the lines about the kernel; `works` is whether a hook works.
+pub fn kernel(host: &Host, works: bool) -> Vec<DoctorFinding> {
     vec![
         version(host),
         btf(host),
@@ -27,80 +27,81 @@ pub fn kernel(host: &Host, works: bool) -> Vec<Finding> {
     ]
 }
 
-/// Returns the lines about this process; `drop` is what came of giving up what is not needed after the start.
-pub fn privileges(host: &Host, drop: Option<&Result<(), Refusal>>) -> Vec<Finding> {
+/// Returns the lines about this process; `drop` is the result of dropping the privileges that are not needed
+/// after the start.
+pub fn privileges(host: &Host, drop: Option<&Result<(), StartFailure>>) -> Vec<DoctorFinding> {
     let user = match host.effective_uid {
-        Some(0) => Finding::new(PRIVILEGES, "user", State::Ok, "root"),
-        Some(uid) => Finding::new(PRIVILEGES, "user", State::Note, format!("{uid}, not root")),
-        None => Finding::new(PRIVILEGES, "user", State::Note, "unknown"),
+        Some(0) => DoctorFinding::new(PRIVILEGES, "user", Severity::Ok, "root"),
+        Some(uid) => DoctorFinding::new(PRIVILEGES, "user", Severity::Note, format!("{uid}, not root")),
+        None => DoctorFinding::new(PRIVILEGES, "user", Severity::Note, "unknown"),
     };
     let mut findings = vec![user, user_namespace(host), pid_namespace(host)];
     findings.extend(needed(host.version).map(|need| capability(host, need)));
     findings.push(memlock(host));
-    if let Some(Err(refusal)) = drop {
-        let finding = Finding::new(PRIVILEGES, "giving them up", State::Failed, &refusal.sentence);
+    if let Some(Err(failure)) = drop {
+        let finding = DoctorFinding::new(PRIVILEGES, "giving them up", Severity::Failed, &failure.message);
         findings
-            .push(finding.advice("look for a security module, or a seccomp filter that forbids capset(2)"));
+            .push(finding.advice("check for a security module or a seccomp filter that forbids capset(2)"));
     }
     findings
 }
 
-fn version(host: &Host) -> Finding {
-    let name = |state| Finding::new(KERNEL, "version", state, format!("Linux {}", host.release));
+fn version(host: &Host) -> DoctorFinding {
+    let name = |state| DoctorFinding::new(KERNEL, "version", state, format!("Linux {}", host.release));
     match host.version {
-        Some(version) if version < OLDEST => name(State::Warning).advice("take Linux 5.10 or later"),
-        Some(_) => name(State::Ok),
-        None => name(State::Note),
+        Some(version) if version < OLDEST => name(Severity::Warning).advice("use Linux 5.10 or later"),
+        Some(_) => name(Severity::Ok),
+        None => name(Severity::Note),
     }
 }
 
-fn btf(host: &Host) -> Finding {
-    let btf = |state, detail: &str| Finding::new(KERNEL, "BTF", state, detail);
+fn btf(host: &Host) -> DoctorFinding {
+    let btf = |state, detail: &str| DoctorFinding::new(KERNEL, "BTF", state, detail);
     match &host.btf {
-        Btf::Readable => btf(State::Ok, "/sys/kernel/btf/vmlinux"),
-        Btf::Missing => btf(State::Failed, "there is no /sys/kernel/btf/vmlinux").advice(
-            "show the host's /sys to this container, or take a kernel built with CONFIG_DEBUG_INFO_BTF",
+        Btf::Readable => btf(Severity::Ok, "/sys/kernel/btf/vmlinux"),
+        Btf::Missing => btf(Severity::Failed, "/sys/kernel/btf/vmlinux does not exist").advice(
+            "mount the host's /sys in this container, or use a kernel built with CONFIG_DEBUG_INFO_BTF",
         ),
         Btf::Unreadable(error) => {
-            btf(State::Failed, &format!("cannot read /sys/kernel/btf/vmlinux: {error}"))
-                .advice("let this process read it")
+            btf(Severity::Failed, &format!("cannot read /sys/kernel/btf/vmlinux: {error}"))
+                .advice("grant this process read access")
         }
     }
 }
 
-fn lockdown(host: &Host) -> Finding {
+fn lockdown(host: &Host) -> DoctorFinding {
     let level = host.lockdown.as_str();
     match host.lockdown {
-        Lockdown::None | Lockdown::Integrity => Finding::new(KERNEL, "lockdown", State::Ok, level),
+        Lockdown::None | Lockdown::Integrity => DoctorFinding::new(KERNEL, "lockdown", Severity::Ok, level),
         Lockdown::Confidentiality => {
-            let detail = "confidentiality: no program may read the kernel's memory";
-            Finding::new(KERNEL, "lockdown", State::Failed, detail)
+            let detail = "confidentiality: programs must not read the kernel's memory";
+            DoctorFinding::new(KERNEL, "lockdown", Severity::Failed, detail)
                 .advice("boot with lockdown=integrity, or without lockdown=")
         }
         Lockdown::Unknown => {
-            let detail = "unknown: securityfs is not mounted, and this process may not";
-            Finding::new(KERNEL, "lockdown", State::Note, detail)
-                .advice("mount -t securityfs securityfs /sys/kernel/security shows it")
+            let detail = "unknown: securityfs is not mounted, and this process cannot mount it";
+            DoctorFinding::new(KERNEL, "lockdown", Severity::Note, detail)
+                .advice("to read it: mount -t securityfs securityfs /sys/kernel/security")
         }
     }
 }
 
-/// Returns how bad it is that only tracepoints are kept from working.
-fn of_tracepoints(works: bool) -> State {
-    if works { State::Note } else { State::Failed }
+/// Returns the severity of a fact that prevents only tracepoints.
+fn tracepoint_severity(works: bool) -> Severity {
+    if works { Severity::Note } else { Severity::Failed }
 }
 
-fn tracefs(host: &Host, works: bool) -> Finding {
-    let state = of_tracepoints(works);
-    let finding = |state, detail: &str| Finding::new(KERNEL, "tracefs", state, detail);
+fn tracefs(host: &Host, works: bool) -> DoctorFinding {
+    let state = tracepoint_severity(works);
+    let finding = |state, detail: &str| DoctorFinding::new(KERNEL, "tracefs", state, detail);
     match host.tracefs {
-        Tracefs::Readable(at) => finding(State::Ok, at),
-        Tracefs::Closed(at) => finding(state, &format!("{at} is closed to this user"))
+        Tracefs::Readable(at) => finding(Severity::Ok, at),
+        Tracefs::Closed(at) => finding(state, &format!("{at} is not accessible to this user"))
             .advice("run as root, or with CAP_DAC_READ_SEARCH"),
         Tracefs::NoSyscalls(at) => finding(state, &format!("{at} has no tracepoints of system calls"))
-            .advice("take a kernel built with CONFIG_FTRACE_SYSCALLS"),
+            .advice("use a kernel built with CONFIG_FTRACE_SYSCALLS"),
         Tracefs::NotMounted if host.has(Capability::SysAdmin) => {
-            finding(State::Ok, "not mounted; the probe mounts it for itself while it attaches")
+            finding(Severity::Ok, "not mounted; the probe mounts it privately while it attaches")
         }
         Tracefs::NotMounted => {
             finding(state, "not mounted").advice("mount -t tracefs tracefs /sys/kernel/tracing")
@@ -108,102 +109,113 @@ fn tracefs(host: &Host, works: bool) -> Finding {
     }
 }
 
-fn ftrace_enabled(host: &Host) -> Finding {
+fn ftrace_enabled(host: &Host) -> DoctorFinding {
     let what = "ftrace_enabled";
     match host.ftrace_enabled {
-        Some(0) => Finding::new(KERNEL, what, State::Warning, "0: fentry hooks are refused, or see nothing")
-            .advice("sysctl -w kernel.ftrace_enabled=1"),
-        Some(value) => Finding::new(KERNEL, what, State::Ok, value.to_string()),
-        None => Finding::new(KERNEL, what, State::Note, "not there: this kernel has no dynamic ftrace"),
+        Some(0) => DoctorFinding::new(
+            KERNEL,
+            what,
+            Severity::Warning,
+            "0: fentry hooks are refused or receive no events",
+        )
+        .advice("sysctl -w kernel.ftrace_enabled=1"),
+        Some(value) => DoctorFinding::new(KERNEL, what, Severity::Ok, value.to_string()),
+        None => DoctorFinding::new(KERNEL, what, Severity::Note, "absent: this kernel has no dynamic ftrace"),
     }
 }
 
-fn perf_event_paranoid(host: &Host, works: bool) -> Finding {
+fn perf_event_paranoid(host: &Host, works: bool) -> DoctorFinding {
     let what = "perf_event_paranoid";
     match host.perf_event_paranoid {
         Some(level) if host.is_too_paranoid() => {
-            let detail =
-                format!("{level}: kernels of Debian and Ubuntu keep tracepoints for CAP_SYS_ADMIN then");
-            Finding::new(KERNEL, what, of_tracepoints(works), detail)
+            let detail = format!(
+                "{level}: above 2, kernels of Debian and Ubuntu restrict tracepoints to CAP_SYS_ADMIN"
+            );
+            DoctorFinding::new(KERNEL, what, tracepoint_severity(works), detail)
                 .advice("sysctl -w kernel.perf_event_paranoid=2, or grant CAP_SYS_ADMIN")
         }
         Some(level) => {
-            Finding::new(KERNEL, what, State::Ok, format!("{level}, which does not bind CAP_PERFMON"))
+            DoctorFinding::new(KERNEL, what, Severity::Ok, format!("{level}, does not restrict CAP_PERFMON"))
         }
-        None => Finding::new(KERNEL, what, State::Note, "not there: this kernel has no perf events")
-            .advice("take a kernel built with CONFIG_PERF_EVENTS"),
+        None => DoctorFinding::new(KERNEL, what, Severity::Note, "absent: this kernel has no perf events")
+            .advice("use a kernel built with CONFIG_PERF_EVENTS"),
     }
 }
 
-/// Nothing to act on: the probe has `CAP_BPF`, or cannot run whatever this says.
-fn unprivileged_bpf(host: &Host) -> Finding {
+/// Never needs action: the probe has `CAP_BPF`, or cannot run regardless of this value.
+fn unprivileged_bpf(host: &Host) -> DoctorFinding {
     let what = "unprivileged_bpf_disabled";
-    let told = match host.unprivileged_bpf_disabled {
-        Some(value) => format!("{value}, which does not bind CAP_BPF"),
-        None => "not there".to_owned(),
+    let detail = match host.unprivileged_bpf_disabled {
+        Some(value) => format!("{value}, does not restrict CAP_BPF"),
+        None => "absent".to_owned(),
     };
-    Finding::new(KERNEL, what, State::Ok, told)
+    DoctorFinding::new(KERNEL, what, Severity::Ok, detail)
 }
 
-fn cgroups(host: &Host) -> Finding {
+fn cgroups(host: &Host) -> DoctorFinding {
     let (state, detail) = match host.cgroups {
-        Cgroups::V1 => (State::Ok, "version 1"),
-        Cgroups::V2 => (State::Ok, "version 2"),
-        Cgroups::Hybrid => (State::Ok, "version 1, and version 2 beside it (hybrid)"),
-        Cgroups::NotMounted => (State::Note, "not mounted"),
+        Cgroups::V1 => (Severity::Ok, "version 1"),
+        Cgroups::V2 => (Severity::Ok, "version 2"),
+        Cgroups::Hybrid => (Severity::Ok, "version 1 and version 2 (hybrid)"),
+        Cgroups::NotMounted => (Severity::Note, "not mounted"),
     };
-    Finding::new(KERNEL, "cgroups", state, detail)
+    DoctorFinding::new(KERNEL, "cgroups", state, detail)
 }
 
-fn user_namespace(host: &Host) -> Finding {
+fn user_namespace(host: &Host) -> DoctorFinding {
     let what = "user namespace";
     if host.initial_user_namespace {
-        return Finding::new(PRIVILEGES, what, State::Ok, "the host's");
+        return DoctorFinding::new(PRIVILEGES, what, Severity::Ok, "the host's");
     }
-    let detail = "not the host's, so no capability of this process counts for the kernel itself";
-    Finding::new(PRIVILEGES, what, State::Failed, detail)
-        .advice("run outside of it: no rootless container, hostUsers: true of Kubernetes")
+    let detail = "not the host's, so the capabilities of this process do not apply to the kernel";
+    DoctorFinding::new(PRIVILEGES, what, Severity::Failed, detail)
+        .advice("run in the host's: no rootless container, hostUsers: true in Kubernetes")
 }
 
-fn pid_namespace(host: &Host) -> Finding {
+fn pid_namespace(host: &Host) -> DoctorFinding {
     let what = "pid namespace";
     if host.initial_pid_namespace {
-        return Finding::new(PRIVILEGES, what, State::Ok, "the host's");
+        return DoctorFinding::new(PRIVILEGES, what, Severity::Ok, "the host's");
     }
-    Finding::new(PRIVILEGES, what, State::Failed, "not the host's, so the kernel's pids mean nothing here")
-        .advice("run in the host's: --pid=host of podman and docker, hostPID: true of Kubernetes")
+    DoctorFinding::new(
+        PRIVILEGES,
+        what,
+        Severity::Failed,
+        "not the host's, so its pids do not match the kernel's",
+    )
+    .advice("run in the host's: --pid=host with podman and docker, hostPID: true in Kubernetes")
 }
 
-fn capability(host: &Host, need: Need) -> Finding {
+fn capability(host: &Host, need: Need) -> DoctorFinding {
     let name = need.capability.as_str();
-    let finding = |state, detail: String| Finding::new(PRIVILEGES, name, state, detail);
-    if host.has_or_stands_in(need.capability) {
-        let by_another = !host.has(need.capability);
-        let aside = if by_another { " (another one stands in for it)" } else { "" };
-        return finding(State::Ok, format!("to {}{aside}", need.to));
+    let finding = |state, detail: String| DoctorFinding::new(PRIVILEGES, name, state, detail);
+    if host.has_or_substitute(need.capability) {
+        let is_substituted = !host.has(need.capability);
+        let aside = if is_substituted { " (granted by another capability)" } else { "" };
+        return finding(Severity::Ok, format!("to {}{aside}", need.to));
     }
     let is_root = host.effective_uid == Some(0);
     let state = match need.purpose {
-        Purpose::Measure => State::Failed,
-        // Where etcd's files are root's, root needs no more than that.
-        Purpose::FindMembers if is_root && need.capability == Capability::DacReadSearch => State::Note,
-        Purpose::FindMembers => State::Warning,
-        Purpose::Sometimes => State::Note,
+        Purpose::Measure => Severity::Failed,
+        // If etcd's files are owned by root, root does not need this capability.
+        Purpose::FindMembers if is_root && need.capability == Capability::DacReadSearch => Severity::Note,
+        Purpose::FindMembers => Severity::Warning,
+        Purpose::Sometimes => Severity::Note,
     };
     let advice = if !host.initial_user_namespace {
         "see the user namespace"
-    } else if host.capabilities.withhold(need.capability) {
-        "allow it: capabilities.add of a container, CapabilityBoundingSet= of a unit"
+    } else if host.capabilities.withholds(need.capability) {
+        "allow it: capabilities.add of the container, CapabilityBoundingSet= of the unit"
     } else if is_root {
         "run as root with all capabilities"
     } else {
-        "run as root, or grant it: AmbientCapabilities= of a unit, setcap"
+        "run as root, or grant it: AmbientCapabilities= of the unit, setcap"
     };
-    let missing = if host.initial_user_namespace { "missing" } else { "worth nothing here" };
-    finding(state, format!("{missing}; it is needed to {}", need.to)).advice(advice)
+    let missing = if host.initial_user_namespace { "missing" } else { "without effect here" };
+    finding(state, format!("{missing}; required to {}", need.to)).advice(advice)
 }
 
-fn memlock(host: &Host) -> Finding {
+fn memlock(host: &Host) -> DoctorFinding {
     let what = "locked memory";
     let limit = match host.memlock {
         Memlock::Unlimited => "unlimited".to_owned(),
@@ -212,13 +224,18 @@ fn memlock(host: &Host) -> Finding {
     };
     if !host.counts_memlock() {
         let aside = "; this kernel does not count maps against it";
-        return Finding::new(PRIVILEGES, what, State::Ok, limit + aside);
+        return DoctorFinding::new(PRIVILEGES, what, Severity::Ok, limit + aside);
     }
     if host.memlock_suffices() {
         let raised = host.has(Capability::SysResource) && host.memlock != Memlock::Unlimited;
-        let aside = if raised { ", which the probe raises for itself" } else { "" };
-        return Finding::new(PRIVILEGES, what, State::Ok, limit + aside);
+        let aside = if raised { ", which the probe raises" } else { "" };
+        return DoctorFinding::new(PRIVILEGES, what, Severity::Ok, limit + aside);
     }
-    Finding::new(PRIVILEGES, what, State::Failed, format!("{limit}; this kernel counts maps against it"))
-        .advice("raise it: --ulimit memlock=-1 of a container, LimitMEMLOCK=infinity of a unit")
+    DoctorFinding::new(
+        PRIVILEGES,
+        what,
+        Severity::Failed,
+        format!("{limit}; this kernel counts maps against it"),
+    )
+    .advice("raise it: --ulimit memlock=-1 of the container, LimitMEMLOCK=infinity of the unit")
 }

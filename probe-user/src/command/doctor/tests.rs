@@ -1,19 +1,19 @@
-//! Diagnoses of made-up machines.
+//! Diagnoses of constructed hosts.
 
 use procfs::KernelVersion;
 
 use super::{
-    try_hooks::{Refusal, Trial},
+    try_hooks::{HookAttempt, StartFailure},
     *,
 };
 use crate::system::{
     host::{Btf, Capabilities, Capability, Cgroups, Lockdown, Memlock, Tracefs},
-    privileges::NetnsSpawner,
+    netns_spawner::NetnsSpawner,
 };
 
 use Hook::{Fentry, Tracepoint};
 
-/// A machine on which everything is as it should be.
+/// A host on which everything is ok.
 fn sound() -> Host {
     Host {
         release: "6.1.0-32-amd64".to_owned(),
@@ -40,24 +40,25 @@ fn without(capabilities: &[Capability]) -> Host {
     Host { capabilities: Capabilities { effective, ..sound().capabilities }, ..sound() }
 }
 
-fn works(hook: Hook) -> Trial {
-    Trial { hook, allowed: true, outcome: Ok(()) }
+fn works(hook: Hook) -> HookAttempt {
+    HookAttempt { hook, allowed: true, outcome: Ok(()) }
 }
 
-fn refused(hook: Hook, exit_code: u8) -> Trial {
-    Trial { hook, allowed: true, outcome: Err(refusal(exit_code)) }
+fn refused(hook: Hook, exit_code: u8) -> HookAttempt {
+    HookAttempt { hook, allowed: true, outcome: Err(start_failure(exit_code)) }
 }
 
-fn refusal(exit_code: u8) -> Refusal {
-    Refusal { sentence: "cannot load it".to_owned(), exit_code }
+fn start_failure(exit_code: u8) -> StartFailure {
+    StartFailure { message: "cannot load it".to_owned(), exit_code }
 }
 
-fn diagnosis(host: Host, trials: &[Trial]) -> Diagnosis {
-    let trials = Trials { hooks: trials.to_vec(), drop: None, entrance: NetnsSpawner::default() };
-    diagnose(host, &trials, Visited::default(), 0)
+fn diagnosis(host: Host, attempts: &[HookAttempt]) -> Diagnosis {
+    let attempts =
+        PrivilegedAttempts { hooks: attempts.to_vec(), drop: None, netns_spawner: NetnsSpawner::default() };
+    diagnose(host, &attempts, InspectedMembers::default(), 0)
 }
 
-fn line<'a>(diagnosis: &'a Diagnosis, what: &str) -> &'a Finding {
+fn line<'a>(diagnosis: &'a Diagnosis, what: &str) -> &'a DoctorFinding {
     let mut found = diagnosis.findings.iter().filter(|finding| finding.what == what);
     found.next().unwrap_or_else(|| panic!("no line about {what}: {diagnosis:#?}"))
 }
@@ -66,19 +67,19 @@ fn line<'a>(diagnosis: &'a Diagnosis, what: &str) -> &'a Finding {
 fn a_sound_machine_has_nothing_to_do() {
     let diagnosis = diagnosis(sound(), &[works(Fentry), works(Tracepoint)]);
     assert_eq!((diagnosis.fit, diagnosis.hook, diagnosis.exit_code()), (true, Some("fentry"), 0));
-    let worse: Vec<_> = diagnosis.findings.iter().filter(|finding| finding.state > State::Ok).collect();
+    let worse: Vec<_> = diagnosis.findings.iter().filter(|finding| finding.state > Severity::Ok).collect();
     assert_eq!(worse.len(), 1, "only that no etcd runs: {worse:#?}");
 }
 
 #[test]
-fn every_line_that_is_not_well_says_what_to_do() {
+fn every_line_that_is_not_ok_has_advice() {
     use Capability::{Bpf, DacOverride, DacReadSearch, Perfmon, SysAdmin, SysPtrace, SysResource};
-    use State::{Failed, Note, Ok, Warning};
+    use Severity::{Failed, Note, Ok, Warning};
     let old = |host: Host| Host { version: Some(KernelVersion::new(5, 10, 0)), ..host };
-    let nobody = |host: Host| Host { effective_uid: Some(65534), ..host };
+    let ordinary_user = |host: Host| Host { effective_uid: Some(65534), ..host };
     let cases = [
         (Host { btf: Btf::Missing, ..sound() }, "BTF", Failed, "CONFIG_DEBUG_INFO_BTF"),
-        (Host { btf: Btf::Unreadable("no".to_owned()), ..sound() }, "BTF", Failed, "let this process read"),
+        (Host { btf: Btf::Unreadable("no".to_owned()), ..sound() }, "BTF", Failed, "grant this process read"),
         (Host { lockdown: Lockdown::Confidentiality, ..sound() }, "lockdown", Failed, "lockdown=integrity"),
         (Host { lockdown: Lockdown::Unknown, ..sound() }, "lockdown", Note, "securityfs"),
         (Host { lockdown: Lockdown::None, ..sound() }, "lockdown", Ok, ""),
@@ -90,7 +91,7 @@ fn every_line_that_is_not_well_says_what_to_do() {
             "mount -t tracefs",
         ),
         (
-            nobody(Host { tracefs: Tracefs::Closed("/sys/kernel/tracing"), ..sound() }),
+            ordinary_user(Host { tracefs: Tracefs::Closed("/sys/kernel/tracing"), ..sound() }),
             "tracefs",
             Failed,
             "CAP_DAC_READ_SEARCH",
@@ -115,10 +116,10 @@ fn every_line_that_is_not_well_says_what_to_do() {
         (Host { version: Some(KernelVersion::new(4, 18, 0)), ..sound() }, "version", Warning, "5.10"),
         (without(&[Bpf]), "CAP_BPF", Ok, ""),
         (without(&[Bpf, SysAdmin]), "CAP_BPF", Failed, "run as root with all"),
-        (nobody(without(&[Perfmon, SysAdmin])), "CAP_PERFMON", Failed, "AmbientCapabilities="),
+        (ordinary_user(without(&[Perfmon, SysAdmin])), "CAP_PERFMON", Failed, "AmbientCapabilities="),
         (without(&[SysPtrace]), "CAP_SYS_PTRACE", Warning, "run as root"),
         (without(&[DacReadSearch, DacOverride]), "CAP_DAC_READ_SEARCH", Note, "run as root"),
-        (nobody(without(&[DacReadSearch, DacOverride])), "CAP_DAC_READ_SEARCH", Warning, "setcap"),
+        (ordinary_user(without(&[DacReadSearch, DacOverride])), "CAP_DAC_READ_SEARCH", Warning, "setcap"),
         (without(&[SysAdmin]), "CAP_SYS_ADMIN", Note, "run as root"),
         (
             Host { memlock: Memlock::Bytes(64 << 10), ..old(without(&[SysResource])) },
@@ -135,14 +136,14 @@ fn every_line_that_is_not_well_says_what_to_do() {
         let finding = line(&diagnosis, what);
         assert_eq!(finding.state, state, "{finding:?}");
         match &finding.advice {
-            Some(told) => assert!(told.contains(advice) && !advice.is_empty(), "{advice:?} in {finding:?}"),
+            Some(given) => assert!(given.contains(advice) && !advice.is_empty(), "{advice:?} in {finding:?}"),
             None => assert_eq!(advice, "", "{finding:?}"),
         }
     }
 }
 
 #[test]
-fn what_is_withheld_is_to_be_allowed_first() {
+fn a_withheld_capability_must_be_allowed_first() {
     let none = Capabilities { effective: 0, permitted: 0, bounding: 0 };
     let diagnosis =
         diagnosis(Host { capabilities: none, ..sound() }, &[refused(Tracepoint, exit_code::NO_PRIVILEGE)]);
@@ -151,7 +152,7 @@ fn what_is_withheld_is_to_be_allowed_first() {
 }
 
 #[test]
-fn a_refusal_is_explained_by_what_is_known() {
+fn a_refusal_is_explained_by_the_facts() {
     use Capability::{Bpf, Perfmon, SysAdmin, SysResource};
     let old = |host: Host| Host {
         version: Some(KernelVersion::new(5, 10, 0)),
@@ -163,7 +164,7 @@ fn a_refusal_is_explained_by_what_is_known() {
         (without(&[Bpf, Perfmon, SysAdmin]), true, "CAP_BPF and CAP_PERFMON are missing"),
         (without(&[Bpf, SysAdmin]), true, "CAP_BPF is missing"),
         (without(&[Perfmon, SysAdmin]), true, "CAP_PERFMON is missing"),
-        (Host { initial_user_namespace: false, ..without(&[Bpf]) }, true, "the root of this user namespace"),
+        (Host { initial_user_namespace: false, ..without(&[Bpf]) }, true, "root in this user namespace"),
         (Host { tracefs: Tracefs::NotMounted, ..without(&[SysAdmin]) }, false, "tracefs is not mounted"),
         (Host { tracefs: Tracefs::Closed("/x"), ..sound() }, false, "tracefs is closed to this user"),
         (Host { perf_event_paranoid: Some(3), ..without(&[SysAdmin]) }, false, "kernel.perf_event_paranoid"),
@@ -187,11 +188,11 @@ fn a_refusal_is_explained_by_what_is_known() {
 }
 
 #[test]
-fn the_exit_code_is_the_daemons_or_tells_that_somebody_has_to_act() {
+fn the_exit_code_is_the_daemons_or_1_if_action_is_required() {
     let blocked = || Host { ftrace_enabled: Some(0), ..sound() };
     let (lacks, denied) = (exit_code::NO_KERNEL_SUPPORT, exit_code::NO_PRIVILEGE);
     let cases = [
-        (sound(), vec![works(Fentry), works(Tracepoint)], Some("fentry"), 0, "all well"),
+        (sound(), vec![works(Fentry), works(Tracepoint)], Some("fentry"), 0, "all ok"),
         (sound(), vec![refused(Fentry, denied), works(Tracepoint)], Some("tracepoint"), 0, "one is enough"),
         (blocked(), vec![works(Tracepoint)], Some("tracepoint"), exit_code::DEGRADED, "a warning"),
         (
@@ -210,13 +211,13 @@ fn the_exit_code_is_the_daemons_or_tells_that_somebody_has_to_act() {
         ),
         (sound(), vec![], None, lacks, "none was tried"),
     ];
-    for (host, trials, hook, code, why) in cases {
-        let diagnosis = diagnosis(host, &trials);
+    for (host, attempts, hook, code, why) in cases {
+        let diagnosis = diagnosis(host, &attempts);
         assert_eq!((diagnosis.hook, diagnosis.exit_code()), (hook, code), "{why}: {diagnosis:#?}");
         let heading = match (hook, code) {
             (None, _) => "UNFIT  no hook can be used".to_owned(),
-            (Some(hook), 0) => format!("FIT  by the {hook} hook, nothing to do"),
-            (Some(hook), _) => format!("FIT  by the {hook} hook, one line to act on"),
+            (Some(hook), 0) => format!("FIT  with the {hook} hook, nothing to do"),
+            (Some(hook), _) => format!("FIT  with the {hook} hook, one line needs action"),
         };
         assert_eq!(render(&diagnosis).lines().next(), Some(&*heading), "{why}");
     }
@@ -224,46 +225,47 @@ fn the_exit_code_is_the_daemons_or_tells_that_somebody_has_to_act() {
 
 #[test]
 fn a_hook_that_is_not_allowed_does_not_make_it_fit() {
-    let forbidden = |trial| Trial { allowed: false, ..trial };
+    let forbidden = |attempt| HookAttempt { allowed: false, ..attempt };
     let only_fentry = [refused(Fentry, exit_code::NO_KERNEL_SUPPORT), forbidden(works(Tracepoint))];
     let unfit = diagnosis(sound(), &only_fentry);
     assert_eq!((unfit.fit, unfit.hook, unfit.exit_code()), (false, None, exit_code::NO_KERNEL_SUPPORT));
-    assert!(line(&unfit, "tracepoint").detail.contains("--hook forbids it"), "{unfit:#?}");
+    assert!(line(&unfit, "tracepoint").detail.contains("excluded by --hook"), "{unfit:#?}");
     let only_tracepoint = [forbidden(refused(Fentry, exit_code::NO_PRIVILEGE)), works(Tracepoint)];
     let fit = diagnosis(sound(), &only_tracepoint);
     assert_eq!((fit.fit, fit.hook, fit.exit_code()), (true, Some("tracepoint"), 0));
 }
 
 #[test]
-fn a_probe_that_cannot_give_up_its_privileges_does_not_run() {
-    let drop = Some(Err(refusal(exit_code::NO_PRIVILEGE)));
-    let trials = Trials { hooks: vec![works(Fentry)], drop, entrance: NetnsSpawner::default() };
-    let diagnosis = diagnose(sound(), &trials, Visited::default(), 0);
+fn a_probe_that_cannot_drop_privileges_does_not_run() {
+    let drop = Some(Err(start_failure(exit_code::NO_PRIVILEGE)));
+    let attempts =
+        PrivilegedAttempts { hooks: vec![works(Fentry)], drop, netns_spawner: NetnsSpawner::default() };
+    let diagnosis = diagnose(sound(), &attempts, InspectedMembers::default(), 0);
     assert_eq!((diagnosis.fit, diagnosis.exit_code()), (false, exit_code::NO_PRIVILEGE));
-    assert_eq!(line(&diagnosis, "giving them up").state, State::Failed);
+    assert_eq!(line(&diagnosis, "giving them up").state, Severity::Failed);
     assert!(render(&diagnosis).starts_with("UNFIT  privileges"), "{diagnosis:#?}");
 }
 
 #[test]
-fn a_long_detail_is_cut_for_people_and_whole_for_programs() {
-    let trial = Trial {
-        outcome: Err(Refusal { sentence: "ä".repeat(1000), exit_code: exit_code::NO_KERNEL_SUPPORT }),
+fn a_long_detail_is_truncated_in_text_and_complete_in_json() {
+    let attempt = HookAttempt {
+        outcome: Err(StartFailure { message: "ä".repeat(1000), exit_code: exit_code::NO_KERNEL_SUPPORT }),
         ..works(Fentry)
     };
-    let diagnosis = diagnosis(sound(), &[trial, works(Tracepoint)]);
+    let diagnosis = diagnosis(sound(), &[attempt, works(Tracepoint)]);
     let text = render(&diagnosis);
     assert!(text.contains(&format!(" {}… => nothing", "ä".repeat(320))), "{text}");
     assert_eq!(line(&diagnosis, "fentry").detail.chars().count(), 1000);
 }
 
 #[test]
-fn a_line_is_aligned_and_ends_with_what_to_do() {
+fn a_line_is_aligned_and_ends_with_the_advice() {
     let diagnosis = diagnosis(sound(), &[refused(Fentry, exit_code::NO_PRIVILEGE), works(Tracepoint)]);
     let text = render(&diagnosis);
     let expected = "
 hooks
-  fentry                     note     cannot load it => nothing: tracepoint serves, at some 40 ns for every system call of this machine
-  tracepoint                 ok       attached, passed the self-test, detached; this one is taken
+  fentry                     note     cannot load it => nothing: tracepoint works, and adds about 40 ns to every system call of this machine
+  tracepoint                 ok       attached, passed the self-test, detached; this hook is used
 ";
     assert!(text.contains(expected), "{text}");
 }

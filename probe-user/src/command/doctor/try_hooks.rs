@@ -1,66 +1,68 @@
-//! Tries the hooks for real: attached, tested by the probe's own events, and let go.
+//! Tries each hook: attaches it, runs the self-test, and detaches it.
 
 use crate::{
     command::{config::Options, exit_code},
     kernel::{self, Hook, HookChoice, KernelConfig},
     support::logging,
-    system::privileges::{self, NetnsSpawner},
+    system::{netns_spawner::NetnsSpawner, privileges},
 };
 
-/// What came of one kind of hook.
+/// The result of trying one kind of hook.
 #[derive(Clone, Debug)]
-pub struct Trial {
+pub struct HookAttempt {
     pub hook: Hook,
-    /// Whether `--hook` lets the daemon take it.
+    /// Whether `--hook` allows the daemon to use it.
     pub allowed: bool,
-    pub outcome: Result<(), Refusal>,
+    pub outcome: Result<(), StartFailure>,
 }
 
-/// Why something that the daemon needs cannot be had.
+/// Why the daemon could not start.
 #[derive(Clone, Debug)]
-pub struct Refusal {
+pub struct StartFailure {
     /// One line.
-    pub sentence: String,
-    /// That of the daemon.
+    pub message: String,
+    /// The exit code of the daemon.
     pub exit_code: u8,
 }
 
-/// What came of everything that takes privilege, and with what the rest goes on.
+/// The results of everything that requires privileges, and the spawner for the remaining inspection.
 #[derive(Debug)]
-pub struct Trials {
-    pub hooks: Vec<Trial>,
-    /// Whether privileges could be given up; `None` if no hook works, and the daemon would not come to it.
-    pub drop: Option<Result<(), Refusal>>,
-    pub entrance: NetnsSpawner,
+pub struct PrivilegedAttempts {
+    pub hooks: Vec<HookAttempt>,
+    /// Whether privileges could be dropped; `None` if no hook works, because the daemon would end before it
+    /// drops them.
+    pub drop: Option<Result<(), StartFailure>>,
+    pub netns_spawner: NetnsSpawner,
 }
 
-/// Tries each kind of hook, the cheapest first, and then goes on with what the daemon keeps of its privileges. Nothing
-/// stays attached.
-pub fn all(options: &Options) -> Trials {
+/// Tries each kind of hook, the cheapest first, and then drops privileges as the daemon does. Nothing stays
+/// attached.
+pub fn all(options: &Options) -> PrivilegedAttempts {
     let config = KernelConfig::from(options);
-    // Never two at once: kernels before 5.11 count the memory of both against one limit.
+    // Never two at once: kernels before 5.11 count the memory of both against one limit (`RLIMIT_MEMLOCK`).
     let mut working = None;
     let hooks = Hook::ALL.map(|hook| {
         working = None;
         let started = kernel::start(hook.into(), &config);
-        let outcome = started.map(|kernel| working = Some(kernel)).map_err(refusal);
-        Trial { hook, allowed: [HookChoice::Auto, hook.into()].contains(&options.hook), outcome }
+        let outcome = started.map(|kernel| working = Some(kernel)).map_err(start_failure);
+        HookAttempt { hook, allowed: [HookChoice::Auto, hook.into()].contains(&options.hook), outcome }
     });
-    let works = hooks.iter().find(|trial| trial.outcome.is_ok()).map(|trial| trial.hook);
+    let works = hooks.iter().find(|attempt| attempt.outcome.is_ok()).map(|attempt| attempt.hook);
     let mut working = working.or_else(|| kernel::start(works?.into(), &config).ok());
-    let dropped = working.as_mut().map(|kernel| privileges::drop_capabilities(|| kernel.maps_answer()));
-    let (drop, entrance) = match dropped {
-        Some(Ok(entrance)) => (Some(Ok(())), entrance),
-        Some(Err(error)) => (Some(Err(refusal(error))), NetnsSpawner::default()),
+    let dropped =
+        working.as_mut().map(|kernel| privileges::drop_capabilities(|| kernel.maps_are_accessible()));
+    let (drop, netns_spawner) = match dropped {
+        Some(Ok(netns_spawner)) => (Some(Ok(())), netns_spawner),
+        Some(Err(error)) => (Some(Err(start_failure(error))), NetnsSpawner::default()),
         None => (None, NetnsSpawner::default()),
     };
-    Trials { hooks: hooks.into(), drop, entrance }
+    PrivilegedAttempts { hooks: hooks.into(), drop, netns_spawner }
 }
 
-fn refusal(error: impl std::error::Error + Send + Sync + 'static) -> Refusal {
+fn start_failure(error: impl std::error::Error + Send + Sync + 'static) -> StartFailure {
     let chain = logging::chain(&error);
-    // The verifier's log follows, if it wrote one.
+    // The first line only: the verifier's log may follow.
     let line = chain.lines().next().unwrap_or_default();
-    let sentence = line.trim_end().trim_end_matches("Verifier output:").trim_end().trim_end_matches('.');
-    Refusal { sentence: sentence.to_owned(), exit_code: exit_code::of(&error.into()) }
+    let message = line.trim_end().trim_end_matches("Verifier output:").trim_end().trim_end_matches('.');
+    StartFailure { message: message.to_owned(), exit_code: exit_code::of(&error.into()) }
 }

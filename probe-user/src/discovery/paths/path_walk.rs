@@ -1,8 +1,10 @@
-//! What `openat2(2)` does with `RESOLVE_IN_ROOT` and `RESOLVE_BENEATH`, step by step, where it may not be called: systemd's
-//! `RestrictSUIDSGID=` answers ENOSYS, for a filter of system calls cannot see the mode that it may make a file with.
+//! Implements `openat2(2)` with `RESOLVE_IN_ROOT` and `RESOLVE_BENEATH` step by step, for where that call is
+//! forbidden: systemd's `RestrictSUIDSGID=` makes it return ENOSYS, because a system call filter cannot
+//! inspect the mode with which the call may create a file.
 //!
-//! Every directory on the way is held open, no link is followed by the kernel, and `..` goes back to what was held before. So whoever
-//! renames directories or replaces links meanwhile may make it fail, and cannot lead it out of the root.
+//! Every directory on the path is held open, the kernel follows no link, and `..` returns to the directory
+//! held before. So a process that renames directories or replaces links at the same time can make the walk
+//! fail, but cannot lead it out of the root.
 
 use std::{
     ffi::OsString,
@@ -19,22 +21,22 @@ use rustix::{
     io::Errno,
 };
 
-/// Links on the way at most, as the kernel has it: `MAXSYMLINKS` of include/linux/namei.h.
+/// Maximum number of links on a path, the same as the kernel's: `MAXSYMLINKS` of include/linux/namei.h.
 const LINKS_MAX: u32 = 40;
 
-/// What leads out of the directory.
+/// How a path that would leave the directory is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bounds {
-    /// Nothing: the directory is the root, and `..` of it is itself.
+    /// It cannot leave: the directory is the root, and its `..` is the directory itself.
     Root,
-    /// An absolute path or link, and too many `..`: an error.
+    /// An absolute path or link, or too many `..`, is an error.
     Beneath,
 }
 
 /// Opens a path below a directory.
 ///
 /// # Errors
-/// As `openat2(2)`.
+/// The errors of `openat2(2)`.
 pub fn open(directory: BorrowedFd, path: &Path, flags: OFlags, bounds: Bounds) -> io::Result<OwnedFd> {
     let flags = flags | OFlags::CLOEXEC;
     let mut held: Vec<OwnedFd> = Vec::new();
@@ -64,7 +66,7 @@ pub fn open(directory: BorrowedFd, path: &Path, flags: OFlags, bounds: Bounds) -
                     let target = readlinkat(&found, "", Vec::new())?.into_bytes();
                     push(&mut pending, &PathBuf::from(OsString::from_vec(target)));
                 } else if is_last {
-                    // By its name once more, which must be no link by now.
+                    // Opened by name a second time, so it must not have become a link.
                     return Ok(openat(here, &name, flags | OFlags::NOFOLLOW, Mode::empty())?);
                 } else if kind != FileType::Directory {
                     return Err(Errno::NOTDIR.into());
@@ -74,7 +76,7 @@ pub fn open(directory: BorrowedFd, path: &Path, flags: OFlags, bounds: Bounds) -
             }
         }
     }
-    // The path ended with the root, or by going up.
+    // The last component of the path was the root or `..`.
     Ok(openat(held.last().map_or(directory, AsFd::as_fd), ".", flags, Mode::empty())?)
 }
 
@@ -85,7 +87,8 @@ enum Step {
     Down(OsString),
 }
 
-/// Puts the parts of a path before what is still to be walked, which is taken from the end.
+/// Inserts the components of a path before the pending ones. `pending` is in reverse order: the next step is
+/// the last.
 fn push(pending: &mut Vec<Step>, path: &Path) {
     let steps = path.components().filter_map(|part| match part {
         Component::RootDir => Some(Step::Root),
@@ -106,15 +109,15 @@ mod tests {
 
     use super::*;
 
-    /// What came of it: which file, or why none.
-    fn told(outcome: io::Result<OwnedFd>) -> Result<(u64, u64), Option<i32>> {
+    /// Returns the device and inode of the opened file, or the error number.
+    fn identity(outcome: io::Result<OwnedFd>) -> Result<(u64, u64), Option<i32>> {
         let fd = outcome.map_err(|error| error.raw_os_error())?;
         let stat = fstat(&fd).unwrap();
         Ok((stat.st_dev, stat.st_ino))
     }
 
     #[test]
-    fn it_finds_what_the_kernel_finds_and_refuses_what_the_kernel_refuses() {
+    fn the_walk_agrees_with_the_kernel() {
         let outside = std::env::temp_dir().join(format!("etcd-disk-probe-walk-{}", std::process::id()));
         let root = outside.join("root");
         fs::create_dir_all(root.join("etc/pki")).unwrap();
@@ -177,9 +180,9 @@ mod tests {
         for path in paths {
             for (bounds, resolve) in kinds {
                 for flags in flags {
-                    let walked = told(open(fd.as_fd(), Path::new(path), flags, bounds));
+                    let walked = identity(open(fd.as_fd(), Path::new(path), flags, bounds));
                     let kernel = openat2(&fd, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
-                    assert_eq!(walked, told(kernel.map_err(Into::into)), "{path} {bounds:?} {flags:?}");
+                    assert_eq!(walked, identity(kernel.map_err(Into::into)), "{path} {bounds:?} {flags:?}");
                 }
             }
         }

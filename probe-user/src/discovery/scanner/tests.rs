@@ -1,4 +1,4 @@
-//! Real processes: a copy of `sleep` that is called etcd and holds what the test gives it.
+//! Real processes: a copy of `sleep` named etcd that holds open the file that the test passes.
 
 use std::{
     fs::{self, File},
@@ -13,7 +13,7 @@ use crate::discovery::paths::FileRef;
 
 const SEGMENT: &str = "0000000000000000-0000000000000000.wal";
 
-/// A directory of its own for a test, removed in the end.
+/// A temporary directory for one test, removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -33,17 +33,18 @@ impl Scratch {
         path
     }
 
-    /// Puts a copy of `sleep`, with its libraries, where `name` says.
+    /// Copies `sleep` to the path `name`.
     fn program(&self, name: &str) -> PathBuf {
         let program = self.0.join(name);
         fs::create_dir_all(program.parent().unwrap()).unwrap();
-        // By another process: were it open for writing here, a child that another test forks meanwhile would inherit
-        // the descriptor, and a file that somebody writes cannot be executed.
+        // Copied by another process: if the file were open for writing in this one, a child forked by another
+        // test at the same time would inherit the descriptor, and a file that is open for writing cannot be
+        // executed.
         assert!(Command::new("cp").arg("/bin/sleep").arg(&program).status().unwrap().success());
         program
     }
 
-    /// Makes the directory a root that `sleep` can run in.
+    /// Copies the libraries of `sleep`, so that it runs with the directory as its root.
     fn libraries(&self) {
         let listed = Command::new("ldd").arg("/bin/sleep").output().unwrap();
         for word in String::from_utf8(listed.stdout).unwrap().split_whitespace() {
@@ -65,7 +66,7 @@ impl Drop for Scratch {
 struct Fake(Child);
 
 impl Fake {
-    /// `environment` because `sleep` would not take etcd's flags.
+    /// Settings are passed in `environment`, because `sleep` does not accept etcd's flags.
     fn start(program: &Path, cwd: &Path, environment: &[(&str, &str)], holds: Option<&Path>) -> Self {
         let mut command = Command::new(program);
         Self::spawn(command.arg("60"), cwd, environment, holds)
@@ -77,7 +78,7 @@ impl Fake {
     }
 
     fn id(&self) -> ProcessId {
-        ProcessId::of(self.0.id()).expect("the process we have just started runs")
+        ProcessId::of(self.0.id()).expect("the process that was just started runs")
     }
 }
 
@@ -92,7 +93,7 @@ fn names() -> Vec<String> {
     vec!["etcd".to_owned()]
 }
 
-/// Scans until the processes are seen, for between fork and exec they have our name.
+/// Scans until the processes are found: between fork and execve they have the name of this process.
 fn scan_for(scanner: &mut Scanner, fakes: &[&Fake]) -> Scan {
     let ours = |pid: u32| fakes.iter().any(|fake| fake.0.id() == pid);
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -110,7 +111,7 @@ fn scan_for(scanner: &mut Scanner, fakes: &[&Fake]) -> Scan {
 }
 
 #[test]
-fn a_member_is_known_by_the_segment_it_holds() {
+fn a_member_is_recognized_by_the_segment_it_holds() {
     let scratch = Scratch::new("segment");
     let program = scratch.program("etcd");
     let inside = scratch.segment("data");
@@ -123,7 +124,7 @@ fn a_member_is_known_by_the_segment_it_holds() {
         (linked.to_str().unwrap(), Some(&inside), true, "by another name of the same directory"),
         ("data", Some(&inside), true, "by a relative path"),
         (data, Some(&elsewhere), false, "holds a segment of another directory"),
-        (data, None, false, "holds none, though the directory is there"),
+        (data, None, false, "holds none, although the directory exists"),
         ("/nowhere", Some(&inside), false, "has no WAL directory"),
     ];
     for (data_dir, holds, expected, why) in cases {
@@ -143,7 +144,7 @@ fn a_member_is_known_by_the_segment_it_holds() {
 }
 
 #[test]
-fn a_pending_process_becomes_a_member_and_a_dead_one_leaves() {
+fn a_pending_process_becomes_a_member_and_an_ended_one_leaves() {
     let scratch = Scratch::new("pending");
     let program = scratch.program("etcd");
     let held = scratch.0.join(SEGMENT);
@@ -151,22 +152,22 @@ fn a_pending_process_becomes_a_member_and_a_dead_one_leaves() {
     let fake = Fake::start(&program, &scratch.0, &[], Some(&held));
     let mut scanner = Scanner::default();
     assert_eq!(scan_for(&mut scanner, &[&fake]).pending.len(), 1);
-    // As etcd does: the segment is open before its directory has its final name.
+    // As in etcd: the segment is open before its directory has its final name.
     let wal = scratch.0.join("default.etcd/member/wal");
     fs::create_dir_all(&wal).unwrap();
     fs::rename(&held, wal.join(SEGMENT)).unwrap();
     let scan = scan_for(&mut scanner, &[&fake]);
-    // Other tests have processes of this name at the same time, so the label may be longer.
+    // Other tests run processes of this name at the same time, so the label may be longer.
     assert_eq!(scan.members[0].settings.name, "default");
     assert_eq!(scan.members[0].data_dir, fs::canonicalize(&scratch.0).unwrap().join("default.etcd"));
     let id = fake.id();
     drop(fake);
     let scan = scanner.scan(&Overrides::default(), &names(), &[]);
-    assert!(!scan.members.iter().any(|member| member.id == id), "a dead member is none");
+    assert!(!scan.members.iter().any(|member| member.id == id), "an ended process is no member");
 }
 
 #[test]
-fn members_of_one_name_are_told_apart_for_good() {
+fn members_of_one_name_keep_distinct_labels() {
     let scratch = Scratch::new("shared");
     let program = scratch.program("etcd");
     let (a, b) = (scratch.segment("a"), scratch.segment("b"));
@@ -177,7 +178,7 @@ fn members_of_one_name_are_told_apart_for_good() {
     };
     let first = start(&dir("a"), &a);
     let mut scanner = Scanner::default();
-    assert_eq!(scan_for(&mut scanner, &[&first]).members[0].name, name, "alone it needs no more");
+    assert_eq!(scan_for(&mut scanner, &[&first]).members[0].name, name, "a unique name is used as it is");
     let second = start(&dir("b"), &b);
     let both = scan_for(&mut scanner, &[&first, &second]);
     let labels: Vec<_> = both.members.iter().map(|member| member.name.clone()).collect();
@@ -193,10 +194,10 @@ fn members_of_one_name_are_told_apart_for_good() {
 }
 
 #[test]
-fn a_root_of_its_own_is_not_left() {
+fn paths_do_not_leave_the_root_of_a_process() {
     assert!(
         rustix::process::geteuid().is_root(),
-        "this test starts a process in a root of its own: run it as root"
+        "this test starts a process with its own root directory: run it as root"
     );
     let scratch = Scratch::new("root");
     scratch.libraries();
@@ -206,7 +207,7 @@ fn a_root_of_its_own_is_not_left() {
     fs::write(&secret, "outside").unwrap();
     fs::create_dir_all(scratch.0.join("etc")).unwrap();
     fs::write(scratch.0.join("etc/etcd.yaml"), "name: inside\ndata-dir: ../link\n").unwrap();
-    // Absolute inside the root, and meaningless outside.
+    // An absolute path that exists only inside the root.
     symlink("/var/etcd", scratch.0.join("link")).unwrap();
     symlink(&secret, scratch.0.join("etc/escape")).unwrap();
     symlink("../../../../../../../../etc/etcd.yaml", scratch.0.join("etc/up")).unwrap();
@@ -220,11 +221,11 @@ fn a_root_of_its_own_is_not_left() {
     assert_eq!((&*member.settings.name, &*member.data_dir), ("inside", Path::new("/../link")));
     assert_eq!(member.wal_dir_inode, fs::metadata(segment.parent().unwrap()).unwrap().ino());
 
-    let read = |path: &str| FileRef { path: path.into(), seen_by: Some(fake.id()) }.read(1 << 10);
+    let read = |path: &str| FileRef { path: path.into(), root_of: Some(fake.id()) }.read(1 << 10);
     assert!(read("/etc/up").is_ok(), "`..` stops at the root");
-    assert!(read("etc/etcd.yaml").is_ok(), "relative to its working directory");
+    assert!(read("etc/etcd.yaml").is_ok(), "relative to the working directory");
     assert!(read("/etc/escape").is_err(), "a link to our file is not followed out of the root");
-    assert!(read("/var/etcd").is_err(), "a directory is no file");
+    assert!(read("/var/etcd").is_err(), "a directory is not a regular file");
     assert_eq!(
         rustix::fs::mknodat(
             rustix::fs::CWD,
@@ -236,17 +237,17 @@ fn a_root_of_its_own_is_not_left() {
         Ok(())
     );
     assert!(read("/etc/pipe").is_err(), "a FIFO would never end");
-    let small = FileRef { path: "/etc/etcd.yaml".into(), seen_by: Some(fake.id()) }.read(3);
+    let small = FileRef { path: "/etc/etcd.yaml".into(), root_of: Some(fake.id()) }.read(3);
     assert!(small.is_err(), "larger than the limit");
     fs::remove_file(secret).unwrap();
 }
 
 #[test]
-fn a_broken_configuration_file_is_told() {
+fn a_broken_configuration_file_is_reported() {
     let scratch = Scratch::new("broken");
     let program = scratch.program("etcd");
     fs::write(scratch.0.join("f"), "name: [").unwrap();
-    let cases = [("f", What::Settings), ("missing", What::ConfigFile)];
+    let cases = [("f", UnreadableItem::Settings), ("missing", UnreadableItem::ConfigFile)];
     for (file, what) in cases {
         let fake = Fake::start(&program, &scratch.0, &[("ETCD_CONFIG_FILE", file)], None);
         let scan = scan_for(&mut Scanner::default(), &[&fake]);
@@ -267,11 +268,11 @@ fn a_process_is_found_by_another_name_of_its_program() {
 }
 
 #[test]
-fn names_that_were_shared_do_not_add_up() {
-    let mut shared: HashSet<String> = (0..MARKED_AT_MOST).map(|n| format!("gone-{n}")).collect();
+fn shared_names_do_not_accumulate() {
+    let mut shared: HashSet<String> = (0..SHARED_NAMES_MAX).map(|n| format!("gone-{n}")).collect();
     label(&mut [], &mut shared);
-    assert_eq!(shared.len(), MARKED_AT_MOST, "as long as they are few, they stay");
+    assert_eq!(shared.len(), SHARED_NAMES_MAX, "few of them stay");
     shared.insert("one-more".to_owned());
     label(&mut [], &mut shared);
-    assert!(shared.is_empty(), "nobody has them any more: {shared:?}");
+    assert!(shared.is_empty(), "no member has them: {shared:?}");
 }

@@ -1,4 +1,4 @@
-//! Reads the body of an answer, and inflates it, within bounds.
+//! Reads and decompresses the body of a response, within bounds.
 
 use std::{
     io::{self, Write},
@@ -14,39 +14,41 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::recv_low_water::{LowWater, PATIENCE};
-use crate::etcd::error::{ScrapeError, Stage};
+use super::recv_low_water::{LowWater, WAIT_MAX};
+use crate::etcd::error::{ConnectionStage, ScrapeError};
 
-/// Ten times what etcd serves, 0.1 to 0.3 MB; of what is sent as of what it inflates to.
+/// Limit of the body both as sent and as decompressed: ten times what etcd serves, 0.1 to 0.3 MB.
 pub(super) const MAX_BODY_BYTES: usize = 4 << 20;
 
-/// So many bodies are read at once: with 64 etcds on a node, all at once would take more memory than everything else.
-const AT_ONCE: usize = 4;
-static TURNS: Semaphore = Semaphore::const_new(AT_ONCE);
+/// Number of bodies that are read concurrently: with 64 members on a node, all at once would take more memory
+/// than the rest of the daemon.
+const CONCURRENT_MAX: usize = 4;
+static PERMITS: Semaphore = Semaphore::const_new(CONCURRENT_MAX);
 
-/// Who waits longer for its turn reads without one: an etcd that stalls in the middle of its answer holds up nobody.
-const TURN_LIMIT: Duration = Duration::from_millis(250);
+/// After this time a body is read without a permit, so that an etcd that stalls in the middle of its response
+/// does not block the scrapes of other members.
+const PERMIT_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// What the bytes that arrive go through. Inflated as they arrive, so that a bomb goes off at the bound, and never whole in
-/// memory.
+/// Decoder of the received bytes. It decompresses them as they arrive, so that a decompression bomb is
+/// detected at the bound and is never whole in memory.
 enum Sink {
-    Plain(Bounded),
-    Gzip(Box<MultiGzDecoder<Bounded>>),
+    Plain(BoundedBuffer),
+    Gzip(Box<MultiGzDecoder<BoundedBuffer>>),
 }
 
-/// Takes so many bytes and no more.
+/// A buffer that rejects more than [`MAX_BODY_BYTES`].
 #[derive(Default)]
-struct Bounded(Vec<u8>);
+struct BoundedBuffer(Vec<u8>);
 
-/// More bytes than fit.
+/// The body exceeds its bound.
 #[derive(Debug, thiserror::Error)]
 #[error("more than {MAX_BODY_BYTES} bytes")]
-struct Full;
+struct BodyTooLarge;
 
-impl Write for Bounded {
+impl Write for BoundedBuffer {
     fn write(&mut self, part: &[u8]) -> io::Result<usize> {
         if self.0.len() + part.len() > MAX_BODY_BYTES {
-            return Err(io::Error::other(Full));
+            return Err(io::Error::other(BodyTooLarge));
         }
         self.0.extend_from_slice(part);
         Ok(part.len())
@@ -61,17 +63,17 @@ impl Sink {
     fn new(response: &Response<Incoming>) -> Result<Self, ScrapeError> {
         let mut encodings = response.headers().get_all(CONTENT_ENCODING).iter();
         let encoding = match (encodings.next(), encodings.next()) {
-            (None, _) => return Ok(Self::Plain(Bounded::default())),
+            (None, _) => return Ok(Self::Plain(BoundedBuffer::default())),
             (Some(only), None) => only.to_str().unwrap_or_default().trim().to_ascii_lowercase(),
             _ => "more than one".to_owned(),
         };
         match &*encoding {
-            "identity" => Ok(Self::Plain(Bounded::default())),
-            // Whether we asked for it or not.
-            "gzip" | "x-gzip" => Ok(Self::Gzip(Box::new(MultiGzDecoder::new(Bounded::default())))),
+            "identity" => Ok(Self::Plain(BoundedBuffer::default())),
+            // Accepted whether it was requested or not.
+            "gzip" | "x-gzip" => Ok(Self::Gzip(Box::new(MultiGzDecoder::new(BoundedBuffer::default())))),
             other => {
                 let other: String = other.chars().take(40).collect();
-                Err(ScrapeError::NotMetrics(format!("its encoding is `{other}`, which nobody asked for")))
+                Err(ScrapeError::NotMetrics(format!("its encoding `{other}` was not requested")))
             }
         }
     }
@@ -79,14 +81,14 @@ impl Sink {
     fn take(&mut self, part: &[u8]) -> io::Result<()> {
         match self {
             Self::Plain(bytes) => bytes.write_all(part),
-            Self::Gzip(inflating) => inflating.write_all(part),
+            Self::Gzip(decoder) => decoder.write_all(part),
         }
     }
 
     fn end(self) -> io::Result<Vec<u8>> {
         match self {
             Self::Plain(bytes) => Ok(bytes.0),
-            Self::Gzip(inflating) => inflating.finish().map(|bytes| bytes.0),
+            Self::Gzip(decoder) => decoder.finish().map(|bytes| bytes.0),
         }
     }
 }
@@ -101,44 +103,46 @@ pub(super) async fn read(
     low_water: &mut LowWater,
 ) -> Result<Vec<u8>, ScrapeError> {
     let mut sink = Sink::new(&response)?;
-    let _turn = timeout(TURN_LIMIT, TURNS.acquire()).await;
-    // Among many, one that is waited for holds up the next: 64 took 230 ms in place of 55.
-    let is_alone = TURNS.available_permits() + 1 == AT_ONCE;
+    let _permit = timeout(PERMIT_TIMEOUT, PERMITS.acquire()).await;
+    // With many members, a body for which the daemon waits delays the next one: 64 scrapes took 230 ms
+    // instead of 55.
+    let is_alone = PERMITS.available_permits() + 1 == CONCURRENT_MAX;
     let mut body = response.into_body();
     let mut received = 0;
-    let mut late = pin!(sleep(PATIENCE));
+    let mut wait_over = pin!(sleep(WAIT_MAX));
     loop {
-        let has_patience = is_alone && !late.is_elapsed();
-        if has_patience {
+        let may_wait = is_alone && !wait_over.is_elapsed();
+        if may_wait {
             low_water.await_rest(received);
         } else {
-            low_water.await_anything();
+            low_water.await_any();
         }
         let frame = tokio::select! {
             biased;
             frame = body.frame() => frame,
-            () = &mut late, if has_patience => continue,
+            () = &mut wait_over, if may_wait => continue,
         };
         let Some(frame) = frame else { break };
-        let frame = frame.map_err(|error| ScrapeError::from_connection(error.into(), Stage::Body))?;
-        // What is no data is a trailer.
+        let frame =
+            frame.map_err(|error| ScrapeError::from_connection(error.into(), ConnectionStage::Body))?;
+        // A frame without data is a trailer.
         let Ok(part) = frame.into_data() else { continue };
         received += part.len();
-        // An encoding may also inflate to nothing, for ever.
+        // A compressed stream may also yield no bytes at all, endlessly.
         if received > MAX_BODY_BYTES {
             return Err(ScrapeError::TooLarge(MAX_BODY_BYTES));
         }
-        sink.take(&part).map_err(|error| unreadable(&error))?;
+        sink.take(&part).map_err(|error| classify_error(&error))?;
     }
     low_water.end(received);
-    sink.end().map_err(|error| unreadable(&error))
+    sink.end().map_err(|error| classify_error(&error))
 }
 
-fn unreadable(error: &io::Error) -> ScrapeError {
-    if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Full>) {
+fn classify_error(error: &io::Error) -> ScrapeError {
+    if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<BodyTooLarge>) {
         return ScrapeError::TooLarge(MAX_BODY_BYTES);
     }
-    ScrapeError::NotMetrics(format!("its gzip encoding is broken: {error}"))
+    ScrapeError::NotMetrics(format!("its gzip encoding is invalid: {error}"))
 }
 
 #[cfg(test)]
@@ -153,30 +157,28 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn inflate(bytes: &[u8]) -> Result<Vec<u8>, ScrapeError> {
-        let mut sink = Sink::Gzip(Box::new(MultiGzDecoder::new(Bounded::default())));
+    fn decompress(bytes: &[u8]) -> Result<Vec<u8>, ScrapeError> {
+        let mut sink = Sink::Gzip(Box::new(MultiGzDecoder::new(BoundedBuffer::default())));
         bytes
             .chunks(1000)
             .try_for_each(|part| sink.take(part))
             .and_then(|()| sink.end())
-            .map_err(|error| unreadable(&error))
+            .map_err(|error| classify_error(&error))
     }
 
     #[test]
-    fn what_is_sent_as_gzip_is_inflated_within_bounds() {
+    fn gzip_is_decompressed_within_bounds() {
         let zeros = |count: usize| vec![b'0'; count];
-        assert_eq!(inflate(&gzip(b"up 1\n")).unwrap(), b"up 1\n");
-        assert_eq!(inflate(&gzip(&zeros(MAX_BODY_BYTES))).unwrap().len(), MAX_BODY_BYTES);
+        assert_eq!(decompress(&gzip(b"up 1\n")).unwrap(), b"up 1\n");
+        assert_eq!(decompress(&gzip(&zeros(MAX_BODY_BYTES))).unwrap().len(), MAX_BODY_BYTES);
         let bomb = gzip(&zeros(20 * MAX_BODY_BYTES));
         assert!(bomb.len() < MAX_BODY_BYTES / 8, "twenty times the bound in {} bytes", bomb.len());
-        assert!(matches!(inflate(&bomb), Err(ScrapeError::TooLarge(_))));
+        assert!(matches!(decompress(&bomb), Err(ScrapeError::TooLarge(_))));
         let whole = gzip(b"up 1\n");
-        for (broken, why) in [
-            (&whole[..whole.len() - 4], "cut short"),
-            (&b"up 1\n"[..], "not gzip at all"),
-            (&[][..], "nothing"),
-        ] {
-            let error = inflate(broken).expect_err(why);
+        for (broken, why) in
+            [(&whole[..whole.len() - 4], "truncated"), (&b"up 1\n"[..], "not gzip"), (&[][..], "empty")]
+        {
+            let error = decompress(broken).expect_err(why);
             assert!(matches!(error, ScrapeError::NotMetrics(_)), "{why}: {error}");
         }
     }

@@ -1,7 +1,8 @@
-//! Every reason for a failed scrape, brought about by a real server on the loopback address.
+//! Every reason for a failed scrape, caused by a real server on the loopback address.
 
 mod pki;
 mod rotation;
+mod unix_sockets;
 
 use std::{
     net::Ipv4Addr,
@@ -31,13 +32,13 @@ use crate::{
 const METRICS: &str = include_str!("../../../testdata/etcd-3.4.23-metrics.txt");
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the server does with a connection.
+/// Behavior of the server on a connection.
 #[derive(Clone, Copy, PartialEq)]
 enum Serves {
     Metrics,
-    /// One answer a connection, without saying so.
+    /// One response per connection, without announcing the close.
     MetricsOnce,
-    /// All of them at first, and then only what an etcd has to have.
+    /// All metrics in the first response, then only the required ones.
     FewerMetrics,
     Body(&'static str),
     Status(&'static str),
@@ -74,12 +75,12 @@ async fn local(tls: Option<ServerConfig>, serves: Serves) -> (u16, Arc<AtomicUsi
     serve(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(), tls, serves)
 }
 
-/// Returns the metrics without which it is no etcd, which are a few.
+/// Returns the few metrics that every etcd must have.
 fn fewer() -> String {
     METRICS.split_inclusive('\n').filter(|line| line.contains("etcd_disk_")).collect()
 }
 
-/// Ends, with or without a value, once the client is gone.
+/// Returns, with or without a value, once the client has disconnected.
 async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, serves: Serves) -> Option<()> {
     for answered in 0.. {
         let mut request = Vec::new();
@@ -101,7 +102,7 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, serves: Serves)
         };
         let head =
             format!("HTTP/1.1 {status}\r\nlocation: /elsewhere\r\ncontent-length: {}\r\n\r\n", body.len());
-        // The head comes first, as etcd's does.
+        // The head is sent first, as etcd does.
         for part in [head, body] {
             stream.write_all(part.as_bytes()).await.ok()?;
             stream.flush().await.ok()?;
@@ -120,14 +121,14 @@ fn client(url: &str, credentials: &Credentials, timeout: Duration) -> Client {
 }
 
 async fn reason(url: &str, credentials: &Credentials) -> Reason {
-    let error = client(url, credentials, TIMEOUT).scrape().await.expect_err("the scrape has to fail");
-    assert_eq!(error.endpoint.as_deref(), Some(url), "the object is named: {error}");
+    let error = client(url, credentials, TIMEOUT).scrape().await.expect_err("the scrape must fail");
+    assert_eq!(error.endpoint.as_deref(), Some(url), "the error has the endpoint: {error}");
     assert!(error.error.to_string().starts_with("cannot "), "{error}");
     error.reason()
 }
 
 #[tokio::test]
-async fn each_odd_answer_has_its_reason() {
+async fn each_invalid_response_has_its_reason() {
     let cases = [
         (Serves::Endless, Reason::TooLarge),
         (Serves::Body("<html>It works!</html>"), Reason::NotMetrics),
@@ -147,7 +148,7 @@ async fn a_server_that_is_silent_or_absent_has_its_reason() {
     let (port, _) = local(None, Serves::Nothing).await;
     for scheme in ["http", "https"] {
         let credentials = Credentials { insecure_skip_verify: true, ..none.clone() };
-        // In https the server waits for a request, and gets a handshake that it never answers.
+        // With https the server waits for a request, and never answers the handshake that it receives.
         let mut client =
             client(&format!("{scheme}://127.0.0.1:{port}"), &credentials, Duration::from_millis(300));
         let started = std::time::Instant::now();
@@ -162,7 +163,7 @@ async fn a_server_that_is_silent_or_absent_has_its_reason() {
 }
 
 #[tokio::test]
-async fn a_connection_is_kept_and_made_anew_once_it_is_stale() {
+async fn a_connection_is_reused_and_reestablished_once_it_is_stale() {
     for (serves, connections) in [(Serves::Metrics, 1), (Serves::FewerMetrics, 1), (Serves::MetricsOnce, 3)] {
         let (port, count) = local(None, serves).await;
         let mut client = client(&format!("http://127.0.0.1:{port}"), &Credentials::default(), TIMEOUT);
@@ -174,20 +175,20 @@ async fn a_connection_is_kept_and_made_anew_once_it_is_stale() {
 }
 
 #[tokio::test]
-async fn the_next_endpoint_is_tried_and_the_first_ones_error_is_told() {
+async fn the_next_endpoint_is_tried_and_the_first_error_is_reported() {
     let (good, _) = local(None, Serves::Metrics).await;
     let (bad, _) = local(None, Serves::Status("500 Oops")).await;
     let parse = |port: u16| Endpoint::parse(&format!("http://127.0.0.1:{port}")).unwrap();
     let mut client = Client::new(vec![parse(bad), parse(good)], TIMEOUT);
     client.scrape().await.unwrap();
-    assert_eq!(client.endpoint().unwrap().port, good, "the one that answers is asked first from then on");
+    assert_eq!(client.endpoint().unwrap().port, good, "the one that answers is tried first from then on");
     let mut client = Client::new(vec![parse(bad), parse(1)], TIMEOUT);
-    assert_eq!(client.scrape().await.expect_err("neither answers").reason(), Reason::HttpStatus);
+    assert_eq!(client.scrape().await.expect_err("both fail").reason(), Reason::HttpStatus);
 }
 
 #[tokio::test]
 async fn etcds_network_namespace_is_entered() {
-    assert!(rustix::process::geteuid().is_root(), "this test makes a network namespace: run it as root");
+    assert!(rustix::process::geteuid().is_root(), "this test creates a network namespace: run it as root");
     let mut holder = Command::new("unshare")
         .args(["--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 60"])
         .stdout(Stdio::piped())
@@ -210,7 +211,7 @@ async fn etcds_network_namespace_is_entered() {
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert_eq!(inside.unwrap().wal_fsync.count, 5);
-    assert_eq!(outside.expect_err("nobody listens here").reason(), Reason::Refused);
+    assert_eq!(outside.expect_err("no process listens here").reason(), Reason::Refused);
     let gone = Client::new(vec![there], TIMEOUT).scrape().await.expect_err("its process has ended");
     assert!(matches!(gone.error, ScrapeError::Ended), "{gone:?}");
 }
@@ -237,34 +238,34 @@ async fn each_fault_of_the_servers_certificate_has_its_reason() {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     });
     let cases = [
-        (&wrong_name, named("etcd.example", pki.trusting(vec![])), None, "made for the name that was given"),
+        (&wrong_name, named("etcd.example", pki.trusting(vec![])), None, "issued for the configured name"),
         (
             &good,
             named("etcd.example", pki.trusting(vec![])),
             Some(Reason::TlsName),
-            "it counts in place of the host",
+            "the configured name replaces the host",
         ),
-        (&self_signed, named("etcd.example", own(&self_signed)), None, "etcd's own, of that name"),
+        (&self_signed, named("etcd.example", own(&self_signed)), None, "etcd's own, with that name"),
         (
             &self_signed,
             named("other.example", own(&self_signed)),
             Some(Reason::TlsName),
-            "a name holds for etcd's own, too",
+            "the name must also be in etcd's own",
         ),
-        (&for_clients, pki.trusting(vec![]), Some(Reason::TlsUntrusted), "made for clients"),
+        (&for_clients, pki.trusting(vec![]), Some(Reason::TlsUntrusted), "issued for clients"),
         (&good, pki.trusting(vec![]), None, "signed by the authority"),
         (&good, other.trusting(vec![]), Some(Reason::TlsUntrusted), "signed by another authority"),
-        (&wrong_name, pki.trusting(vec![]), Some(Reason::TlsName), "made for another host"),
+        (&wrong_name, pki.trusting(vec![]), Some(Reason::TlsName), "issued for another host"),
         (&old, pki.trusting(vec![]), Some(Reason::TlsExpired), "expired"),
-        (&self_signed, own(&self_signed), None, "etcd's own file vouches for it"),
-        (&old, own(&old), Some(Reason::TlsExpired), "expired is expired, whoever vouches"),
-        (&good, own(&self_signed), Some(Reason::TlsUntrusted), "another certificate than etcd's file has"),
-        (&good, Credentials::default(), Some(Reason::TlsUntrusted), "nobody to trust"),
+        (&self_signed, own(&self_signed), None, "equal to etcd's own file"),
+        (&old, own(&old), Some(Reason::TlsExpired), "expired, although equal to etcd's own file"),
+        (&good, own(&self_signed), Some(Reason::TlsUntrusted), "differs from etcd's own file"),
+        (&good, Credentials::default(), Some(Reason::TlsUntrusted), "no trusted authority"),
         (
             &old,
             Credentials { insecure_skip_verify: true, ..Credentials::default() },
             None,
-            "told not to look",
+            "verification is disabled",
         ),
     ];
     for (pair, credentials, expected, why) in cases {
@@ -294,21 +295,21 @@ async fn each_fault_of_the_clients_certificate_has_its_reason() {
     let unreadable = Some(Reason::UnreadableCredentials);
     let cases = [
         (vec![good.clone()], None, "the right one"),
-        (vec![server.clone(), good.clone()], None, "the first that a client may use"),
+        (vec![server.clone(), good.clone()], None, "the first that is for clients"),
         (vec![stranger.clone(), good.clone()], None, "the first that etcd's authority has issued"),
-        (vec![missing.clone(), good], None, "a missing one has a substitute"),
+        (vec![missing.clone(), good], None, "a missing one is replaced by the next"),
         (vec![], rejected, "none"),
-        (vec![server.clone()], rejected, "one for servers only is not presented"),
-        (vec![stranger], rejected, "of another authority"),
+        (vec![server.clone()], rejected, "a server-only certificate is not presented"),
+        (vec![stranger], rejected, "from another authority"),
         (vec![old], rejected, "expired"),
         (vec![missing], unreadable, "no such file"),
-        (vec![not_pem], unreadable, "the key file holds no key"),
-        (vec![mismatched], unreadable, "the key is of another certificate"),
+        (vec![not_pem], unreadable, "the key file contains no key"),
+        (vec![mismatched], unreadable, "the key belongs to another certificate"),
     ];
     let (port, _) = local(Some(pki.server(&server, true)), Serves::Metrics).await;
     let url = format!("https://127.0.0.1:{port}");
     for (pairs, expected, why) in cases {
-        // The server's alert races with our request, so one try proves little.
+        // The server's alert races with the request, so a single attempt proves little.
         for _ in 0..20 {
             let outcome = client(&url, &pki.trusting(pairs.clone()), TIMEOUT).scrape().await;
             assert_eq!(

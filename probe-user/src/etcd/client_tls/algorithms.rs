@@ -1,7 +1,9 @@
-//! The signatures that we can verify: ring's, and those of the curve that etcd takes for itself.
+//! Signature algorithms for verification: ring's algorithms, and ECDSA on the curve that etcd uses for
+//! `--auto-tls`.
 //!
-//! etcd with `--auto-tls` makes its key on P-521 (`transport.SelfCert`, client/pkg/transport/listener.go, 3.4 to 3.6), which ring
-//! does not have.
+//! etcd with `--auto-tls` generates its key on P-521 (`transport.SelfCert`, client/pkg/transport/listener.go,
+//! 3.4 to
+//! 3.6), which ring does not support.
 
 use std::sync::LazyLock;
 
@@ -12,7 +14,7 @@ use rustls::{
     pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id},
 };
 
-/// Made once, for they have to last as long as the process.
+/// Created once, because rustls requires `'static` references.
 static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> = LazyLock::new(|| {
     let rings = ring::default_provider().signature_verification_algorithms;
     let own: &'static dyn SignatureVerificationAlgorithm = &P521Sha512;
@@ -23,7 +25,7 @@ static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> = LazyLock::new(|| {
     }
 });
 
-/// Returns ring's algorithms, and this one more.
+/// Returns ring's algorithms plus P-521.
 pub(super) fn provider() -> CryptoProvider {
     CryptoProvider { signature_verification_algorithms: *ALGORITHMS, ..ring::default_provider() }
 }
@@ -60,11 +62,11 @@ mod tests {
 
     use super::*;
 
-    /// As etcd 3.5.16 made it with `--auto-tls`; its key is gone.
+    /// Created by etcd 3.5.16 with `--auto-tls`; its private key was deleted.
     const SELF_SIGNED: &[u8] = include_bytes!("../../../testdata/etcd-3.5.16-auto-tls.pem");
 
     #[test]
-    fn what_etcd_signs_itself_is_verified_and_nothing_else() {
+    fn only_valid_self_signed_certificates_of_etcd_are_verified() {
         let der = CertificateDer::from_pem_slice(SELF_SIGNED).unwrap();
         let (_, certificate) = X509Certificate::from_der(&der).unwrap();
         let key = &*certificate.public_key().subject_public_key.data;
@@ -75,7 +77,7 @@ mod tests {
             bytes
         };
         let cases: [([&[u8]; 3], bool, &str); 6] = [
-            ([key, message, signature], true, "its own"),
+            ([key, message, signature], true, "its own signature"),
             ([key, &changed(message), signature], false, "another message"),
             ([key, message, &changed(signature)], false, "another signature"),
             ([&changed(key), message, signature], false, "another key"),
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn rings_algorithms_are_all_there() {
+    fn all_algorithms_of_ring_are_included() {
         let (ours, rings) = (provider().signature_verification_algorithms, ring::default_provider());
         let rings = rings.signature_verification_algorithms.supported_schemes();
         let ours = ours.supported_schemes();

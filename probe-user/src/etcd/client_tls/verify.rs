@@ -1,4 +1,4 @@
-//! Whom we take for etcd.
+//! Verification of etcd's server certificate.
 
 use std::sync::Arc;
 
@@ -21,13 +21,13 @@ use crate::etcd::{client_tls, error::ScrapeError};
 pub(super) fn verifier(
     credentials: &Credentials,
     provider: &Arc<CryptoProvider>,
-) -> Result<Verifier, ScrapeError> {
-    let mut verifier = Verifier {
+) -> Result<ServerVerifier, ScrapeError> {
+    let mut verifier = ServerVerifier {
         provider: provider.clone(),
         insecure: credentials.insecure_skip_verify,
         inner: None,
-        own: None,
-        named: credentials.server_name.is_some(),
+        own_certificate: None,
+        must_match_name: credentials.server_name.is_some(),
     };
     if verifier.insecure {
         return Ok(verifier);
@@ -39,33 +39,36 @@ pub(super) fn verifier(
         }
     }
     if let Some(file) = &credentials.server_certificate {
-        verifier.own = client_tls::certificates("etcd's certificate file", file)?.into_iter().next();
+        verifier.own_certificate =
+            client_tls::certificates("etcd's certificate file", file)?.into_iter().next();
     }
     if !roots.is_empty() {
         let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
         verifier.inner = Some(built.map_err(|error| ScrapeError::Tls(TlsError::General(error.to_string())))?);
     }
-    if verifier.inner.is_none() && verifier.own.is_none() {
+    if verifier.inner.is_none() && verifier.own_certificate.is_none() {
         return Err(ScrapeError::NoAuthority);
     }
     Ok(verifier)
 }
 
-/// Trusts what an authority vouches for, and the very certificate that etcd was told to serve.
+/// Accepts certificates issued by a trusted authority, and exactly the certificate that etcd is configured to
+/// serve.
 ///
-/// The latter is often self-signed, marked as an authority, or made for names other than the loopback address. We
-/// read it from the file of the process we look at, so whoever proves to hold its key is that etcd.
+/// The latter is often self-signed, marked as an authority, or issued for names other than the loopback
+/// address. It is read from the file of the measured process, so a server that proves possession of its key
+/// is that etcd.
 #[derive(Debug)]
-pub(super) struct Verifier {
+pub(super) struct ServerVerifier {
     provider: Arc<CryptoProvider>,
     insecure: bool,
     inner: Option<Arc<WebPkiServerVerifier>>,
-    own: Option<CertificateDer<'static>>,
-    /// The operator named the server: its certificate has to have that name, even if it is etcd's own.
-    named: bool,
+    own_certificate: Option<CertificateDer<'static>>,
+    /// Whether the operator set a server name, which must also be in etcd's own certificate.
+    must_match_name: bool,
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -77,9 +80,9 @@ impl ServerCertVerifier for Verifier {
         if self.insecure {
             return Ok(ServerCertVerified::assertion());
         }
-        if self.own.as_ref() == Some(end_entity) {
+        if self.own_certificate.as_ref() == Some(end_entity) {
             check_validity(end_entity, now)?;
-            if self.named {
+            if self.must_match_name {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
             }
             return Ok(ServerCertVerified::assertion());

@@ -1,4 +1,4 @@
-//! From what the network, TLS and HTTP say went wrong to one of our reasons.
+//! Classifies errors of the network, TLS and HTTP.
 
 use std::{error::Error, io, time::Duration};
 
@@ -6,29 +6,29 @@ use rustls::{AlertDescription, CertificateError, Error as TlsError};
 
 use super::{BoxedError, ScrapeError};
 
-/// How far a connection had got when it failed.
+/// The stage in which a connection failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::etcd) enum Stage {
-    /// Agreeing on TLS.
-    Handshake { asked: Asked },
-    /// Waiting for the head of the answer.
-    Answer { asked: Asked },
+pub(in crate::etcd) enum ConnectionStage {
+    /// TLS handshake.
+    Handshake { client_auth: ClientAuth },
+    /// Waiting for the head of the response.
+    Response { client_auth: ClientAuth },
     /// Reading the body.
     Body,
 }
 
-/// Whether the server asked for a client certificate.
+/// Whether the server requested a client certificate, and the probe had one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::etcd) enum Asked {
-    No,
-    /// And we had none to show.
-    InVain,
-    /// And we showed one.
-    AndShown,
+pub(in crate::etcd) enum ClientAuth {
+    NotRequested,
+    /// The probe had no certificate to present.
+    Missing,
+    /// The probe presented one.
+    Presented,
 }
 
 impl ScrapeError {
-    /// Classifies why no connection came about within `timeout`.
+    /// Classifies why no connection was established within `timeout`.
     pub(in crate::etcd) fn from_connect(error: io::Error, timeout: Duration) -> Self {
         use io::ErrorKind::{
             AddrNotAvailable, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkDown,
@@ -37,7 +37,7 @@ impl ScrapeError {
         match error.kind() {
             ConnectionRefused => Self::Refused,
             TimedOut => Self::Timeout(timeout),
-            // A firewall that rejects says host, network, or permission.
+            // A firewall that rejects reports host, network, or permission.
             HostUnreachable | NetworkUnreachable | NetworkDown | AddrNotAvailable | PermissionDenied
             | ConnectionReset => Self::Unreachable(error),
             // A kernel without IPv6.
@@ -46,11 +46,11 @@ impl ScrapeError {
         }
     }
 
-    /// Classifies what failed on a connection, looking for the TLS error at its bottom.
+    /// Classifies an error on a connection by the innermost TLS error, if any.
     ///
-    /// A server of TLS 1.3 judges our certificate after its own handshake is done, so its rejection arrives with the
-    /// first read: as an error of HTTP that wraps one of I/O that wraps one of TLS.
-    pub(in crate::etcd) fn from_connection(error: BoxedError, stage: Stage) -> Self {
+    /// A TLS 1.3 server verifies the client certificate after its own handshake is complete, so the rejection
+    /// arrives with the first read: as an HTTP error that wraps an I/O error that wraps a TLS error.
+    pub(in crate::etcd) fn from_connection(error: BoxedError, stage: ConnectionStage) -> Self {
         if let Some(tls) = find::<TlsError>(&*error) {
             return Self::from_tls(tls.clone(), stage);
         }
@@ -62,29 +62,43 @@ impl ScrapeError {
             return Self::NotHttp(error);
         }
         if find_io(&*error).is_some_and(|kind| kind == io::ErrorKind::TimedOut) {
-            return Self::Lost(error);
+            return Self::NetworkTimeout(error);
         }
         let ended =
             http.is_some_and(|http| http.is_incomplete_message() || http.is_closed() || http.is_canceled());
         match stage {
-            Stage::Body => Self::Truncated(error),
+            ConnectionStage::Body => Self::Truncated(error),
             _ if !ended && !find_io(&*error).is_some_and(is_end) => Self::Broken(error),
-            Stage::Handshake { asked: Asked::No } => Self::HungUpInHandshake(error),
-            Stage::Answer { asked: Asked::No } => Self::HungUp(error),
-            // etcd says nothing more to a certificate that it finds revoked, or made for another address, once the
-            // handshake is done (checkCRL and checkSAN, client/pkg/transport/listener_tls.go of 3.4 to 3.6).
-            Stage::Handshake { asked } | Stage::Answer { asked } => Self::rejected(asked, error),
+            ConnectionStage::Handshake { client_auth: ClientAuth::NotRequested } => {
+                Self::ClosedInHandshake(error)
+            }
+            ConnectionStage::Response { client_auth: ClientAuth::NotRequested } => {
+                Self::ClosedWithoutAnswer(error)
+            }
+            // etcd closes the connection without an alert if the certificate is revoked or issued for another
+            // address, once the handshake is complete (checkCRL and checkSAN,
+            // client/pkg/transport/listener_tls.go of 3.4 to
+            // 3.6).
+            ConnectionStage::Handshake { client_auth } | ConnectionStage::Response { client_auth } => {
+                Self::rejected(client_auth, error)
+            }
         }
     }
 
-    fn rejected(asked: Asked, error: BoxedError) -> Self {
-        if asked == Asked::InVain { Self::ClientMissing(error) } else { Self::ClientRejected(None, error) }
+    fn rejected(client_auth: ClientAuth, error: BoxedError) -> Self {
+        if client_auth == ClientAuth::Missing {
+            Self::ClientMissing(error)
+        } else {
+            Self::ClientRejected(None, error)
+        }
     }
 
-    fn from_tls(error: TlsError, stage: Stage) -> Self {
-        let asked = match stage {
-            Stage::Handshake { asked } | Stage::Answer { asked } => asked,
-            Stage::Body => Asked::No,
+    fn from_tls(error: TlsError, stage: ConnectionStage) -> Self {
+        let client_auth = match stage {
+            ConnectionStage::Handshake { client_auth } | ConnectionStage::Response { client_auth } => {
+                client_auth
+            }
+            ConnectionStage::Body => ClientAuth::NotRequested,
         };
         match &error {
             TlsError::InvalidCertificate(certificate) => match certificate {
@@ -98,7 +112,7 @@ impl ScrapeError {
                 CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
                     Self::WrongUsage(error)
                 }
-                // The rest of what can be wrong with it comes to the same: nobody we trust vouches for it.
+                // Every other defect means the same: no trusted authority has issued the certificate.
                 _ => Self::Untrusted(error),
             },
             TlsError::AlertReceived(
@@ -112,17 +126,23 @@ impl ScrapeError {
                 | AlertDescription::UnknownCA
                 | AlertDescription::DecryptError
                 | AlertDescription::AccessDenied,
-            ) => Self::rejected(asked, error.into()),
-            // What OpenSSL says in TLS 1.2 to a client without a certificate, and everybody to one without a cipher suite.
-            TlsError::AlertReceived(AlertDescription::HandshakeFailure) if asked != Asked::No => {
-                Self::rejected(asked, error.into())
+            ) => Self::rejected(client_auth, error.into()),
+            // OpenSSL sends this alert in TLS 1.2 to a client without a certificate, and every server sends
+            // it to a client without a common cipher suite.
+            TlsError::AlertReceived(AlertDescription::HandshakeFailure)
+                if client_auth != ClientAuth::NotRequested =>
+            {
+                Self::rejected(client_auth, error.into())
             }
-            // What Go says when it has no certificate, as while the key is not yet that of the certificate.
+            // Go sends this alert when it has no certificate, for example while the key does not match the
+            // certificate during a rotation.
             TlsError::AlertReceived(AlertDescription::InternalError | AlertDescription::UnrecognisedName) => {
                 Self::ServerUnready(error)
             }
             TlsError::AlertReceived(AlertDescription::NoApplicationProtocol) => Self::NotHttp(error.into()),
-            TlsError::InvalidMessage(_) if matches!(stage, Stage::Handshake { .. }) => Self::NotTls(error),
+            TlsError::InvalidMessage(_) if matches!(stage, ConnectionStage::Handshake { .. }) => {
+                Self::NotTls(error)
+            }
             _ => Self::Tls(error),
         }
     }
@@ -147,7 +167,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     std::iter::successors(Some(error), |error| cause(*error))
 }
 
-/// `io::Error::source` skips the very error that it wraps, hence `get_ref`.
+/// Returns the cause of an error. `io::Error::source` skips the error that it wraps, hence `get_ref`.
 fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>() {
         Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
@@ -161,16 +181,16 @@ mod tests {
     use crate::analysis::scrape_failure::Reason;
 
     #[test]
-    fn where_nobody_can_be_reached_is_one_reason() {
+    fn each_errno_of_connect_has_its_reason() {
         let cases = [
-            (libc::ECONNREFUSED, Reason::Refused, "nobody listens"),
+            (libc::ECONNREFUSED, Reason::Refused, "no process listens"),
             (libc::EHOSTUNREACH, Reason::Refused, "no such host"),
             (libc::ENETUNREACH, Reason::Refused, "no route"),
             (libc::ENETDOWN, Reason::Refused, "an interface that is down"),
             (libc::EADDRNOTAVAIL, Reason::Refused, "::1 without IPv6"),
             (libc::EAFNOSUPPORT, Reason::Refused, "a kernel without IPv6"),
-            (libc::EACCES, Reason::Refused, "a firewall that says so"),
-            (libc::ETIMEDOUT, Reason::Timeout, "a firewall that is silent"),
+            (libc::EACCES, Reason::Refused, "a firewall that rejects"),
+            (libc::ETIMEDOUT, Reason::Timeout, "a firewall that drops"),
             (libc::EMFILE, Reason::Other, "no descriptor left"),
         ];
         for (errno, expected, why) in cases {
@@ -181,29 +201,31 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_a_connection_is_told_by_how_far_it_had_got() {
-        const NOT_ASKED: Stage = Stage::Answer { asked: Asked::No };
-        const SHOWN: Stage = Stage::Answer { asked: Asked::AndShown };
-        const HANDSHAKE: Stage = Stage::Handshake { asked: Asked::No };
+    fn an_end_of_the_connection_is_classified_by_stage() {
+        const NOT_REQUESTED: ConnectionStage =
+            ConnectionStage::Response { client_auth: ClientAuth::NotRequested };
+        const PRESENTED: ConnectionStage = ConnectionStage::Response { client_auth: ClientAuth::Presented };
+        const HANDSHAKE: ConnectionStage =
+            ConnectionStage::Handshake { client_auth: ClientAuth::NotRequested };
         let ended = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let alert = |alert| io::Error::other(TlsError::AlertReceived(alert));
         let invalid = |error| io::Error::other(TlsError::InvalidCertificate(error));
         let cases = [
-            (ended(), NOT_ASKED, Reason::Refused, "it hung up without a word"),
-            (ended(), HANDSHAKE, Reason::Refused, "so it did in the handshake"),
-            (ended(), SHOWN, Reason::TlsClientRejected, "after it had seen our certificate"),
+            (ended(), NOT_REQUESTED, Reason::Refused, "closed without an answer"),
+            (ended(), HANDSHAKE, Reason::Refused, "closed in the handshake"),
+            (ended(), PRESENTED, Reason::TlsClientRejected, "closed after a certificate was presented"),
             (
                 ended(),
-                Stage::Answer { asked: Asked::InVain },
+                ConnectionStage::Response { client_auth: ClientAuth::Missing },
                 Reason::TlsClientRejected,
-                "after it had asked",
+                "closed after a certificate was requested",
             ),
-            (ended(), Stage::Body, Reason::NotMetrics, "in the middle"),
-            (io::ErrorKind::ConnectionReset.into(), NOT_ASKED, Reason::Refused, "reset"),
-            (io::ErrorKind::TimedOut.into(), NOT_ASKED, Reason::Timeout, "the network went away"),
+            (ended(), ConnectionStage::Body, Reason::NotMetrics, "closed in the body"),
+            (io::ErrorKind::ConnectionReset.into(), NOT_REQUESTED, Reason::Refused, "reset"),
+            (io::ErrorKind::TimedOut.into(), NOT_REQUESTED, Reason::Timeout, "the network timed out"),
             (
                 alert(AlertDescription::CertificateRequired),
-                SHOWN,
+                PRESENTED,
                 Reason::TlsClientRejected,
                 "TLS 1.3, at the first read",
             ),
@@ -213,17 +235,12 @@ mod tests {
                 Reason::TlsClientRejected,
                 "a key that is not the certificate's",
             ),
+            (alert(AlertDescription::HandshakeFailure), HANDSHAKE, Reason::Other, "no common cipher suite"),
             (
                 alert(AlertDescription::HandshakeFailure),
-                HANDSHAKE,
-                Reason::Other,
-                "no cipher suite suits both",
-            ),
-            (
-                alert(AlertDescription::HandshakeFailure),
-                Stage::Handshake { asked: Asked::InVain },
+                ConnectionStage::Handshake { client_auth: ClientAuth::Missing },
                 Reason::TlsClientRejected,
-                "OpenSSL, without a certificate of ours",
+                "OpenSSL, without a client certificate",
             ),
             (
                 alert(AlertDescription::InternalError),
@@ -236,12 +253,17 @@ mod tests {
                 invalid(CertificateError::InvalidPurpose),
                 HANDSHAKE,
                 Reason::TlsUntrusted,
-                "not made for servers",
+                "not issued for servers",
             ),
             (invalid(CertificateError::UnknownIssuer), HANDSHAKE, Reason::TlsUntrusted, "self-signed"),
-            (invalid(CertificateError::NotValidForName), HANDSHAKE, Reason::TlsName, "another host's"),
+            (
+                invalid(CertificateError::NotValidForName),
+                HANDSHAKE,
+                Reason::TlsName,
+                "issued for another host",
+            ),
             (invalid(CertificateError::NotValidYet), HANDSHAKE, Reason::TlsExpired, "not valid yet"),
-            (io::Error::other("odd"), NOT_ASKED, Reason::Other, "whatever else"),
+            (io::Error::other("odd"), NOT_REQUESTED, Reason::Other, "anything else"),
         ];
         for (error, stage, expected, why) in cases {
             let error = ScrapeError::from_connection(error.into(), stage);

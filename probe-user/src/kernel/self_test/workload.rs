@@ -1,4 +1,4 @@
-//! The files of the self-test, and what is done to them.
+//! The workload of the self-test: its files, and the system calls on them.
 
 use std::{
     fs::File,
@@ -17,72 +17,75 @@ use rustix::{
 
 use super::SelfTestError;
 
-/// Bytes that are written to the segment.
+/// Bytes written to the segment.
 pub const RECORD: usize = 512;
 
-/// Bytes of a page of the database.
+/// Bytes per page of the database.
 pub const PAGE: u32 = 4096;
 
-/// Where files may be made if a file system of our own may not: in memory on every usual system, so that no disk and no
-/// frozen file system is waited for.
-const PLACES: [&str; 3] = ["/dev/shm", "/run", "/tmp"];
-const PLACES_IN_WORDS: &str = "/dev/shm, /run and /tmp";
+/// Directories for the files if a private file system cannot be created. They are in memory on every usual
+/// system, so that the test never waits for a disk or a frozen file system.
+const DIRECTORIES: [&str; 3] = ["/dev/shm", "/run", "/tmp"];
+const DIRECTORIES_TEXT: &str = "/dev/shm, /run and /tmp";
 
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of include/uapi/linux/magic.h.
 const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 
 const SEGMENT: &str = "0000000000000000-0000000000000000.wal";
 
-/// Files named and placed as etcd's, which nobody else can see: held open, and in no directory any more.
+/// Files with the names and directories of etcd's. They are unlinked and held open, so no other process can
+/// see them.
 #[derive(Debug)]
-pub struct Rehearsal {
+pub struct Workload {
     member: File,
     wal: File,
     segment: File,
     database: File,
 }
 
-impl Rehearsal {
-    /// Makes the files: on a tmpfs that is mounted nowhere, or without the right to that in a directory in memory.
+impl Workload {
+    /// Creates the files on a tmpfs that is not attached to any mount namespace, or, without permission for
+    /// that, in a directory in memory.
     ///
     /// # Errors
-    /// If no file can be made anywhere.
+    /// If no file can be created in any of them.
     pub fn prepare() -> Result<Self, SelfTestError> {
         let own = own_tmpfs().map_err(io::Error::from).and_then(|root| Self::make(root.as_fd()));
         let mut last = match own {
             Ok(made) => return Ok(made),
             Err(error) => error,
         };
-        for place in PLACES {
-            match in_memory(place).and_then(|place| Self::make(place.as_fd())) {
+        for directory in DIRECTORIES {
+            match in_memory(directory).and_then(|directory| Self::make(directory.as_fd())) {
                 Ok(made) => return Ok(made),
                 Err(error) => last = error,
             }
         }
-        Err(SelfTestError::NoPlace { places: PLACES_IN_WORDS, source: last })
+        Err(SelfTestError::NoDirectory { directories: DIRECTORIES_TEXT, source: last })
     }
 
-    /// Makes a member's directories and files, opens them and removes them.
-    fn make(place: BorrowedFd) -> io::Result<Self> {
+    /// Creates a member's directories and files, opens them and unlinks them.
+    fn make(directory: BorrowedFd) -> io::Result<Self> {
         let name = format!("etcd-disk-probe-{}", std::process::id());
-        mkdirat(place, &name, Mode::RWXU)?;
-        let made = Self::make_in(place, &name);
-        unlinkat(place, &name, AtFlags::REMOVEDIR)?;
+        mkdirat(directory, &name, Mode::RWXU)?;
+        let made = Self::make_in(directory, &name);
+        unlinkat(directory, &name, AtFlags::REMOVEDIR)?;
         made
     }
 
-    fn make_in(place: BorrowedFd, name: &str) -> io::Result<Self> {
-        let member = directory(place, name)?;
+    fn make_in(directory: BorrowedFd, name: &str) -> io::Result<Self> {
+        let member = open_directory(directory, name)?;
         let (wal, segment) = directory_with(member.as_fd(), "wal", SEGMENT)?;
         let (_, database) = directory_with(member.as_fd(), "snap", "db")?;
         Ok(Self { member: member.into(), wal: wal.into(), segment, database })
     }
 
-    /// Does what etcd does: a record, a rotation, a commit. What that comes to is told by `done` in the module above.
+    /// Issues etcd's system calls for a record, a rotation and a commit. `expected` in the parent module
+    /// counts them.
     ///
     /// # Errors
     /// If a system call fails.
-    pub fn play(&mut self) -> Result<(), SelfTestError> {
+    pub fn run(&mut self) -> Result<(), SelfTestError> {
         let failed = |what| move |error: io::Error| SelfTestError::Failed(what, error);
         let pages = 2 * u64::from(PAGE);
         let mut page = [0; PAGE as usize];
@@ -107,7 +110,8 @@ impl Rehearsal {
     }
 }
 
-/// Returns the root of a file system in memory that no mount namespace holds; it goes with its last file.
+/// Returns the root of a file system in memory that belongs to no mount namespace; it is removed with its
+/// last file.
 fn own_tmpfs() -> rustix::io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(context.as_fd())?;
@@ -115,20 +119,20 @@ fn own_tmpfs() -> rustix::io::Result<OwnedFd> {
 }
 
 /// Opens a directory if its files are in memory.
-fn in_memory(place: &str) -> io::Result<OwnedFd> {
-    let place = directory(CWD, place)?;
-    let is_in_memory = IN_MEMORY.contains(&fstatfs(&place)?.f_type);
-    is_in_memory.then_some(place).ok_or_else(|| io::ErrorKind::Unsupported.into())
+fn in_memory(directory: &str) -> io::Result<OwnedFd> {
+    let directory = open_directory(CWD, directory)?;
+    let is_in_memory = IN_MEMORY.contains(&fstatfs(&directory)?.f_type);
+    is_in_memory.then_some(directory).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
-fn directory(at: BorrowedFd, name: &str) -> io::Result<OwnedFd> {
+fn open_directory(at: BorrowedFd, name: &str) -> io::Result<OwnedFd> {
     Ok(openat(at, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Makes a directory with one file in it; neither has a name any more when they are open.
+/// Creates a directory with one file, opens both and unlinks both.
 fn directory_with(at: BorrowedFd, name: &str, file: &str) -> io::Result<(OwnedFd, File)> {
     mkdirat(at, name, Mode::RWXU)?;
-    let made = directory(at, name).and_then(|directory| {
+    let made = open_directory(at, name).and_then(|directory| {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let made = openat(&directory, file, flags, Mode::RUSR | Mode::WUSR)?;
         unlinkat(&directory, file, AtFlags::empty())?;
@@ -145,20 +149,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_it_can_be_found() {
-        let Some(place) = PLACES.into_iter().find(|place| in_memory(place).is_ok()) else {
-            panic!("the tests need one of {PLACES_IN_WORDS} to be in memory")
+    fn its_files_have_no_name() {
+        let Some(directory) = DIRECTORIES.into_iter().find(|directory| in_memory(directory).is_ok()) else {
+            panic!("the tests need one of {DIRECTORIES_TEXT} to be in memory")
         };
-        let mut rehearsal = Rehearsal::make(in_memory(place).unwrap().as_fd()).unwrap();
+        let mut workload = Workload::make(in_memory(directory).unwrap().as_fd()).unwrap();
         let name = format!("etcd-disk-probe-{}", std::process::id());
-        assert!(!Path::new(place).join(name).exists(), "its directory is gone");
-        rehearsal.play().unwrap();
-        rehearsal.play().unwrap();
-        assert_eq!(rehearsal.segment.metadata().unwrap().len(), RECORD as u64, "it does not grow");
+        assert!(!Path::new(directory).join(name).exists(), "its directory is removed");
+        workload.run().unwrap();
+        workload.run().unwrap();
+        assert_eq!(workload.segment.metadata().unwrap().len(), RECORD as u64, "it does not grow");
     }
 
     #[test]
-    fn a_directory_on_a_disk_is_no_place() {
+    fn a_directory_that_is_not_in_memory_is_rejected() {
         assert!(in_memory("/proc").is_err());
     }
 }

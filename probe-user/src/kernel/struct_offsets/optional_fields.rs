@@ -1,13 +1,14 @@
-//! Fields that the programs can do without: what is lacking is [`ABSENT`], and what it would have told a counted miss or no
-//! evidence.
+//! Optional fields: a field that the kernel lacks is [`ABSENT`]. The information that depends on it is then a
+//! counted miss, or absent from the evidence.
 
 use btf_rs::Type;
-use probe_ebpf::layout::{ABSENT, Offsets};
+use probe_ebpf::offsets::{ABSENT, Offsets};
 
-use super::{Types, offset};
+use super::{KernelBtf, offset};
 
-/// Adds where this kernel keeps the time of threads, the cgroup of a process, and what it knows of block requests.
-pub fn add(types: &Types, offsets: &mut Offsets) {
+/// Adds the offsets of the CPU time of threads, the cgroup of a process, and the properties of block
+/// requests.
+pub fn add(types: &KernelBtf, offsets: &mut Offsets) {
     let of = |path: &[(&'static str, &'static str)]| offset(types, path).unwrap_or(ABSENT);
     offsets.task_exec = of(&[("task_struct", "se"), ("sched_entity", "sum_exec_runtime")]);
     offsets.task_run_delay = of(&[("task_struct", "sched_info"), ("sched_info", "run_delay")]);
@@ -22,7 +23,7 @@ pub fn add(types: &Types, offsets: &mut Offsets) {
     offsets.css_set_io = match (of(&[("css_set", "subsys")]), value(types, "cgroup_subsys_id", "io_cgrp_id"))
     {
         (ABSENT, _) | (_, None) => ABSENT,
-        (first, Some(position)) => first + position * 8,
+        (first, Some(index)) => first + index * 8,
     };
     offsets.css_cgroup = of(&[("cgroup_subsys_state", "cgroup")]);
     offsets.cgroup_kn = of(&[("cgroup", "kn")]);
@@ -51,8 +52,8 @@ pub fn add(types: &Types, offsets: &mut Offsets) {
     offsets.rq_issue_argument = last_argument(types, "btf_trace_block_rq_issue");
 }
 
-/// Returns the value of a constant of an enumeration.
-fn value(types: &Types, enumeration: &str, constant: &str) -> Option<u32> {
+/// Returns the value of an enumeration's constant.
+fn value(types: &KernelBtf, enumeration: &str, constant: &str) -> Option<u32> {
     types.named(enumeration).into_iter().find_map(|found| match found {
         Type::Enum(found) => {
             let member = found
@@ -65,9 +66,10 @@ fn value(types: &Types, enumeration: &str, constant: &str) -> Option<u32> {
     })
 }
 
-/// Returns the position of a tracepoint's last argument: the bio or request, behind the queue where there is one. The type of
-/// the tracepoint's function begins with a pointer to its data, which programs do not see.
-fn last_argument(types: &Types, tracepoint: &str) -> u32 {
+/// Returns the index of a tracepoint's last argument: the bio or request, which follows the queue on kernels
+/// that pass one. The type of the tracepoint's function begins with a pointer to its data, which programs do
+/// not get.
+fn last_argument(types: &KernelBtf, tracepoint: &str) -> u32 {
     let parameters = types.named(tracepoint).into_iter().find_map(|found| {
         let Type::Typedef(function) = found else { return None };
         types.btf().chained_type_iter(&function).find_map(|inner| match inner {
@@ -84,8 +86,8 @@ mod tests {
     use crate::kernel::struct_offsets::NAMES;
 
     #[test]
-    fn this_kernel_tells_of_time_and_of_requests() {
-        let types = Types::open(&NAMES.map(str::to_owned)).expect("the tests need a kernel with BTF");
+    fn this_kernel_has_the_fields_of_cpu_time_and_of_requests() {
+        let types = KernelBtf::open(&NAMES.map(str::to_owned)).expect("the tests need a kernel with BTF");
         let mut offsets = Offsets::default();
         add(&types, &mut offsets);
         for (name, offset) in [

@@ -1,4 +1,4 @@
-//! The two text formats, and which of them a client asks for.
+//! The two text formats, and their negotiation.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Returns the format that an `Accept` header asks for; Prometheus' own for whoever asks for nothing.
+    /// Returns the format that an `Accept` header requests; without a preference, Prometheus' own.
     pub fn accepted(header: Option<&str>) -> Self {
         let quality = |wanted: &str| {
             let ranges = header.unwrap_or_default().split(',').map(|range| range.split(';').map(str::trim));
@@ -40,14 +40,16 @@ impl Format {
     }
 }
 
-/// Turns an `OpenMetrics` exposition into Prometheus' older text format as it is written, so that there is one text only.
+/// Converts an `OpenMetrics` exposition to Prometheus' older text format while it is written, so that only
+/// one text exists.
 ///
-/// There, a family of counters has the name of its samples, an info is a gauge, and units and the end are not told.
+/// In that format a counter family has the name of its samples, an info is a gauge, and units and the end
+/// marker are omitted.
 pub struct ToPrometheus<'a> {
     out: &'a mut String,
-    /// Where what has not been looked at begins.
+    /// Offset of the first line that has not been converted.
     line: usize,
-    /// A family whose type comes with the next line: its name and its help.
+    /// Name and help of a family whose type follows in the next line.
     family: Option<(String, String)>,
 }
 
@@ -56,11 +58,11 @@ impl<'a> ToPrometheus<'a> {
         Self { line: out.len(), out, family: None }
     }
 
-    /// Looks at what ends with a line.
+    /// Converts the lines that are complete.
     fn end_lines(&mut self) {
         let written = &self.out[self.line..];
         let is_one_line = written.find('\n') == Some(written.len() - 1);
-        // Samples, which are nearly all, stay as they are.
+        // Samples, nearly all lines, remain unchanged.
         if written.starts_with('#') || !is_one_line {
             for line in self.out.split_off(self.line).split_inclusive('\n') {
                 match line.strip_prefix("# ") {
@@ -97,7 +99,7 @@ impl<'a> ToPrometheus<'a> {
 impl fmt::Write for ToPrometheus<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.out.push_str(text);
-        // Most of what is written is a part of a line.
+        // Most writes are a part of a line.
         if text.as_bytes().last() == Some(&b'\n') {
             self.end_lines();
         }
@@ -112,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_in_pieces_is_what_is_written_at_once() {
+    fn the_result_does_not_depend_on_the_size_of_writes() {
         let text = "# HELP a_bytes What.\n# TYPE a_bytes counter\n# UNIT a_bytes bytes\na_bytes_total{x=\"#\"} 1\n# HELP b \
                     Who.\n# TYPE b info\nb_info{y=\"z\"} 1\nb_info 1\n# EOF\n";
         let expected = "# HELP a_bytes_total What.\n# TYPE a_bytes_total counter\na_bytes_total{x=\"#\"} 1\n\
@@ -128,9 +130,9 @@ mod tests {
     }
 
     #[test]
-    fn clients_get_what_they_ask_for() {
+    fn clients_get_the_format_that_they_request() {
         let cases = [
-            (None, Format::Prometheus, "nothing asked"),
+            (None, Format::Prometheus, "no preference"),
             (Some("*/*"), Format::Prometheus, "curl"),
             (Some("application/openmetrics-text"), Format::OpenMetrics, "no version"),
             (

@@ -1,17 +1,17 @@
-//! Writes what etcds say of themselves below the probe's own metrics, under etcd's names, with the label `member`.
+//! Writes the re-exported metrics of etcd after the probe's own, under etcd's names, with the label `member`.
 //!
-//! Samples are the same in both formats, down to `le`: a series must not change its name with the format. `OpenMetrics` has the
-//! rules that [`Naming`] keeps.
+//! Samples are identical in both formats, including `le`: a series must not change its name with the format.
+//! [`Naming`] implements the rules of `OpenMetrics`.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::Format;
 use crate::analysis::{
-    exposition::Kind,
-    reexport::{Merged, ReexportedMetrics, merge},
+    exposition::FamilyType,
+    reexport::{MergedFamily, ReexportedMetrics, merge},
 };
 
-/// What ends an exposition in `OpenMetrics`.
+/// The end marker of an exposition in `OpenMetrics`.
 const END: &str = "# EOF\n";
 
 /// Appends the families of all members to an exposition, before its end.
@@ -29,7 +29,7 @@ pub fn append(out: &mut String, members: &[(String, Arc<ReexportedMetrics>)], fo
         if let Some(help) = family.help {
             out.extend(["# HELP ", name, " "]);
             match format {
-                // There a quote is escaped in help, too.
+                // In this format a quote is also escaped in help.
                 Format::OpenMetrics => out.push_str(&help.replace('"', "\\\"")),
                 Format::Prometheus => out.push_str(help),
             }
@@ -45,10 +45,10 @@ pub fn append(out: &mut String, members: &[(String, Arc<ReexportedMetrics>)], fo
     }
 }
 
-/// Writes sample lines with one label more, in front of the others.
+/// Writes sample lines with one additional label before the others.
 fn label(out: &mut String, samples: &str, label: &str) {
     for line in samples.split_inclusive('\n') {
-        // A name has neither.
+        // A name contains neither character.
         let Some(end) = line.find(['{', ' ']) else { continue };
         let (name, rest) = line.split_at(end);
         match rest.strip_prefix('{') {
@@ -62,28 +62,29 @@ fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-const fn prometheus(kind: Kind) -> &'static str {
+const fn prometheus(kind: FamilyType) -> &'static str {
     match kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
-        Kind::Histogram => "histogram",
-        Kind::Summary => "summary",
-        Kind::Untyped => "untyped",
+        FamilyType::Counter => "counter",
+        FamilyType::Gauge => "gauge",
+        FamilyType::Histogram => "histogram",
+        FamilyType::Summary => "summary",
+        FamilyType::Untyped => "untyped",
     }
 }
 
-/// How `OpenMetrics` 1.0 wants families called.
+/// The names of families according to `OpenMetrics` 1.0.
 ///
-/// A counter's family lacks the `_total` that its samples have. A counter whose samples lack it, too, cannot be told as one, nor
-/// can one whose family would then have the name of another (Go's `go_memstats_alloc_bytes`): both are `unknown`, under the name of
-/// their samples, which Prometheus stores the same. A gauge may end in `_total`; three of the default list do.
+/// The name of a counter family lacks the `_total` of its samples. A counter whose samples also lack it
+/// cannot be declared as one. The same holds for a counter whose family would then have the name of another
+/// family (Go's `go_memstats_alloc_bytes`). Both are declared `unknown` under the name of their samples,
+/// which Prometheus stores unchanged. A gauge may end in `_total`; three of the default list do.
 struct Naming {
-    /// Of families, and of the parts of histograms and summaries.
+    /// Names of families, and of the series of histograms and summaries.
     names: BTreeSet<String>,
 }
 
 impl Naming {
-    fn of(families: &[Merged<'_>]) -> Self {
+    fn of(families: &[MergedFamily<'_>]) -> Self {
         let names = families.iter().flat_map(|family| {
             let parts = ["", "_sum", "_count", "_bucket"].into_iter();
             let is_own = |part: &&str| part.is_empty() || family.kind.suffixes().contains(part);
@@ -92,13 +93,13 @@ impl Naming {
         Self { names: names.collect() }
     }
 
-    fn open_metrics<'a>(&self, family: &Merged<'a>) -> (&'a str, &'static str) {
+    fn open_metrics<'a>(&self, family: &MergedFamily<'a>) -> (&'a str, &'static str) {
         match family.kind {
-            Kind::Counter => match family.name.strip_suffix("_total") {
+            FamilyType::Counter => match family.name.strip_suffix("_total") {
                 Some(name) if !name.is_empty() && !self.names.contains(name) => (name, "counter"),
                 _ => (family.name, "unknown"),
             },
-            Kind::Untyped => (family.name, "unknown"),
+            FamilyType::Untyped => (family.name, "unknown"),
             kind => (family.name, prometheus(kind)),
         }
     }

@@ -28,8 +28,8 @@ fn reexported() -> ReexportedMetrics {
     collect(text, &allowed)
 }
 
-fn snapshot() -> Snapshot {
-    let figure = |latencies| Figure {
+fn snapshot() -> MetricsSnapshot {
+    let figure = |latencies| DiskMetricSnapshot {
         latencies,
         crosscheck: CrosscheckTotals {
             kernel_events: 12,
@@ -46,7 +46,7 @@ fn snapshot() -> Snapshot {
     let time = TimeSpent { sum_ns: 9_000, on_cpu_ns: 4_000, run_queue_ns: 3_000, ..TimeSpent::default() };
     let mut waits = PerCause::default();
     waits[Cause::Flush] = 2_000;
-    Snapshot {
+    MetricsSnapshot {
         hook: "tracepoint",
         self_test_passed: true,
         web_config_reloaded: Some(true),
@@ -90,7 +90,7 @@ fn snapshot() -> Snapshot {
     }
 }
 
-/// Renamed metrics show in the diff. `UPDATE_GOLDEN=1 cargo test -p probe-user` writes the files anew.
+/// A renamed metric appears in the diff. `UPDATE_GOLDEN=1 cargo test -p probe-user` rewrites the files.
 #[test]
 fn the_whole_text_is_as_recorded() {
     for (format, file) in [(Format::OpenMetrics, "metrics.openmetrics"), (Format::Prometheus, "metrics.prom")]

@@ -1,20 +1,21 @@
-//! What a report consists of. docs/report.md describes it, and docs/report.schema.json is made from it.
+//! The types of a report. docs/report.md describes them, and docs/report.schema.json is generated from them.
 //!
-//! Times are seconds, shares 0 to 1; what is not known is null.
+//! Times are seconds, shares 0 to 1; an unknown value is null.
 
-use crate::analysis::disk_metric::PerMetric;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::analysis::{
     causes::Cause,
+    disk_metric::PerMetric,
     verdict::{
-        Attribution, Class, ClassTime, CpuEvidence, DeviceEvidence, Figure, InFlightNow, Neighbour, SlowTime,
-        Split,
+        Attribution, Class, ClassTime, CpuEvidence, DeviceEvidence, InFlightNow, MetricEvidence, Neighbour,
+        SlowTime, TimeSplit,
     },
 };
 
-/// Fields are added, never renamed or removed, while this stays. 2: `unattributed` is no verdict; times are told apart.
+/// Version of the report. Fields are added, never renamed or removed, while it stays the same. Version 2:
+/// `unattributed` is no longer a verdict, and lost time is split by cause.
 pub const SCHEMA: u32 = 2;
 
 /// A report.
@@ -27,36 +28,37 @@ pub struct Report {
     /// Why the last self-test failed; null if it passed.
     pub self_test_failure: Option<String>,
     pub members: Vec<MemberReport>,
-    /// How often the kernel did not run one of our programs; also among the misses.
+    /// How often the kernel skipped one of the probe's programs; also among the misses.
     #[serde(skip)]
     pub skipped_runs: u64,
-    /// What was not measured, by reason; those that are 0 are left out.
+    /// Events that were not measured, by reason, without counts of 0.
     pub misses: Vec<(&'static str, u64)>,
 }
 
 /// One member in the window.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct MemberReport {
-    /// etcd's `--name`; with its data directory where two members of one machine share a name.
+    /// etcd's `--name`; with its data directory if two members of one machine share a name.
     pub member: String,
     pub verdict: &'static str,
     /// The numbers behind the verdict, for people.
     pub reason: String,
     /// For how long the verdict has held; null in a single check.
     pub since_s: Option<f64>,
-    /// Where the lost time went, the largest part first; empty if nothing is slow. Those below 15 % are left out.
+    /// Where the lost time went, the largest part first; empty if nothing is slow. Parts below 15 % are
+    /// omitted.
     pub causes: Vec<CauseReport>,
-    /// What to do next, for people; empty if healthy.
+    /// Next steps, for people; empty if healthy.
     pub next: Vec<String>,
-    /// Null once the process ended.
+    /// Null once the process has ended.
     pub pid: Option<u32>,
     /// etcd's version, from its metrics.
     pub version: Option<String>,
     pub data_dir: String,
     pub wal_dir: String,
-    /// The first endpoint that is asked for metrics.
+    /// The first endpoint that is scraped for metrics.
     pub endpoint: Option<String>,
-    /// How long the window is that all figures are of.
+    /// Length of the window that all values cover.
     pub window_s: f64,
     /// Age of the oldest operation in flight, now; 0 for none.
     pub in_flight_s: f64,
@@ -70,10 +72,10 @@ pub struct MemberReport {
     pub split: SplitReport,
     /// The block device under the member's files; null if there is none or it is not observed.
     pub device: Option<DeviceReport>,
-    /// Who else uses that device, the heaviest first.
+    /// Other users of that device, the heaviest first.
     pub neighbours: Vec<Neighbour>,
     pub cpu: CpuEvidence,
-    /// Limits on block I/O that bind the member, a sentence each.
+    /// Block I/O limits that apply to the member, a sentence each.
     pub io_limits: Vec<String>,
     #[serde(skip)]
     pub exit_code: u8,
@@ -83,30 +85,31 @@ pub struct MemberReport {
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct CauseReport {
     pub verdict: &'static str,
-    /// Time lost to it in the window.
+    /// Time of this part in the window.
     pub seconds: f64,
-    /// Part of all lost time.
+    /// Share of all lost time.
     pub share: f64,
     pub reason: String,
 }
 
-/// One of etcd's figures beside its twin in the kernel.
+/// One of etcd's disk metrics next to its counterpart in the kernel.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct FigureReport {
     /// `wal_fsync` or `backend_commit`.
     pub metric: &'static str,
     /// The p99 above which the member is not healthy.
     pub limit_s: f64,
-    pub kernel: Side,
-    pub etcd: Side,
-    /// Mean time by which etcd's figure exceeds the kernel's.
+    pub kernel: LatencySummary,
+    pub etcd: LatencySummary,
+    /// Mean time per event by which etcd's latency exceeds the kernel's.
     pub overhead_s: Option<f64>,
     pub crosscheck: Crosscheck,
 }
 
-/// Latencies of a window in seconds. etcd's are interpolated within its buckets, as Prometheus does.
+/// Latencies of a window in seconds. etcd's quantiles are interpolated within its buckets, as in Prometheus.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Side {
+#[schemars(rename = "Side")]
+pub struct LatencySummary {
     pub count: u64,
     pub mean_s: Option<f64>,
     pub p50_s: Option<f64>,
@@ -116,77 +119,69 @@ pub struct Side {
     pub max_s: Option<f64>,
 }
 
-/// The reconciliation of a member's present life.
+/// The reconciliation of the kernel's events with etcd's.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Crosscheck {
-    /// Events since the probe came or etcd started, as the kernel counted them.
+    /// Events since the probe attached or etcd started, as counted by the kernel.
     pub kernel_events: u64,
-    /// The same as etcd counted them; the last few may not have been scraped.
+    /// The same as counted by etcd; the last few may not have been scraped.
     pub etcd_events: u64,
     /// Events that only one side counted; 0 if exact.
     pub difference: i64,
-    /// Events by which the origin is unknown; 0 once pinned, null before the first scrape.
+    /// Uncertainty of the origin in events; 0 once it is known exactly, null before the first scrape.
     pub origin_uncertainty: Option<u64>,
-    /// Events of etcds that ended before a scrape could confirm them.
+    /// Events that no scrape could verify because the etcd process ended.
     pub unverified: u64,
-    /// Scrapes that broke an invariant.
+    /// Scrapes that violated an invariant.
     pub violations: u64,
 }
 
-/// Operations on the files of both figures that took longer than `--slow-threshold` each.
+/// Operations on the files of both metrics that took longer than `--slow-threshold` each.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct SlowReport {
     pub operations: u64,
-    /// How long they took, added up.
+    /// Their time, added up.
     pub total_s: f64,
-    /// Of these, on a CPU.
+    /// Part of the total on a CPU.
     pub on_cpu_s: f64,
-    /// Of these, ready to run and waiting for a CPU.
+    /// Part of the total ready to run and waiting for a CPU.
     pub run_queue_s: f64,
-    /// The rest, by what it was blocked on; causes without any are left out.
-    pub waits: Vec<Wait>,
-    /// The same by samples, with `--causes exact`, where `waits` are exact; null else.
-    pub waits_sampled: Option<Vec<Wait>>,
-    /// Part of the blocked time at whose samples no request was at the device.
+    /// The rest, the blocked time, by cause; causes without any are omitted.
+    pub waits: Vec<WaitReport>,
+    /// The same from samples, with `--causes exact`, which makes `waits` exact; otherwise null.
+    pub waits_sampled: Option<Vec<WaitReport>>,
+    /// Part of the blocked time with samples at which the device had no request.
     pub device_idle_s: f64,
-    /// Part of the blocked time at whose samples at least one was.
+    /// Part of the blocked time with samples at which the device had at least one request.
     pub device_busy_s: f64,
-    /// Innermost kernel functions of those blocked on `other`, the longest first.
+    /// Innermost kernel functions of operations blocked on `other`, the longest time first.
     pub other_frames: Vec<String>,
 }
 
 /// Blocked time of one cause.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Wait {
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "Wait")]
+pub struct WaitReport {
     pub cause: &'static str,
     pub seconds: f64,
 }
 
-/// All operations on the files of both figures; what remains of the total was blocked.
+/// All operations on the files of both metrics; the rest of the total was blocked.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct SplitReport {
     pub total_s: f64,
-    /// Null if the kernel keeps no such account.
+    /// Null if the kernel does not account for it.
     pub on_cpu_s: Option<f64>,
     pub run_queue_s: Option<f64>,
-    /// Time in etcd's figures that passed outside the kernel.
+    /// Time in etcd's metrics that passed outside the kernel.
     pub outside_kernel_s: Option<f64>,
 }
 
 /// A block device.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct DeviceReport {
-    /// The kernel's name of the device whose requests were counted.
-    pub name: String,
-    /// From the device that the file system is on downwards.
-    pub layers: Vec<String>,
-    pub model: Option<String>,
-    /// The cloud whose volume this is, if it is one.
-    pub cloud: Option<&'static str>,
-    /// The I/O scheduler.
-    pub scheduler: Option<String>,
-    /// `write back` or `write through`.
-    pub write_cache: Option<String>,
+    #[serde(flatten)]
+    pub device: DeviceEvidence,
     pub classes: [ClassReport; 4],
 }
 
@@ -200,9 +195,9 @@ pub struct ClassReport {
 }
 
 impl Report {
-    /// Returns the exit code of `check`: the worst of all members', 2 if there is none.
+    /// Returns the exit code of `check`: the worst of all members, 2 without members.
     pub fn exit_code(&self) -> u8 {
-        // Unhealthy beats unknown: somebody has to act.
+        // Unhealthy outranks unknown: it requires action.
         let codes = self.members.iter().map(|member| member.exit_code);
         codes.max_by_key(|code| [0, 2, 1][usize::from(*code)]).unwrap_or(2)
     }
@@ -215,11 +210,11 @@ impl From<Attribution> for CauseReport {
 }
 
 impl SlowReport {
-    /// Adds up the slow operations of both figures' files.
+    /// Adds up the slow operations on the files of both metrics.
     pub fn new(slow: &PerMetric<SlowTime>, other_frames: Vec<String>) -> Self {
         let sum = |part: fn(&SlowTime) -> f64| slow.iter().map(part).sum::<f64>();
         let by_cause = |seconds: &dyn Fn(Cause) -> f64| {
-            let all = Cause::ALL.map(|cause| Wait { cause: cause.as_str(), seconds: seconds(cause) });
+            let all = Cause::ALL.map(|cause| WaitReport { cause: cause.as_str(), seconds: seconds(cause) });
             all.into_iter().filter(|wait| wait.seconds > 0.0).collect::<Vec<_>>()
         };
         let sampled: Vec<_> = slow.iter().filter_map(|slow| slow.sampled_s).collect();
@@ -240,10 +235,10 @@ impl SlowReport {
 }
 
 impl SplitReport {
-    /// Adds up all operations of both figures' files.
-    pub fn new(split: &PerMetric<Split>, figures: &PerMetric<Figure>) -> Self {
+    /// Adds up all operations on the files of both metrics.
+    pub fn new(split: &PerMetric<TimeSplit>, figures: &PerMetric<MetricEvidence>) -> Self {
         // An unknown part makes the whole unknown.
-        let sum = |part: fn(&Split) -> Option<f64>| split.iter().map(part).sum::<Option<f64>>();
+        let sum = |part: fn(&TimeSplit) -> Option<f64>| split.iter().map(part).sum::<Option<f64>>();
         let outside_s: Option<f64> = figures.iter().map(|figure| figure.overhead_total_s).sum();
         Self {
             total_s: split.iter().map(|split| split.total_s).sum(),
@@ -256,9 +251,8 @@ impl SplitReport {
 
 impl From<DeviceEvidence> for DeviceReport {
     fn from(device: DeviceEvidence) -> Self {
-        let DeviceEvidence { name, layers, model, cloud, scheduler, write_cache, classes } = device;
-        let classes =
-            Class::ALL.map(|class| ClassReport { class: class.as_str(), time: classes[class as usize] });
-        Self { name, layers, model, cloud, scheduler, write_cache, classes }
+        let classes = Class::ALL
+            .map(|class| ClassReport { class: class.as_str(), time: device.classes[class as usize] });
+        Self { device, classes }
     }
 }

@@ -1,4 +1,4 @@
-//! Slow operations as `trace` prints them and `/api/v1/slow` serves them.
+//! The report of slow operations of `trace` and `/api/v1/slow`.
 
 use std::fmt::Write;
 
@@ -6,10 +6,11 @@ use humantime::format_rfc3339_millis;
 use probe_ebpf::state::NO_OFFSET;
 use serde::Serialize;
 
+use super::WaitReport;
 use crate::analysis::{
     causes::Cause,
     latency::seconds,
-    slow_operation::{Activity, LoggedOperation, Waits, blocked_ns, comm},
+    slow_operation::{DeviceActivity, LoggedOperation, WaitTimes, blocked_ns, comm},
     verdict::time,
 };
 
@@ -18,7 +19,7 @@ use crate::analysis::{
 pub struct OperationReport {
     /// Counts up from 0 without a gap since the probe started.
     pub sequence: u64,
-    /// When it ended, RFC 3339 in UTC.
+    /// Time at which it ended, RFC 3339 in UTC.
     pub time: String,
     pub member: String,
     /// Role of the file.
@@ -31,32 +32,25 @@ pub struct OperationReport {
     pub blocked_s: f64,
     /// The blocked time by cause, the longest first.
     pub waits: Vec<WaitReport>,
-    /// The same by samples, with `--causes exact`.
+    /// The same from samples, with `--causes exact`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waits_sampled: Option<Vec<WaitReport>>,
-    /// Functions of the kernel that it was blocked in the longest, innermost first.
+    /// Kernel functions in which it was blocked the longest, innermost first.
     pub frames: Option<String>,
     /// Bytes written, for writes.
     pub bytes: u64,
-    /// Where in the file, for writes.
+    /// Offset in the file, for writes.
     pub offset: Option<u64>,
-    /// Block requests that it caused, and those of them that flush.
+    /// Block requests that it caused, and the flushes among them.
     pub requests: u32,
     pub flushes: u32,
     /// Positive, as in `errno.h`; none if it succeeded.
     pub errno: Option<u32>,
-    /// Who else was busy on the device meanwhile, or up to a second before; the three busiest.
+    /// The three busiest other users of the device while it ran, or up to a second before.
     pub neighbours: Vec<NeighbourReport>,
 }
 
-/// Time waited for one cause.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct WaitReport {
-    pub cause: &'static str,
-    pub seconds: f64,
-}
-
-/// What somebody else did meanwhile.
+/// The activity of another user of the device.
 #[derive(Clone, Debug, Serialize)]
 pub struct NeighbourReport {
     pub process: String,
@@ -68,7 +62,7 @@ pub struct NeighbourReport {
     pub bytes: u64,
 }
 
-/// Tells of an operation what is known of it.
+/// Returns the report of an operation.
 pub fn describe(logged: &LoggedOperation, cgroup_path: impl Fn(u64) -> Option<String>) -> OperationReport {
     let operation = &logged.operation;
     let record = &operation.record;
@@ -97,15 +91,15 @@ pub fn describe(logged: &LoggedOperation, cgroup_path: impl Fn(u64) -> Option<St
     }
 }
 
-/// Returns times by cause in seconds, the longest first; those that are 0 are left out.
-pub fn waits(waits: &Waits) -> Vec<WaitReport> {
+/// Returns the times by cause in seconds, the longest first, without times of 0.
+pub fn waits(waits: &WaitTimes) -> Vec<WaitReport> {
     let all = Cause::ALL.map(|cause| (cause.as_str(), waits[cause]));
     let mut used: Vec<_> = all.into_iter().filter(|(_, ns)| *ns > 0).collect();
     used.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
     used.into_iter().map(|(cause, ns)| WaitReport { cause, seconds: seconds(ns) }).collect()
 }
 
-fn neighbour(activity: &Activity, cgroup_path: impl Fn(u64) -> Option<String>) -> NeighbourReport {
+fn neighbour(activity: &DeviceActivity, cgroup_path: impl Fn(u64) -> Option<String>) -> NeighbourReport {
     NeighbourReport {
         process: comm(activity.key.tgid, activity.comm),
         pid: (activity.key.tgid != 0).then_some(activity.key.tgid),
@@ -140,9 +134,9 @@ pub fn line(slow: &OperationReport) -> String {
     }
     for other in &slow.neighbours {
         let pid = other.pid.map_or_else(String::new, |pid| format!("[{pid}]"));
-        let _ = write!(out, "; beside {}{pid} {} requests", other.process, other.requests);
+        let _ = write!(out, "; next to {}{pid} with {} requests", other.process, other.requests);
         if other.syncs > 0 {
-            let _ = write!(out, " {} syncs", other.syncs);
+            let _ = write!(out, ", {} syncs", other.syncs);
         }
     }
     out

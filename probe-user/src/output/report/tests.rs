@@ -12,7 +12,7 @@ fn seen(latencies_ms: &[u64]) -> Observations {
 }
 
 #[test]
-fn etcds_quantiles_are_those_of_its_dashboards() {
+fn quantiles_of_etcd_equal_those_of_dashboards() {
     let half = [vec![1; 50], vec![4; 50]].concat();
     assert_eq!(interpolated(&seen(&half), 0.5), Some(0.001), "the first bucket holds half");
     assert_eq!(interpolated(&seen(&half), 0.75), Some(0.003), "half way through the bucket from 2 to 4 ms");

@@ -1,7 +1,7 @@
-//! The report as a tired person reads it, on one screen: the verdict first, then the numbers behind it.
+//! The report as text for one screen: the verdict first, then the numbers behind it.
 //!
-//! No line is longer than [`WIDTH`]: names are cut, sentences are wrapped. Colours are escape sequences; whoever prints the text takes them
-//! out where they are not wanted (`anstream` does).
+//! No line is longer than [`WIDTH`]: names are truncated, sentences are wrapped. Colours are escape
+//! sequences; the caller that prints the text removes them if the output is not a terminal (`anstream` does).
 
 mod line_wrap;
 mod tables;
@@ -14,7 +14,7 @@ use super::{FigureReport, MemberReport, Report};
 use crate::analysis::verdict::{percent, time};
 use line_wrap::{INDENT, cut, heading, line, wrap};
 
-/// Columns of the narrowest terminal that people have by the side of another.
+/// Columns of the narrowest terminal in use, one of two side by side.
 pub const WIDTH: usize = 100;
 
 /// Renders a report for a terminal.
@@ -71,16 +71,16 @@ fn identity(out: &mut String, member: &MemberReport) {
     line(out, &format!("etcd {version}, {pid}, {endpoint}, WAL in {}", member.wal_dir));
 }
 
-/// What keeps etcd from running or from its I/O, if anything does.
+/// Writes what affects etcd's CPU time and its I/O, if anything.
 fn environment(out: &mut String, member: &MemberReport) {
     let cpu = &member.cpu;
     let mut parts = Vec::new();
-    let mut tell = |seconds: Option<f64>, what: &str| {
-        parts.extend(seconds.filter(|s| *s > 0.0).map(|s| format!("{what} {}", time(s))));
+    let mut add = |seconds: Option<f64>, state: &str| {
+        parts.extend(seconds.filter(|s| *s > 0.0).map(|s| format!("{state} {}", time(s))));
     };
-    tell(cpu.throttled_s, "quota used up for");
-    tell(cpu.run_delay_s, "in run queues");
-    tell(cpu.run_s, "ran");
+    add(cpu.throttled_s, "throttled for");
+    add(cpu.run_delay_s, "in run queues for");
+    add(cpu.run_s, "ran for");
     parts.extend(cpu.quota_cpus.map(|cpus| format!("quota {cpus:.2} CPUs")));
     let pressures = [("CPU", cpu.psi_cpu_share), ("I/O", cpu.psi_io_share), ("memory", cpu.psi_memory_share)];
     let pressures = pressures.into_iter().filter_map(|(what, share)| Some((what, share?)));
@@ -106,7 +106,7 @@ fn render_crosscheck(out: &mut String, figure: &FigureReport) {
     let check = &figure.crosscheck;
     let exactness = match check.origin_uncertainty {
         Some(0) => format!("difference {}", check.difference),
-        Some(events) => format!("origin known to {events} events: let etcd rest for two seconds"),
+        Some(events) => format!("origin uncertain by {events} events until etcd pauses for two seconds"),
         None => "not cross-checked yet".to_owned(),
     };
     let mut text = format!("kernel {} = etcd {}: {exactness}", check.kernel_events, check.etcd_events);
@@ -122,7 +122,7 @@ fn render_crosscheck(out: &mut String, figure: &FigureReport) {
     wrap(out, &format!("{INDENT}{:<16}", figure.metric.replace('_', " ")), &text);
 }
 
-/// Green for what is well, red for what is not, yellow for what could not be told.
+/// Returns green for a healthy member, red for an unhealthy one, yellow for an unknown state.
 fn colour(exit_code: u8) -> Style {
     let colour = match exit_code {
         0 => AnsiColor::Green,
@@ -132,7 +132,7 @@ fn colour(exit_code: u8) -> Style {
     colour.on_default().bold()
 }
 
-/// Returns a long time as people say it.
+/// Returns a long time in a suitable unit.
 fn duration(seconds: f64) -> String {
     match seconds {
         s if s >= 7200.0 => format!("{:.0} h", s / 3600.0),

@@ -1,48 +1,48 @@
-//! One line on how the daemon is, as `systemctl status` shows it.
+//! The daemon's status in one line, as `systemctl status` shows it.
 
 use crate::monitor::Monitor;
 
-/// Members that are told by name.
-const MEMBERS_TOLD: usize = 4;
+/// Maximum number of members with a name in the line.
+const MEMBERS_MAX: usize = 4;
 
-/// Characters of a name, and of the reason of self_test_failure.
+/// Maximum number of characters of a name, and of the reason why the self-test failed.
 const NAME_MAX: usize = 32;
 const REASON_MAX: usize = 120;
 
-/// Returns it of the daemon as it is.
+/// Returns the current status.
 pub fn of(monitor: &Monitor) -> String {
-    // One that is gone has no verdict to act on.
-    let living = monitor.members().filter(|tracked| tracked.id().is_some());
-    let members: Vec<_> = living
-        .map(|tracked| (tracked.label(), tracked.verdict().map_or("not judged yet", |it| it.as_str())))
+    // A member that has ended has no verdict to act on.
+    let running = monitor.members().filter(|member| member.id().is_some());
+    let members: Vec<_> = running
+        .map(|member| (member.label(), member.verdict().map_or("not judged yet", |it| it.as_str())))
         .collect();
     line(monitor.hook().as_str(), monitor.self_test_failure(), &members)
 }
 
 fn line(hook: &str, self_test_failure: Option<&str>, members: &[(&str, &str)]) -> String {
     let self_test_failure = self_test_failure.map(|reason| format!("blind: {}; ", cut(reason, REASON_MAX)));
-    let mut told: Vec<_> = members
+    let mut parts: Vec<_> = members
         .iter()
-        .take(MEMBERS_TOLD)
+        .take(MEMBERS_MAX)
         .map(|(name, verdict)| format!("{} {verdict}", cut(name, NAME_MAX)))
         .collect();
-    if let Some(more) = members.len().checked_sub(MEMBERS_TOLD).filter(|more| *more > 0) {
-        told.push(format!("and {more} more"));
+    if let Some(more) = members.len().checked_sub(MEMBERS_MAX).filter(|more| *more > 0) {
+        parts.push(format!("and {more} more"));
     }
-    let told = if told.is_empty() { "no etcd here".to_owned() } else { told.join(", ") };
-    format!("{}attached by {hook}; {told}", self_test_failure.unwrap_or_default())
+    let parts = if parts.is_empty() { "no etcd here".to_owned() } else { parts.join(", ") };
+    format!("{}attached by {hook}; {parts}", self_test_failure.unwrap_or_default())
 }
 
-/// Returns at most so many characters of what others wrote, none of which could end the line: what follows would be another
-/// message to the service manager.
+/// Returns at most `max` characters of an untrusted text, without control characters: a line feed would start
+/// another field of the notification.
 fn cut(text: &str, max: usize) -> String {
-    let harmless = |letter: char| if letter.is_control() { ' ' } else { letter };
-    let mut letters = text.chars().map(harmless);
-    let mut told: String = letters.by_ref().take(max).collect();
+    let printable = |letter: char| if letter.is_control() { ' ' } else { letter };
+    let mut letters = text.chars().map(printable);
+    let mut cut: String = letters.by_ref().take(max).collect();
     if letters.next().is_some() {
-        told.push('…');
+        cut.push('…');
     }
-    told
+    cut
 }
 
 #[cfg(test)]
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_one_bounded_line_whatever_members_are_called() {
+    fn the_status_is_one_bounded_line() {
         let long = "n".repeat(1000);
         let many: Vec<_> = (0..6).map(|_| (long.as_str(), "healthy")).collect();
         let cut = "n".repeat(NAME_MAX) + "… healthy, ";
@@ -72,9 +72,9 @@ mod tests {
                 None,
                 vec![("a\nMAINPID=1", "healthy")],
                 "attached by fentry; a MAINPID=1 healthy".to_owned(),
-                "a name that would give orders",
+                "a name with a field of the protocol",
             ),
-            (None, many, format!("attached by fentry; {}and 2 more", cut.repeat(MEMBERS_TOLD)), "many"),
+            (None, many, format!("attached by fentry; {}and 2 more", cut.repeat(MEMBERS_MAX)), "many"),
         ];
         for (self_test_failure, members, expected, why) in cases {
             assert_eq!(line("fentry", self_test_failure, &members), expected, "{why}");

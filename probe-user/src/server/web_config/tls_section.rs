@@ -1,4 +1,4 @@
-//! `tls_server_config`: what of it rustls can do, and a sentence for the rest.
+//! Parses `tls_server_config`, and rejects the settings that rustls does not support.
 
 use std::{
     fmt,
@@ -11,25 +11,25 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::{Wrong, yaml_section::Section};
+use super::{InvalidWebConfig, yaml_section::Section};
 
-/// The server's side of TLS.
+/// TLS configuration of the server.
 #[derive(Clone, Debug)]
 pub struct TlsConfig {
     pub certificate: Pem,
     pub key: Pem,
-    pub client_auth: ClientAuth,
+    pub client_auth: ClientAuthType,
     pub client_ca: Option<Pem>,
-    /// One of these names has to be in a client's certificate; any, if there are none.
+    /// A client's certificate must contain one of these names; if empty, any name is accepted.
     pub client_allowed_sans: Vec<String>,
     pub versions: Vec<&'static SupportedProtocolVersion>,
-    /// In the order in which they are preferred.
+    /// In order of preference.
     pub cipher_suites: Vec<SupportedCipherSuite>,
     pub curves: Vec<&'static dyn SupportedKxGroup>,
     pub prefer_server_cipher_suites: bool,
 }
 
-/// Where a certificate or a key is. Its `Debug` shows no content.
+/// Location of a certificate or a key. Its `Debug` shows no content.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Pem {
     Inline(String),
@@ -45,9 +45,9 @@ impl fmt::Debug for Pem {
     }
 }
 
-/// Whether clients have to show a certificate, and whose; named as in Go's crypto/tls.
+/// Policy for client certificates; named as in Go's crypto/tls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientAuth {
+pub enum ClientAuthType {
     NoClientCert,
     RequestClientCert,
     RequireAnyClientCert,
@@ -55,7 +55,7 @@ pub enum ClientAuth {
     RequireAndVerifyClientCert,
 }
 
-impl ClientAuth {
+impl ClientAuthType {
     const ALL: [Self; 5] = [
         Self::NoClientCert,
         Self::RequestClientCert,
@@ -74,14 +74,14 @@ impl ClientAuth {
         }
     }
 
-    /// Returns whether an authority has to have signed what a client shows.
+    /// Returns whether a client's certificate must be signed by the authority.
     pub const fn verifies(self) -> bool {
         matches!(self, Self::VerifyClientCertIfGiven | Self::RequireAndVerifyClientCert)
     }
 }
 
-/// Returns none if the section is not there, or empty: then there is no TLS.
-pub(super) fn parse(mut section: Section, directory: &Path) -> Result<Option<TlsConfig>, Wrong> {
+/// Parses the section; returns none if it is absent or empty, which disables TLS.
+pub(super) fn parse(mut section: Section, directory: &Path) -> Result<Option<TlsConfig>, InvalidWebConfig> {
     if section.keys().is_empty() {
         return Ok(None);
     }
@@ -94,21 +94,20 @@ pub(super) fn parse(mut section: Section, directory: &Path) -> Result<Option<Tls
     let cipher_suites = cipher_suites(&mut section)?;
     let curves = curves(&mut section)?;
     let prefer_server_cipher_suites = section.flag("prefer_server_cipher_suites")?.unwrap_or(true);
-    // Before what is missing is named: it may be there, misspelt.
+    // Unknown keys are reported before missing ones, which may be misspelt.
     section.end()?;
     if client_auth.verifies() && client_ca.is_none() {
         return Err(
-            section.wrong("client_ca_file", &format!("is missing: {} needs it", client_auth.as_str()))
+            section.invalid("client_ca_file", &format!("is missing: {} requires it", client_auth.as_str()))
         );
     }
-    if client_auth == ClientAuth::NoClientCert && client_ca.is_some() {
-        return Err(
-            section.wrong("client_auth_type", "asks for no certificate, and there is a client_ca_file")
-        );
+    if client_auth == ClientAuthType::NoClientCert && client_ca.is_some() {
+        return Err(section.invalid("client_auth_type", "requests no certificate, but client_ca_file is set"));
     }
     if !client_auth.verifies() && !client_allowed_sans.is_empty() {
-        let why = "means nothing unless client_auth_type has certificates verified: anybody can write a name into his own";
-        return Err(section.wrong("client_allowed_sans", why));
+        let why = "requires a client_auth_type that verifies certificates: an unverified certificate can \
+                   contain any name";
+        return Err(section.invalid("client_allowed_sans", why));
     }
     let of_versions = |suite: &SupportedCipherSuite| versions.contains(&suite.version());
     let cipher_suites: Vec<_> = cipher_suites.into_iter().filter(of_versions).collect();
@@ -118,11 +117,10 @@ pub(super) fn parse(mut section: Section, directory: &Path) -> Result<Option<Tls
         .filter(|version| cipher_suites.iter().any(|suite| suite.version() == *version))
         .collect();
     if versions.is_empty() {
-        return Err(section.wrong("cipher_suites", "has none for the versions of TLS that are left"));
+        return Err(section.invalid("cipher_suites", "has none for the versions of TLS that are enabled"));
     }
-    let certificate =
-        certificate.ok_or_else(|| section.wrong("cert_file", "is missing, and so is `cert`"))?;
-    let key = key.ok_or_else(|| section.wrong("key_file", "is missing, and so is `key`"))?;
+    let certificate = certificate.ok_or_else(|| section.invalid("cert_file", "is missing, as is `cert`"))?;
+    let key = key.ok_or_else(|| section.invalid("key_file", "is missing, as is `key`"))?;
     Ok(Some(TlsConfig {
         certificate,
         key,
@@ -136,52 +134,53 @@ pub(super) fn parse(mut section: Section, directory: &Path) -> Result<Option<Tls
     }))
 }
 
-/// Reads `NAME_file`, or `NAME` with the content itself.
-fn pem(section: &mut Section, name: &str, directory: &Path) -> Result<Option<Pem>, Wrong> {
+/// Parses `NAME_file`, or `NAME` with the content itself.
+fn pem(section: &mut Section, name: &str, directory: &Path) -> Result<Option<Pem>, InvalidWebConfig> {
     let file_key = format!("{name}_file");
     match (section.text(name)?, section.text(&file_key)?) {
-        (Some(_), Some(_)) => Err(section.wrong(&file_key, &format!("and `{name}` are one too many"))),
+        (Some(_), Some(_)) => Err(section.invalid(&file_key, &format!("and `{name}` exclude each other"))),
         (Some(content), None) => Ok(Some(Pem::Inline(content))),
         (None, Some(path)) => Ok(Some(Pem::File(directory.join(path)))),
         (None, None) => Ok(None),
     }
 }
 
-fn client_auth(section: &mut Section) -> Result<ClientAuth, Wrong> {
+fn client_auth(section: &mut Section) -> Result<ClientAuthType, InvalidWebConfig> {
     let key = "client_auth_type";
-    let Some(text) = section.text(key)? else { return Ok(ClientAuth::NoClientCert) };
-    // An older name, which exporter-toolkit still takes.
+    let Some(text) = section.text(key)? else { return Ok(ClientAuthType::NoClientCert) };
+    // An older name, which exporter-toolkit still accepts.
     let text = if text == "RequireClientCert" { "RequireAnyClientCert" } else { &text };
-    let found = ClientAuth::ALL.into_iter().find(|kind| kind.as_str() == text);
+    let found = ClientAuthType::ALL.into_iter().find(|kind| kind.as_str() == text);
     found.ok_or_else(|| {
-        let names = ClientAuth::ALL.map(ClientAuth::as_str).join(", ");
-        section.wrong(key, &format!("has to be one of {names}"))
+        let names = ClientAuthType::ALL.map(ClientAuthType::as_str).join(", ");
+        section.invalid(key, &format!("must be one of {names}"))
     })
 }
 
-fn versions(section: &mut Section) -> Result<Vec<&'static SupportedProtocolVersion>, Wrong> {
+fn versions(section: &mut Section) -> Result<Vec<&'static SupportedProtocolVersion>, InvalidWebConfig> {
     let mut version = |key: &str, default: &str| {
         let text = section.text(key)?.unwrap_or_else(|| default.to_owned());
         match text.as_str() {
             "TLS12" => Ok(12),
             "TLS13" => Ok(13),
             "TLS10" | "TLS11" => {
-                Err(section.wrong(key, "has to be TLS12 or TLS13: older ones are not spoken"))
+                Err(section.invalid(key, "must be TLS12 or TLS13: older versions are not supported"))
             }
-            _ => Err(section.wrong(key, "has to be TLS12 or TLS13")),
+            _ => Err(section.invalid(key, "must be TLS12 or TLS13")),
         }
     };
-    let (least, most) = (version("min_version", "TLS12")?, version("max_version", "TLS13")?);
-    match (least, most) {
+    let (min, max) = (version("min_version", "TLS12")?, version("max_version", "TLS13")?);
+    match (min, max) {
         (12, 12) => Ok(vec![&TLS12]),
         (13, 13) => Ok(vec![&TLS13]),
         (12, 13) => Ok(vec![&TLS13, &TLS12]),
-        _ => Err(section.wrong("min_version", "is above `max_version`")),
+        _ => Err(section.invalid("min_version", "is above `max_version`")),
     }
 }
 
-/// Returns the suites of TLS 1.2 that are named, in that order, and all of TLS 1.3, of which Go lets nobody choose either.
-fn cipher_suites(section: &mut Section) -> Result<Vec<SupportedCipherSuite>, Wrong> {
+/// Returns the configured suites of TLS 1.2, in that order, and all suites of TLS 1.3, which are not
+/// configurable in Go either.
+fn cipher_suites(section: &mut Section) -> Result<Vec<SupportedCipherSuite>, InvalidWebConfig> {
     let key = "cipher_suites";
     let names = section.list(key)?;
     let known = ring::ALL_CIPHER_SUITES;
@@ -192,7 +191,10 @@ fn cipher_suites(section: &mut Section) -> Result<Vec<SupportedCipherSuite>, Wro
     for name in names {
         let suite = known.iter().copied().find(|suite| go_name(*suite) == name).ok_or_else(|| {
             let names: Vec<_> = known.iter().map(|suite| go_name(*suite)).collect();
-            section.wrong(key, &format!("has one that is not spoken; these are: {}", names.join(", ")))
+            section.invalid(
+                key,
+                &format!("contains one that is not supported; supported are: {}", names.join(", ")),
+            )
         })?;
         if !suites.contains(&suite) {
             suites.push(suite);
@@ -201,13 +203,13 @@ fn cipher_suites(section: &mut Section) -> Result<Vec<SupportedCipherSuite>, Wro
     Ok(suites)
 }
 
-/// rustls calls those of TLS 1.3 `TLS13_AES_…`, Go and IANA `TLS_AES_…`.
+/// Returns the name of a suite in Go. For TLS 1.3, rustls uses `TLS13_AES_…`, Go and IANA use `TLS_AES_…`.
 fn go_name(suite: SupportedCipherSuite) -> String {
     let name = suite.suite().as_str().unwrap_or_default();
     name.replacen("TLS13_", "TLS_", 1)
 }
 
-fn curves(section: &mut Section) -> Result<Vec<&'static dyn SupportedKxGroup>, Wrong> {
+fn curves(section: &mut Section) -> Result<Vec<&'static dyn SupportedKxGroup>, InvalidWebConfig> {
     let key = "curve_preferences";
     let names = section.list(key)?;
     if names.is_empty() {
@@ -217,7 +219,8 @@ fn curves(section: &mut Section) -> Result<Vec<&'static dyn SupportedKxGroup>, W
         "X25519" => Ok(ring::kx_group::X25519),
         "CurveP256" => Ok(ring::kx_group::SECP256R1),
         "CurveP384" => Ok(ring::kx_group::SECP384R1),
-        _ => Err(section.wrong(key, "has one that is not spoken; these are: X25519, CurveP256, CurveP384")),
+        _ => Err(section
+            .invalid(key, "contains one that is not supported; supported are: X25519, CurveP256, CurveP384")),
     };
     names.iter().map(curve).collect()
 }

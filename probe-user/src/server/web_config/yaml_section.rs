@@ -1,78 +1,78 @@
-//! One mapping of a configuration, taken apart key by key, so that what is left over is a mistake.
+//! One mapping of a configuration, consumed key by key, so that remaining keys are errors.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::Wrong;
+use super::InvalidWebConfig;
 
-/// The keys of a mapping that nobody has asked for yet.
+/// The keys of a mapping that have not been consumed.
 pub(super) struct Section {
-    /// Its own key with those above it, and a dot: `tls_server_config.`; nothing for the whole file.
+    /// Path of the mapping with a final dot: `tls_server_config.`; empty for the whole file.
     path: String,
     keys: BTreeMap<String, Value>,
 }
 
 impl Section {
-    /// Takes a mapping; nothing is an empty one.
-    pub fn new(path: &str, value: Value) -> Result<Self, Wrong> {
+    /// Takes a mapping; null is an empty one.
+    pub fn new(path: &str, value: Value) -> Result<Self, InvalidWebConfig> {
         let keys = match value {
             Value::Null => BTreeMap::new(),
             Value::Object(keys) => keys.into_iter().collect(),
-            _ if path.is_empty() => return Err(Wrong::new("it holds no keys and values")),
-            _ => return Err(Wrong::new(format!("`{path}` has to hold keys and values"))),
+            _ if path.is_empty() => return Err(InvalidWebConfig::new("it must be a mapping")),
+            _ => return Err(InvalidWebConfig::new(format!("`{path}` must be a mapping"))),
         };
         Ok(Self { path: if path.is_empty() { String::new() } else { format!("{path}.") }, keys })
     }
 
-    pub fn section(&mut self, key: &str) -> Result<Self, Wrong> {
+    pub fn section(&mut self, key: &str) -> Result<Self, InvalidWebConfig> {
         Self::new(&format!("{}{key}", self.path), self.keys.remove(key).unwrap_or_default())
     }
 
-    /// Returns a text; an empty one is none. Numbers and truth values are the texts that they look like.
-    pub fn text(&mut self, key: &str) -> Result<Option<String>, Wrong> {
+    /// Returns a string; none if it is empty. Numbers and booleans are returned as written.
+    pub fn text(&mut self, key: &str) -> Result<Option<String>, InvalidWebConfig> {
         let text = match self.keys.remove(key) {
             None | Some(Value::Null) => None,
-            Some(value) => Some(scalar(value).ok_or_else(|| self.wrong(key, "has to be a text"))?),
+            Some(value) => Some(scalar(value).ok_or_else(|| self.invalid(key, "must be a string"))?),
         };
         Ok(text.filter(|text| !text.is_empty()))
     }
 
-    /// Returns a truth value, in any of the spellings of YAML 1.1, which exporter-toolkit reads.
-    pub fn flag(&mut self, key: &str) -> Result<Option<bool>, Wrong> {
+    /// Returns a boolean in any of the spellings of YAML 1.1, which exporter-toolkit accepts.
+    pub fn flag(&mut self, key: &str) -> Result<Option<bool>, InvalidWebConfig> {
         let Some(text) = self.text(key)? else { return Ok(None) };
         match text.to_lowercase().as_str() {
             "true" | "yes" | "on" | "y" => Ok(Some(true)),
             "false" | "no" | "off" | "n" => Ok(Some(false)),
-            _ => Err(self.wrong(key, "has to be true or false")),
+            _ => Err(self.invalid(key, "must be true or false")),
         }
     }
 
-    /// Returns a list of texts; none is an empty one.
-    pub fn list(&mut self, key: &str) -> Result<Vec<String>, Wrong> {
+    /// Returns a list of strings; empty if absent.
+    pub fn list(&mut self, key: &str) -> Result<Vec<String>, InvalidWebConfig> {
         let items = match self.keys.remove(key) {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(items)) => items,
-            Some(_) => return Err(self.wrong(key, "has to be a list")),
+            Some(_) => return Err(self.invalid(key, "must be a list")),
         };
         let texts: Option<Vec<String>> = items.into_iter().map(scalar).collect();
-        texts.ok_or_else(|| self.wrong(key, "has to be a list of texts"))
+        texts.ok_or_else(|| self.invalid(key, "must be a list of strings"))
     }
 
     pub fn keys(&self) -> Vec<String> {
         self.keys.keys().cloned().collect()
     }
 
-    /// Says what is wrong with one of its keys.
-    pub fn wrong(&self, key: &str, what: &str) -> Wrong {
-        Wrong::new(format!("`{}{key}` {what}", self.path))
+    /// Returns an error about one of the keys.
+    pub fn invalid(&self, key: &str, what: &str) -> InvalidWebConfig {
+        InvalidWebConfig::new(format!("`{}{key}` {what}", self.path))
     }
 
-    /// Ends the section: a key that nobody asked for is none that we know.
-    pub fn end(&self) -> Result<(), Wrong> {
+    /// Ends the section; a key that was not consumed is unknown.
+    pub fn end(&self) -> Result<(), InvalidWebConfig> {
         match self.keys.keys().next() {
             None => Ok(()),
-            Some(key) => Err(Wrong::new(format!("unknown key `{}{}`", self.path, printable(key)))),
+            Some(key) => Err(InvalidWebConfig::new(format!("unknown key `{}{}`", self.path, printable(key)))),
         }
     }
 }
@@ -86,7 +86,8 @@ fn scalar(value: Value) -> Option<String> {
     }
 }
 
-/// Returns the beginning of a key, fit for a line of a log: what is a key here may be a whole PEM file, indented wrongly.
+/// Returns the beginning of a key without control characters: a key may be a whole PEM file with a wrong
+/// indentation.
 fn printable(key: &str) -> String {
     key.chars().take(64).map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }

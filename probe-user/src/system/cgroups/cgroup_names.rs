@@ -1,4 +1,4 @@
-//! Names for the numbers by which the kernel side knows control groups.
+//! Names of cgroups by the ids that the kernel programs record.
 
 use std::{
     collections::HashMap,
@@ -9,35 +9,39 @@ use std::{
 
 use super::Roots;
 
-/// How deep the hierarchies are walked. Kubernetes needs 4 levels, a Kubernetes in a container 8.
+/// Depth to which the hierarchies are walked. Kubernetes uses 4 levels, a Kubernetes in a container 8.
 const MAX_DEPTH: usize = 12;
 
-/// How many control groups of one hierarchy are named.
+/// Maximum number of named cgroups of one hierarchy.
 const MAX_CGROUPS: usize = 20_000;
 
-/// The hierarchies in which the kernel side meets control groups: their numbers overlap, for each counts by itself.
+/// The hierarchies whose cgroup ids the kernel programs record. Each hierarchy numbers its cgroups
+/// independently, so the ids overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hierarchy {
-    /// Version 2: what `bpf_get_current_cgroup_id` tells.
+    /// Version 2: the id that `bpf_get_current_cgroup_id` returns.
     Unified,
-    /// Where the `blkio` controller of version 1 is: what the bio of a request tells there.
+    /// The hierarchy of the `blkio` controller of version 1: the id in the bio of a request there.
     Blkio,
 }
 
-/// The paths of control groups by their ids.
+/// The paths of cgroups by their ids.
 ///
-/// An id is `kn->id` of the group's directory (include/linux/kernfs.h), which on 64-bit machines is the directory's inode
-/// number since Linux 5.5 (`kernfs: convert kernfs_node->id from union kernfs_node_id to u64`), and is not used twice.
+/// An id is `kn->id` of the cgroup's directory (include/linux/kernfs.h). Since Linux 5.5 (`kernfs: convert
+/// kernfs_node->id from union kernfs_node_id to u64`) this is the directory's inode number on 64-bit
+/// machines, and it is not reused.
 #[derive(Debug, Default)]
-pub struct Names {
+pub struct CgroupNames {
     unified: HashMap<u64, String>,
     blkio: HashMap<u64, String>,
 }
 
-impl Names {
-    /// Walks both hierarchies; returns whether all there is was seen, within 12 levels and 20,000 groups each.
+impl CgroupNames {
+    /// Walks both hierarchies; returns whether the walk was complete, within 12 levels and 20,000 cgroups
+    /// each.
     ///
-    /// Who is gone since the last walk keeps its name, because what it did may be told later, until there are too many.
+    /// A cgroup that was removed since the last walk keeps its name, because its I/O may be reported later,
+    /// until there are too many names.
     pub fn refresh(&mut self, roots: &Roots) -> bool {
         let walks = [(&mut self.unified, roots.unified.as_deref()), (&mut self.blkio, blkio(roots))];
         let mut complete = true;
@@ -50,7 +54,7 @@ impl Names {
         complete
     }
 
-    /// Returns the path of a control group from the root of its hierarchy; `None` if no walk met it.
+    /// Returns the path of a cgroup from the root of its hierarchy; `None` if no walk found it.
     pub fn path(&self, hierarchy: Hierarchy, id: u64) -> Option<&str> {
         let names = match hierarchy {
             Hierarchy::Unified => &self.unified,
@@ -71,7 +75,7 @@ fn blkio(roots: &Roots) -> Option<&Path> {
     roots.v1.get("blkio").map(|root| &**root)
 }
 
-/// Notes every directory; whoever vanishes meanwhile was not there.
+/// Records every directory; one that is removed during the walk counts as absent.
 fn walk(root: &Path, names: &mut HashMap<u64, String>) -> bool {
     let Ok(metadata) = fs::metadata(root) else { return false };
     names.insert(metadata.ino(), "/".to_owned());
@@ -82,7 +86,7 @@ fn walk(root: &Path, names: &mut HashMap<u64, String>) -> bool {
         let mut below = Vec::new();
         for path in &level {
             let Ok(entries) = fs::read_dir(root.join(path.trim_start_matches('/'))) else { continue };
-            // What the directory lists has the inode numbers and types: no group is looked at on its own.
+            // The directory entries contain inode numbers and types, so no stat(2) per cgroup is needed.
             let groups = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
             for entry in groups {
                 if seen == MAX_CGROUPS {

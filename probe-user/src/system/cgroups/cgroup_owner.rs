@@ -1,43 +1,44 @@
-//! Whose a control group is, told by its path.
+//! The owner of a cgroup, derived from its path.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// Digits of a container's id, in every runtime.
+/// Digits of a container id, in every runtime.
 const CONTAINER_DIGITS: usize = 64;
 
-/// Digits of a pod's uid. That of a static pod is a hash without dashes.
+/// Digits of a pod uid. The uid of a static pod is a hash without dashes.
 const POD_DIGITS: usize = 32;
 
-/// Whom a control group belongs to.
+/// The owner of a cgroup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Owner {
-    /// Of Kubernetes; without a container the pod as a whole.
+pub enum CgroupOwner {
+    /// A pod of Kubernetes; without `container`, the pod as a whole.
     Pod { uid: String, container: Option<String> },
-    /// A container of which no pod is known.
+    /// A container without a known pod.
     Container { id: String },
-    /// CRI-O's and podman's monitor of a container, which carries its output and is not in it.
+    /// The monitor process of a container under CRI-O and podman: it forwards the output of the container and
+    /// runs outside of it.
     Monitor { pod: Option<String>, container: String },
-    /// A service or scope of systemd; `user` if it is in the slice of one.
+    /// A service or scope of systemd; `user` is set if it is in the slice of a user.
     Unit { name: String, user: Option<u32> },
-    /// A user's slice, and no unit in it that is known.
+    /// The slice of a user, without a known unit in it.
     User { uid: u32 },
     /// Anything else.
     Path { path: String },
 }
 
-/// Tells whose a control group is by its path from the root of the hierarchy.
+/// Returns the owner of a cgroup, by its path from the root of the hierarchy.
 ///
-/// The innermost counts: with a Kubernetes in a container the pod in there, and not the container that it is in.
-pub fn owner(path: &str) -> Owner {
+/// The innermost owner counts: with a Kubernetes in a container, the pod and not the outer container.
+pub fn owner(path: &str) -> CgroupOwner {
     let mut pod = None;
     let mut container = None;
     let mut monitor = false;
     let mut unit = None;
     let mut user = None;
-    // containerd with mismatched drivers makes one directory of `slice:cri-containerd:id`.
+    // With mismatched cgroup drivers, containerd creates a single directory named `slice:cri-containerd:id`.
     for segment in path.split(['/', ':']) {
         if let Some(uid) = pod_uid(segment) {
             (pod, container, monitor) = (Some(uid), None, false);
@@ -51,16 +52,17 @@ pub fn owner(path: &str) -> Owner {
         }
     }
     match (pod, container, unit, user) {
-        (pod, Some(container), _, _) if monitor => Owner::Monitor { pod, container },
-        (Some(uid), container, _, _) => Owner::Pod { uid, container },
-        (None, Some(id), _, _) => Owner::Container { id },
-        (None, None, Some(name), user) => Owner::Unit { name: name.to_owned(), user },
-        (None, None, None, Some(uid)) => Owner::User { uid },
-        (None, None, None, None) => Owner::Path { path: path.to_owned() },
+        (pod, Some(container), _, _) if monitor => CgroupOwner::Monitor { pod, container },
+        (Some(uid), container, _, _) => CgroupOwner::Pod { uid, container },
+        (None, Some(id), _, _) => CgroupOwner::Container { id },
+        (None, None, Some(name), user) => CgroupOwner::Unit { name: name.to_owned(), user },
+        (None, None, None, Some(uid)) => CgroupOwner::User { uid },
+        (None, None, None, None) => CgroupOwner::Path { path: path.to_owned() },
     }
 }
 
-/// `pod<uid>` of the cgroupfs driver, `kubepods-burstable-pod<uid>.slice` of the systemd driver, which writes `_` for `-`.
+/// Parses `pod<uid>` of the cgroupfs driver, and `kubepods-burstable-pod<uid>.slice` of the systemd driver,
+/// which writes `_` for `-`.
 fn pod_uid(segment: &str) -> Option<String> {
     let segment = segment.strip_suffix(".slice").unwrap_or(segment);
     let (before, uid) = segment.rsplit_once("pod")?;
@@ -71,7 +73,8 @@ fn pod_uid(segment: &str) -> Option<String> {
     (starts && digits == POD_DIGITS && matches!(dashes, 0 | 4) && digits + dashes == uid.len()).then_some(uid)
 }
 
-/// A bare id, or one behind the name of its runtime: `cri-containerd-<id>.scope`, `crio-conmon-<id>.scope`, `libpod-<id>`.
+/// Parses a bare id, or an id after the name of its runtime: `cri-containerd-<id>.scope`,
+/// `crio-conmon-<id>.scope`, `libpod-<id>`.
 fn container_id(segment: &str) -> Option<&str> {
     let segment = segment.strip_suffix(".scope").unwrap_or(segment);
     let id = segment.rsplit_once('-').map_or(segment, |(_, id)| id);
@@ -86,7 +89,7 @@ fn is_unit(segment: &str) -> bool {
     [".service", ".scope", ".socket", ".mount", ".swap"].iter().any(|kind| segment.ends_with(kind))
 }
 
-impl fmt::Display for Owner {
+impl fmt::Display for CgroupOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod { uid, container: None } => write!(f, "pod {}", brief_pod(uid)),
@@ -110,7 +113,7 @@ fn brief_pod(uid: &str) -> String {
     format!("{}…", uid.get(..8).unwrap_or(uid))
 }
 
-/// As many digits as `crictl ps` and `docker ps` show.
+/// Shortens an id to the number of digits that `crictl ps` and `docker ps` print.
 fn brief(container: &str) -> &str {
     container.get(..12).unwrap_or(container)
 }

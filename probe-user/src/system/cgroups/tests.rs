@@ -1,4 +1,4 @@
-//! Paths as machines have them, and made-up hierarchies.
+//! Cgroup paths from real hosts, and fixture hierarchies.
 
 use std::{fs, os::unix::fs::MetadataExt};
 
@@ -8,7 +8,7 @@ use crate::support::fixture::Tree;
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 #[test]
-fn owners_are_told_by_their_paths() {
+fn owners_are_derived_from_paths() {
     let uid = "1234abcd-11ee-22ff-8899-001122334455";
     let uid_ = "1234abcd_11ee_22ff_8899_001122334455";
     let hash = "8b9f1e6d6c0a5a0ad8ac1a9e1b1ce2f1";
@@ -32,7 +32,7 @@ fn owners_are_told_by_their_paths() {
         (
             format!("/kubepods.slice/kubepods-pod{uid_}.slice/crio-{ID}.scope/container"),
             in_pod,
-            "CRI-O with a group of the container's own",
+            "CRI-O with a separate cgroup of the container",
         ),
         (
             format!("/kubepods.slice/kubepods-pod{uid_}.slice/crio-conmon-{ID}.scope"),
@@ -65,7 +65,7 @@ fn owners_are_told_by_their_paths() {
         (
             format!("/docker/{}/kubelet/kubepods/burstable/pod{uid}/{ID}", "f".repeat(64)),
             in_pod,
-            "an older kind",
+            "an older version of kind",
         ),
         (format!("/docker/{ID}"), "container 0123456789ab", "docker by itself"),
         (format!("/system.slice/docker-{ID}.scope"), "container 0123456789ab", "docker with systemd"),
@@ -95,7 +95,7 @@ fn owners_are_told_by_their_paths() {
         ),
         ("/user.slice/user-1000.slice".to_owned(), "user 1000", "a user as a whole"),
         ("/kubepods/burstable".to_owned(), "/kubepods/burstable", "a class of pods"),
-        ("/podcast".to_owned(), "/podcast", "no pod"),
+        ("/podcast".to_owned(), "/podcast", "not a pod"),
         ("/lxc/web".to_owned(), "/lxc/web", "anything else"),
         ("/".to_owned(), "/", "the root"),
     ];
@@ -104,7 +104,7 @@ fn owners_are_told_by_their_paths() {
     }
     assert_eq!(
         owner(&format!("/kubepods.slice/kubepods-pod{uid_}.slice/crio-{ID}.scope")),
-        Owner::Pod { uid: uid.to_owned(), container: Some(ID.to_owned()) },
+        CgroupOwner::Pod { uid: uid.to_owned(), container: Some(ID.to_owned()) },
         "in full, and the uid as the API server has it"
     );
 }
@@ -116,14 +116,14 @@ const HYBRID: &str = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
     41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
 
 #[test]
-fn hierarchies_are_where_pid_1_has_them() {
+fn hierarchies_are_read_from_the_mounts_of_pid_1() {
     let tree = Tree::with(&[
         ("proc/1/mountinfo", HYBRID),
         ("proc/self/mountinfo", "1 1 0:38 / /elsewhere rw - cgroup2 cgroup2 rw\n"),
     ]);
     let proc = tree.join("proc");
     let closed = Roots::read(&proc);
-    assert_eq!(closed.unified, Some(proc.join("self/root/elsewhere")), "pid 1's root is closed to us");
+    assert_eq!(closed.unified, Some(proc.join("self/root/elsewhere")), "access to pid 1's root is denied");
     assert!(closed.v1.is_empty());
 
     tree.write("proc/1/root/sys/fs/cgroup/blkio/tasks", "");
@@ -132,13 +132,13 @@ fn hierarchies_are_where_pid_1_has_them() {
     assert_eq!(roots.unified, Some(below("unified")));
     assert_eq!((&roots.v1["cpu"], &roots.v1["cpuacct"]), (&below("cpu,cpuacct"), &below("cpu,cpuacct")));
     assert_eq!(roots.v1["blkio"], below("blkio"));
-    assert!(!roots.v1.contains_key("pids"), "a part of a hierarchy is not it");
+    assert!(!roots.v1.contains_key("pids"), "a part of a hierarchy does not count");
     assert_eq!(Hierarchy::of_block_io(&roots), Hierarchy::Blkio);
     assert_eq!(Hierarchy::of_block_io(&closed), Hierarchy::Unified);
 }
 
 #[test]
-fn a_process_has_one_group_per_hierarchy() {
+fn a_process_has_one_cgroup_per_hierarchy() {
     let tree =
         Tree::with(&[("7/cgroup", "9:name=systemd:/a\n7:blkio:/b/c\n1:cpu,cpuacct:/d\n0::/unified/e:f\n")]);
     let membership = Membership::of_process(7, tree.path()).unwrap();
@@ -155,19 +155,22 @@ fn a_process_has_one_group_per_hierarchy() {
         let (version, groups) = membership.lineage(&roots, controller).unwrap();
         (version, groups.into_iter().map(|group| group.directory.display().to_string()).collect::<Vec<_>>())
     };
-    assert_eq!(paths("blkio"), (Version::V1, vec!["/r/b/c".to_owned(), "/r/b".to_owned(), "/r/".to_owned()]));
+    assert_eq!(
+        paths("blkio"),
+        (CgroupVersion::V1, vec!["/r/b/c".to_owned(), "/r/b".to_owned(), "/r/".to_owned()])
+    );
     let unified = vec!["/u/unified/e:f".to_owned(), "/u/unified".to_owned(), "/u/".to_owned()];
-    assert_eq!(paths("cpu"), (Version::V2, unified), "not mounted as version 1");
+    assert_eq!(paths("cpu"), (CgroupVersion::V2, unified), "not mounted as version 1");
     let foreign = Membership { unified: Some("/../other".to_owned()), ..Membership::default() };
     assert_eq!(foreign.unified_lineage(&roots), None, "outside of our cgroup namespace");
 }
 
 #[test]
-fn groups_are_named_by_the_inode_of_their_directory() {
+fn cgroups_are_named_by_the_inode_of_their_directory() {
     let tree = Tree::with(&[("v2/a.slice/b.service/cgroup.procs", ""), ("v1/c/tasks", "")]);
     let roots = Roots { unified: Some(tree.join("v2")), v1: [("blkio".to_owned(), tree.join("v1"))].into() };
     let id = |path: &str| fs::metadata(tree.join(path)).unwrap().ino();
-    let mut names = Names::default();
+    let mut names = CgroupNames::default();
     assert!(names.refresh(&roots));
     let service = id("v2/a.slice/b.service");
     let cases = [
@@ -185,14 +188,14 @@ fn groups_are_named_by_the_inode_of_their_directory() {
     assert_eq!(
         names.path(Hierarchy::Unified, service),
         Some("/a.slice/b.service"),
-        "who is gone keeps its name"
+        "a removed cgroup keeps its name"
     );
 }
 
 #[test]
 fn a_walk_that_is_too_deep_is_incomplete() {
     let deep = |levels: usize| format!("{}tasks", "d/".repeat(levels));
-    let mut names = Names::default();
+    let mut names = CgroupNames::default();
     for (levels, complete) in [(11, true), (12, false)] {
         let tree = Tree::with(&[(&deep(levels), "")]);
         let roots = Roots { unified: Some(tree.path().into()), ..Roots::default() };
@@ -201,11 +204,11 @@ fn a_walk_that_is_too_deep_is_incomplete() {
 }
 
 #[test]
-fn this_machine_has_groups() {
+fn this_host_has_cgroups() {
     let proc = Path::new("/proc");
     let (roots, me) = (Roots::read(proc), Membership::of_process(std::process::id(), proc).unwrap());
     assert!(me.path().is_some_and(|path| path.starts_with('/')), "{me:?}");
     if roots != Roots::default() {
-        Names::default().refresh(&roots);
+        CgroupNames::default().refresh(&roots);
     }
 }

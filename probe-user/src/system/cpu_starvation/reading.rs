@@ -1,4 +1,4 @@
-//! Reads the files: some twenty, and one per thread.
+//! Reads the counters of a process: about twenty files, and one per thread.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +12,11 @@ use procfs::{
 };
 
 use super::{MemoryEvents, Pressure, Quota, Reading, ThreadTimes, Throttling, proc_text};
-use crate::system::cgroups::{Cgroup, Membership, Roots, Version};
+use crate::system::cgroups::{Cgroup, CgroupVersion, Membership, Roots};
 
 impl Reading {
-    /// Reads the counters of a process. `proc` is `/proc`; what is not there, or closed to us, is `None`.
+    /// Reads the counters of a process. `proc` is `/proc`; a counter that does not exist or cannot be read is
+    /// `None`.
     pub fn read(pid: u32, proc: &Path, membership: &Membership, roots: &Roots) -> Self {
         let process = proc.join(pid.to_string());
         let (version, cpu) = limited(membership, roots, "cpu");
@@ -36,23 +37,24 @@ impl Reading {
     }
 }
 
-/// Returns the groups that can have limits: all but the root.
-fn limited(membership: &Membership, roots: &Roots, controller: &str) -> (Version, Vec<Cgroup>) {
-    let (version, mut lineage) = membership.lineage(roots, controller).unwrap_or((Version::V2, Vec::new()));
+/// Returns the cgroups that can have limits: all except the root.
+fn limited(membership: &Membership, roots: &Roots, controller: &str) -> (CgroupVersion, Vec<Cgroup>) {
+    let (version, mut lineage) =
+        membership.lineage(roots, controller).unwrap_or((CgroupVersion::V2, Vec::new()));
     lineage.retain(|cgroup| !cgroup.is_root());
     (version, lineage)
 }
 
-fn throttling(cgroup: &Cgroup, version: Version) -> Option<Throttling> {
+fn throttling(cgroup: &Cgroup, version: CgroupVersion) -> Option<Throttling> {
     proc_text::throttling(&text(cgroup, "cpu.stat")?, version, &cgroup.path)
 }
 
-fn quota(cgroup: &Cgroup, version: Version) -> Option<Quota> {
+fn quota(cgroup: &Cgroup, version: CgroupVersion) -> Option<Quota> {
     let cpus = match version {
-        Version::V1 => {
+        CgroupVersion::V1 => {
             proc_text::cpus(&text(cgroup, "cpu.cfs_quota_us")?, &text(cgroup, "cpu.cfs_period_us")?)
         }
-        Version::V2 => proc_text::cpu_max(&text(cgroup, "cpu.max")?),
+        CgroupVersion::V2 => proc_text::cpu_max(&text(cgroup, "cpu.max")?),
     };
     cpus.map(|cpus| Quota { cgroup: cgroup.path.clone(), cpus })
 }
@@ -61,27 +63,27 @@ fn tightest(quotas: impl Iterator<Item = Quota>) -> Option<Quota> {
     quotas.min_by(|a, b| a.cpus.total_cmp(&b.cpus))
 }
 
-fn memory_events(cgroup: &Cgroup, version: Version) -> MemoryEvents {
+fn memory_events(cgroup: &Cgroup, version: CgroupVersion) -> MemoryEvents {
     match version {
-        Version::V1 => {
+        CgroupVersion::V1 => {
             let failed = text(cgroup, "memory.failcnt").and_then(|text| text.trim().parse().ok());
             MemoryEvents { max: failed, ..MemoryEvents::default() }
         }
-        Version::V2 => {
+        CgroupVersion::V2 => {
             text(cgroup, "memory.events").map(|text| proc_text::memory_events(&text)).unwrap_or_default()
         }
     }
 }
 
-/// With `psi=0`, or 0 in `cgroup.pressure`, the files may be there, and reading them fails with `EOPNOTSUPP` (`psi_show` of
-/// kernel/sched/psi.c).
+/// Reads the pressure files. With `psi=0`, or 0 in `cgroup.pressure`, the files may exist, but reading them
+/// fails with `EOPNOTSUPP` (`psi_show` of kernel/sched/psi.c).
 fn pressure(text: impl Fn(&str) -> Option<String>) -> Pressure {
     let total = |of: &str| text(of).and_then(|text| proc_text::pressure(&text));
     Pressure { cpu_us: total("cpu"), io_us: total("io"), memory_us: total("memory") }
 }
 
-/// Threads that end meanwhile are left out. All zero is what a kernel writes that has its accounting off
-/// (`proc_pid_schedstat` of fs/proc/base.c).
+/// Reads the times of all threads, without threads that end during the read. A kernel with this accounting
+/// off reports zero everywhere (`proc_pid_schedstat` of fs/proc/base.c).
 fn threads(tasks: &Path) -> Option<BTreeMap<u32, ThreadTimes>> {
     let times = |entry: &fs::DirEntry| {
         let thread = entry.file_name().to_str()?.parse().ok()?;

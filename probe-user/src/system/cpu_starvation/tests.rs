@@ -1,4 +1,4 @@
-//! Made-up processes and control groups, read twice.
+//! Fixture processes and cgroups, read twice.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::{
 const STAT: &str = "42 (etcd) S 1 42 42 0 -1 4194560 2500 0 17 0 30 20 0 0 20 0 9 0 1234 11000000 6000 \
     18446744073709551615 1 1 0 0 0 0 0 0 2143420159 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
 
-/// Two levels of version 2, both with a limit.
+/// Two cgroup levels of version 2, both with a limit.
 fn v2() -> (Tree, Membership, Roots) {
     let tree = Tree::with(&[
         ("cg/pod/etcd/cpu.stat", "usage_usec 1\nnr_periods 100\nnr_throttled 10\nthrottled_usec 5000\n"),
@@ -31,7 +31,7 @@ fn v2() -> (Tree, Membership, Roots) {
 }
 
 #[test]
-fn two_readings_tell_what_happened_in_between() {
+fn the_difference_of_two_readings_is_the_starvation() {
     let (tree, membership, roots) = v2();
     let read = || Reading::read(42, &tree.join("proc"), &membership, &roots);
     let earlier = read();
@@ -84,7 +84,7 @@ fn version_1_has_other_files() {
 }
 
 #[test]
-fn what_is_not_there_is_unknown() {
+fn a_missing_file_is_unknown() {
     let reading = Reading::read(42, Path::new("/nowhere"), &Membership::default(), &Roots::default());
     assert_eq!(reading, Reading::default());
     assert_eq!(reading.since(&reading), Starvation::default());
@@ -97,7 +97,7 @@ fn what_is_not_there_is_unknown() {
 }
 
 #[test]
-fn a_counter_that_fell_tells_nothing() {
+fn a_counter_that_decreased_is_ignored() {
     let at = |periods: u64, faults: u64| Reading {
         throttling: vec![Throttling { cgroup: "/a".to_owned(), periods, ..Throttling::default() }],
         major_faults: Some(faults),
@@ -121,8 +121,8 @@ fn threads_come_and_go() {
     let cases = [
         (vec![(1, 10, 5)], vec![(1, 15, 7)], (5, 2), "the plain case"),
         (vec![(1, 10, 5), (2, 1000, 1000)], vec![(1, 15, 7)], (5, 2), "one ended"),
-        (vec![(1, 10, 5)], vec![(1, 15, 7), (3, 4, 1)], (9, 3), "one began"),
-        (vec![(1, 10, 5), (2, 1000, 1000)], vec![(1, 10, 5), (2, 3, 1)], (3, 1), "its number was used again"),
+        (vec![(1, 10, 5)], vec![(1, 15, 7), (3, 4, 1)], (9, 3), "one started"),
+        (vec![(1, 10, 5), (2, 1000, 1000)], vec![(1, 10, 5), (2, 3, 1)], (3, 1), "its id was reused"),
     ];
     for (earlier, later, expected, why) in cases {
         let starvation = times(&later).since(&times(&earlier));

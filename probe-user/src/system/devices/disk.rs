@@ -1,4 +1,4 @@
-//! What a disk tells of itself, and what that tells of the cloud it is in.
+//! The attributes of a disk, and the cloud provider that they identify.
 
 use std::{fs, path::Path};
 
@@ -6,25 +6,26 @@ use serde::Serialize;
 
 use crate::system::device_number::DeviceNumber;
 
-/// A disk at the bottom of a stack. `None` where its driver does not say.
+/// A disk at the bottom of a device stack. `None` for attributes that its driver does not provide.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Disk {
-    /// Its number among the layers.
+    /// Index among the layers.
     pub layer: u32,
     /// The kernel's name: `nvme0n1`.
     pub name: String,
     pub number: DeviceNumber,
     pub model: Option<String>,
     pub vendor: Option<String>,
-    /// As its driver claims: virtual disks often say yes, whatever they are on.
+    /// As reported by its driver: virtual disks often report true, independent of the physical disk.
     pub rotational: Option<bool>,
     /// The I/O scheduler in use: `none`, `mq-deadline`.
     pub scheduler: Option<String>,
-    /// `write back`: has a cache that a sync has to flush. `write through`: has none, or claims so.
+    /// `write back`: the disk has a cache that a sync must flush. `write through`: it has none, or reports
+    /// none.
     pub write_cache: Option<String>,
-    /// How many requests the scheduler's queue holds before a writer has to wait (`queue/nr_requests`).
+    /// Requests that the scheduler's queue holds before a writer must wait (`queue/nr_requests`).
     pub queue_depth: Option<u32>,
-    /// Whose virtual disk it is, told by its model.
+    /// The product name of a cloud provider's virtual disk, derived from vendor and model.
     pub cloud: Option<&'static str>,
 }
 
@@ -36,7 +37,7 @@ impl Disk {
             let text = text.trim();
             (!text.is_empty()).then(|| text.to_owned())
         };
-        // For virtio this is the number of a PCI vendor.
+        // For virtio this is a PCI vendor id.
         let vendor = text("device/vendor").filter(|vendor| !vendor.starts_with("0x"));
         let model = text("device/model");
         Self {
@@ -58,7 +59,8 @@ impl Disk {
     }
 }
 
-/// Returns the scheduler in brackets: `none [mq-deadline] kyber`. Devices that can have none write a bare `none`.
+/// Returns the scheduler in brackets: `none [mq-deadline] kyber`. Devices that support no scheduler report
+/// `none` without brackets.
 fn in_use(list: &str) -> Option<&str> {
     let Some((_, rest)) = list.split_once('[') else {
         return (!list.contains(' ')).then_some(list);
@@ -66,14 +68,16 @@ fn in_use(list: &str) -> Option<&str> {
     rest.split_once(']').map(|(name, _)| name)
 }
 
-/// Tells whose virtual disk calls itself so; models are compared from their beginning, because some end in a number.
+/// Returns the product name of a virtual disk with this vendor and model. Models are compared by prefix,
+/// because some end in a number.
 ///
-/// - Amazon: `Amazon EBS and NVMe` in the EC2 user guide, and the instance store beside it.
-/// - Google: `PersistentDisk` on SCSI, `nvme_card-pd` on `NVMe` for Persistent Disk and Hyperdisk, else `nvme_card` or
-///   `nvme_card0` for a local SSD (the udev rules of Google's guest-configs).
-/// - Azure: the udev rules of azure-vm-utils. Hyper-V's SCSI disks call themselves the same with or without Azure.
-/// - `DigitalOcean` and Hetzner: the names that they document, `scsi-0DO_Volume_...` and `scsi-0HC_Volume_...`, which udev
-///   makes of vendor and model.
+/// - Amazon: `Amazon EBS and NVMe` in the EC2 user guide, and its section on the instance store.
+/// - Google: `PersistentDisk` on SCSI, `nvme_card-pd` on `NVMe` for Persistent Disk and Hyperdisk, else
+///   `nvme_card` or `nvme_card0` for a local SSD (the udev rules of Google's guest-configs).
+/// - Azure: the udev rules of azure-vm-utils. SCSI disks of Hyper-V have the same name with and without
+///   Azure.
+/// - `DigitalOcean` and Hetzner: the names that they document, `scsi-0DO_Volume_...` and
+///   `scsi-0HC_Volume_...`, which udev derives from vendor and model.
 fn cloud(vendor: Option<&str>, model: Option<&str>) -> Option<&'static str> {
     const KNOWN: [(Option<&str>, &str, &str); 10] = [
         (None, "Amazon Elastic Block Store", "Amazon EBS volume"),
@@ -114,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn clouds_are_told_by_the_model() {
+    fn clouds_are_identified_by_vendor_and_model() {
         let cases = [
             (None, Some("Amazon Elastic Block Store"), Some("Amazon EBS volume")),
             (Some("Google"), Some("PersistentDisk"), Some("Google Cloud Persistent Disk")),

@@ -1,4 +1,4 @@
-//! The way down: which device is below which.
+//! The walk from a mount down to the disks, through sysfs.
 
 use std::{
     collections::HashMap,
@@ -9,17 +9,17 @@ use std::{
 use procfs::process::MountInfo;
 use rustix::fs::{major, minor};
 
-use super::{Disk, Kind, Layer, Stack, WatchedDevice};
+use super::{DeviceStack, Disk, Layer, LayerKind, WatchedDevice};
 use crate::system::device_number::DeviceNumber;
 use crate::system::mount_info::{self, Mount};
 
-/// How many levels are followed, files behind loop devices included.
+/// Maximum depth of the walk, files behind loop devices included.
 const MAX_DEPTH: u32 = 8;
 
-/// What the kernel appends to the path of a file that is gone (`d_path` of `fs/d_path.c`).
+/// Suffix that the kernel appends to the path of a deleted file (`d_path` of `fs/d_path.c`).
 const DELETED: &str = " (deleted)";
 
-pub(super) struct Walk<'a> {
+pub(super) struct SysfsWalk<'a> {
     sysfs: &'a Path,
     /// The host's root directory and mounts, as pid 1 has them.
     root: PathBuf,
@@ -27,19 +27,19 @@ pub(super) struct Walk<'a> {
     layers: Vec<Layer>,
     disks: Vec<Disk>,
     watched: Vec<WatchedDevice>,
-    /// The index of each whole device that was met, by name.
+    /// The index of each whole device that was visited, by name.
     met: HashMap<String, u32>,
     cut_short: bool,
 }
 
 /// A device in sysfs, by the name of its directory.
-struct Device {
+struct SysfsDevice {
     directory: PathBuf,
     name: String,
     number: DeviceNumber,
 }
 
-impl Device {
+impl SysfsDevice {
     fn at(directory: &Path) -> Option<Self> {
         let directory = directory.canonicalize().ok()?;
         let name = directory.file_name()?.to_str()?.to_owned();
@@ -52,31 +52,32 @@ impl Device {
         Some(text.trim_end_matches('\n').to_owned()).filter(|text| !text.is_empty())
     }
 
-    /// Returns the device that this one is a part of.
+    /// Returns the whole device, if this one is a partition.
     fn whole(&self) -> Option<Self> {
         let is_partition = self.directory.join("partition").exists();
         is_partition.then(|| Self::at(self.directory.parent()?)).flatten()
     }
 
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> LayerKind {
         if self.directory.join("dm").is_dir() {
-            // lvm2 (lib/activate/dev_manager.c, UUID_PREFIX) and cryptsetup (lib/utils_dm.h, DM_UUID_PREFIX) write these.
+            // The prefixes come from lvm2 (lib/activate/dev_manager.c, UUID_PREFIX) and cryptsetup
+            // (lib/utils_dm.h, DM_UUID_PREFIX).
             let uuid = self.text("dm/uuid").unwrap_or_default();
             match () {
-                () if uuid.starts_with("LVM-") => Kind::DmLvm,
-                () if uuid.starts_with("CRYPT-") => Kind::DmCrypt,
-                () => Kind::Dm,
+                () if uuid.starts_with("LVM-") => LayerKind::DmLvm,
+                () if uuid.starts_with("CRYPT-") => LayerKind::DmCrypt,
+                () => LayerKind::Dm,
             }
         } else if self.directory.join("md").is_dir() {
-            Kind::Md
+            LayerKind::Md
         } else if self.directory.join("loop").is_dir() {
-            Kind::Loop
+            LayerKind::Loop
         } else {
-            Kind::Disk
+            LayerKind::Disk
         }
     }
 
-    /// Returns what is in a directory of the device, sorted.
+    /// Returns the entries of a directory of the device, sorted.
     fn entries(&self, path: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.directory.join(path)).into_iter().flatten().flatten();
         let mut entries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
@@ -85,9 +86,9 @@ impl Device {
     }
 }
 
-impl<'a> Walk<'a> {
+impl<'a> SysfsWalk<'a> {
     pub(super) fn new(sysfs: &'a Path, proc: &Path) -> Self {
-        let host = mount_info::of_host(proc);
+        let host = mount_info::host_proc_dir(proc);
         Self {
             sysfs,
             root: host.join("root"),
@@ -100,8 +101,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Goes down from a mount, level by level, so that whatever is nearer to the file system comes first.
-    pub(super) fn from(mut self, mount: &Mount) -> Option<Stack> {
+    /// Walks down from a mount, level by level, so that devices nearer to the file system come first.
+    pub(super) fn from(mut self, mount: &Mount) -> Option<DeviceStack> {
         let mut level = self.of_mount(mount, MAX_DEPTH);
         for _ in 0..MAX_DEPTH {
             let mut below = Vec::new();
@@ -112,18 +113,18 @@ impl<'a> Walk<'a> {
         }
         let Self { layers, disks, watched, cut_short, .. } = self;
         let cut_short = cut_short || !level.is_empty();
-        (!layers.is_empty()).then_some(Stack { layers, disks, watched, cut_short })
+        (!layers.is_empty()).then_some(DeviceStack { layers, disks, watched, cut_short })
     }
 
-    /// Notes a device, and the one that it is a part of; returns what is right below.
-    fn visit(&mut self, device: &Device) -> Vec<Device> {
+    /// Records a device, and the whole device if it is a partition; returns the devices directly below.
+    fn visit(&mut self, device: &SysfsDevice) -> Vec<SysfsDevice> {
         let whole = device.whole();
         let is_part = whole.is_some();
         let name = whole.as_ref().map_or(&device.name, |whole| &whole.name);
         let known = self.met.get(name).copied();
         let index = known.unwrap_or_else(|| u32::try_from(self.met.len()).unwrap_or(u32::MAX));
         if is_part && !self.layers.iter().any(|layer| layer.number == device.number) {
-            self.layer(device, index, Kind::Partition, None);
+            self.layer(device, index, LayerKind::Partition, None);
         }
         if known.is_some() {
             return Vec::new();
@@ -136,34 +137,35 @@ impl<'a> Walk<'a> {
         let alias = whole.text("dm/name").or_else(|| backing.clone());
         self.layer(whole, index, kind, alias);
         match kind {
-            Kind::Loop => self.of_file(backing.as_deref()),
-            Kind::Disk | Kind::Partition => {
+            LayerKind::Loop => self.of_file(backing.as_deref()),
+            LayerKind::Disk | LayerKind::Partition => {
                 self.disks.push(Disk::read(&whole.directory, index, &whole.name, whole.number));
                 Vec::new()
             }
-            Kind::Dm | Kind::DmLvm | Kind::DmCrypt | Kind::Md => {
+            LayerKind::Dm | LayerKind::DmLvm | LayerKind::DmCrypt | LayerKind::Md => {
                 let slaves = whole.entries("slaves");
-                let found: Vec<Device> = slaves.iter().filter_map(|slave| Device::at(slave)).collect();
+                let found: Vec<SysfsDevice> =
+                    slaves.iter().filter_map(|slave| SysfsDevice::at(slave)).collect();
                 self.cut_short |= found.is_empty() || found.len() < slaves.len();
                 found
             }
         }
     }
 
-    fn layer(&mut self, device: &Device, index: u32, kind: Kind, alias: Option<String>) {
+    fn layer(&mut self, device: &SysfsDevice, index: u32, kind: LayerKind, alias: Option<String>) {
         self.layers.push(Layer { index, name: device.name.clone(), alias, kind, number: device.number });
     }
 
-    fn watch(&mut self, whole: &Device, layer: u32) {
+    fn watch(&mut self, whole: &SysfsDevice, layer: u32) {
         self.watched.push(WatchedDevice { dev: whole.number.kernel(), layer });
         let parts = whole.entries("").into_iter().filter(|entry| entry.join("partition").exists());
         let numbers = parts.filter_map(|part| fs::read_to_string(part.join("dev")).ok()?.parse().ok());
         self.watched.extend(numbers.map(|part: DeviceNumber| WatchedDevice { dev: part.kernel(), layer }));
     }
 
-    /// Returns the devices that a mounted file system is on.
-    fn of_mount(&self, mount: &Mount, depth: u32) -> Vec<Device> {
-        // Overlays may lie on overlays; so deep that this ends, nothing sane is.
+    /// Returns the devices of a mounted file system.
+    fn of_mount(&self, mount: &Mount, depth: u32) -> Vec<SysfsDevice> {
+        // An overlay may be on another overlay; no sane system nests them this deep.
         let Some(depth) = depth.checked_sub(1) else { return Vec::new() };
         match &*mount.filesystem {
             "overlay" => {
@@ -177,39 +179,39 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Returns the devices under the file behind a loop device.
-    fn of_file(&mut self, path: Option<&str>) -> Vec<Device> {
+    /// Returns the devices below the file behind a loop device.
+    fn of_file(&mut self, path: Option<&str>) -> Vec<SysfsDevice> {
         let path = path.map(|path| Path::new(path.strip_suffix(DELETED).unwrap_or(path)));
         let below = path.map_or_else(Vec::new, |path| self.of_mount(&self.mount_of(path), MAX_DEPTH));
-        // A file on tmpfs is on nothing, and that is all there is to know.
+        // A file on tmpfs has no device, so the result is complete.
         let in_memory = path.is_some_and(|path| self.mount_of(path).filesystem == "tmpfs");
         self.cut_short |= below.is_empty() && !in_memory;
         below
     }
 
-    /// Returns pid 1's mount that holds a path.
+    /// Returns pid 1's mount that contains a path.
     fn mount_of(&self, path: &Path) -> Mount {
         let inside = self.root.join(path.strip_prefix("/").unwrap_or(path));
         let st_dev = rustix::fs::stat(&inside).ok().map(|stat| stat.st_dev);
-        mount_info::holding(&self.mounts, path, st_dev)
+        mount_info::find_mount(&self.mounts, path, st_dev)
     }
 
-    fn by_number(&self, number: DeviceNumber) -> Option<Device> {
-        Device::at(&self.sysfs.join("dev/block").join(number.to_string()))
+    fn by_number(&self, number: DeviceNumber) -> Option<SysfsDevice> {
+        SysfsDevice::at(&self.sysfs.join("dev/block").join(number.to_string()))
     }
 
-    /// Finds the device of a source: `/dev/sda2` by its name, `/dev/mapper/NAME` by what the device mapper calls it, else by
-    /// what pid 1 has there.
-    fn by_source(&self, source: &str) -> Option<Device> {
+    /// Finds the device of a mount source: `/dev/sda2` by its name, `/dev/mapper/NAME` by the name that the
+    /// device mapper reports, otherwise by the device node that pid 1 has at this path.
+    fn by_source(&self, source: &str) -> Option<SysfsDevice> {
         let source = mount_info::unescape(source.as_bytes());
         let devices = self.sysfs.join("class/block");
         let below_dev = source.strip_prefix("/dev").ok()?;
         let named = match below_dev.strip_prefix("mapper") {
-            Err(_) => Device::at(&devices.join(below_dev)),
+            Err(_) => SysfsDevice::at(&devices.join(below_dev)),
             Ok(mapped) => fs::read_dir(devices)
                 .ok()?
                 .flatten()
-                .filter_map(|entry| Device::at(&entry.path()))
+                .filter_map(|entry| SysfsDevice::at(&entry.path()))
                 .find(|device| device.text("dm/name").is_some_and(|name| Path::new(&name) == mapped)),
         };
         named.or_else(|| {
@@ -218,15 +220,16 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Returns a device of btrfs and all others of the same file system, which spreads over them (`/sys/fs/btrfs/UUID/devices`).
-    fn siblings(&self, device: Device) -> Vec<Device> {
+    /// Returns a device of a btrfs file system and all other devices of it, because it spreads over all of
+    /// them (`/sys/fs/btrfs/UUID/devices`).
+    fn siblings(&self, device: SysfsDevice) -> Vec<SysfsDevice> {
         let file_systems = fs::read_dir(self.sysfs.join("fs/btrfs")).into_iter().flatten().flatten();
         let mut its = file_systems.map(|entry| entry.path().join("devices"));
         let Some(devices) = its.find(|devices| devices.join(&device.name).exists()) else {
             return vec![device];
         };
         let entries = fs::read_dir(devices).into_iter().flatten().flatten();
-        let mut others: Vec<_> = entries.filter_map(|entry| Device::at(&entry.path())).collect();
+        let mut others: Vec<_> = entries.filter_map(|entry| SysfsDevice::at(&entry.path())).collect();
         others.retain(|other| other.number != device.number);
         others.sort_unstable_by_key(|other| other.number);
         let mut all = vec![device];

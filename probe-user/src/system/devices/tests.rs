@@ -1,4 +1,4 @@
-//! Made-up machines: a sysfs and what pid 1 has mounted.
+//! Fixture hosts: a sysfs and the mounts of pid 1.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use procfs::process::MountInfo;
 use super::*;
 use crate::support::fixture::Tree;
 
-/// A disk with two partitions, one with none, and what is built on them.
+/// A disk with two partitions, a disk without, and the devices built on them.
 const SYSFS: &[(&str, &str)] = &[
     ("sys/dev/block/8:0", "-> ../../devices/pci/block/sda"),
     ("sys/dev/block/8:1", "-> ../../devices/pci/block/sda/sda1"),
@@ -45,7 +45,7 @@ const SYSFS: &[(&str, &str)] = &[
     ("sys/devices/virtual/block/dm-1/dm/name", "luks-1\n"),
     ("sys/devices/virtual/block/dm-1/dm/uuid", "CRYPT-LUKS2-abc-luks-1\n"),
     ("sys/devices/virtual/block/dm-1/slaves/sda2", "-> ../../../../pci/block/sda/sda2"),
-    // Something else of the device mapper, whose disk is gone; and one below itself, which cannot be.
+    // Another device mapper target, whose disk does not exist; and an impossible one that is below itself.
     ("sys/devices/virtual/block/dm-2/dev", "253:2\n"),
     ("sys/devices/virtual/block/dm-2/dm/name", "slow\n"),
     ("sys/devices/virtual/block/dm-2/dm/uuid", "\n"),
@@ -53,12 +53,12 @@ const SYSFS: &[(&str, &str)] = &[
     ("sys/devices/virtual/block/dm-3/dev", "253:3\n"),
     ("sys/devices/virtual/block/dm-3/dm/name", "ring\n"),
     ("sys/devices/virtual/block/dm-3/slaves/dm-3", "-> ../../dm-3"),
-    // A RAID of a partition and a whole disk.
+    // A RAID array of a partition and a whole disk.
     ("sys/devices/virtual/block/md0/dev", "9:0\n"),
     ("sys/devices/virtual/block/md0/md/level", "raid1\n"),
     ("sys/devices/virtual/block/md0/slaves/sda1", "-> ../../../../pci/block/sda/sda1"),
     ("sys/devices/virtual/block/md0/slaves/sdb", "-> ../../../../pci/block/sdb"),
-    // Files that act as disks: on the RAID, and in memory.
+    // Files that act as disks: on the RAID array, and in memory.
     ("sys/devices/virtual/block/loop0/dev", "7:0\n"),
     ("sys/devices/virtual/block/loop0/loop/backing_file", "/srv/a disk.img\n"),
     ("sys/devices/virtual/block/loop1/dev", "7:1\n"),
@@ -67,7 +67,8 @@ const SYSFS: &[(&str, &str)] = &[
     ("sys/fs/btrfs/1234/devices/sdb", "-> ../../../../devices/pci/block/sdb"),
     ("sys/fs/btrfs/1234/devices/dm-0", "-> ../../../../devices/virtual/block/dm-0"),
     ("proc/1/root/srv/a disk.img", ""),
-    // The made-up files have the device number of the real temporary directory, which must not be that of another mount.
+    // The fixture files have the device number of the real temporary directory, which must differ from that
+    // of every mount.
     (
         "proc/1/mountinfo",
         "27 1 4000:1 / / rw - ext4 /dev/sda1 rw\n\
@@ -76,21 +77,21 @@ const SYSFS: &[(&str, &str)] = &[
     ),
 ];
 
-fn look(line: &str) -> Option<Stack> {
+fn stack_of(line: &str) -> Option<DeviceStack> {
     let tree = Tree::with(SYSFS);
     let mount = Mount::from(&MountInfo::from_line(line).unwrap());
     under(&mount, &tree.join("sys"), &tree.join("proc"))
 }
 
-/// Layers as `index name kind`, one after the other.
-fn outline(stack: &Stack) -> String {
+/// Returns the layers as `index name kind`, in order.
+fn outline(stack: &DeviceStack) -> String {
     let layers = stack.layers.iter();
     let layers = layers.map(|layer| format!("{} {} {}", layer.index, layer.name, layer.kind.as_str()));
     layers.collect::<Vec<_>>().join(", ")
 }
 
 #[test]
-fn the_way_down_ends_at_the_disks() {
+fn the_walk_ends_at_the_disks() {
     let cases = [
         ("ext4 on a partition", "8:1", "ext4 /dev/sda1", "0 sda1 partition, 0 sda disk"),
         ("xfs on a disk", "8:16", "xfs /dev/sdb", "0 sdb disk"),
@@ -117,7 +118,7 @@ fn the_way_down_ends_at_the_disks() {
         ),
     ];
     for (why, number, rest, expected) in cases {
-        let stack = look(&format!("1 1 {number} / / rw - {rest} rw")).expect(why);
+        let stack = stack_of(&format!("1 1 {number} / / rw - {rest} rw")).expect(why);
         assert_eq!(outline(&stack), expected, "{why}");
         assert!(!stack.cut_short, "{why}");
         assert_eq!(stack.top().index, 0, "{why}");
@@ -125,9 +126,9 @@ fn the_way_down_ends_at_the_disks() {
 }
 
 #[test]
-fn an_overlay_is_where_its_upper_directory_is() {
+fn an_overlay_is_on_the_device_of_its_upper_directory() {
     let upper = "1 1 0:50 / / rw - overlay overlay rw,lowerdir=/a,upperdir=/srv/up/diff,workdir=/srv/up/work";
-    assert!(outline(&look(upper).unwrap()).starts_with("0 md0 md, 1 sda1"));
+    assert!(outline(&stack_of(upper).unwrap()).starts_with("0 md0 md, 1 sda1"));
     for line in [
         "1 1 0:50 / / ro - overlay overlay ro,lowerdir=/a:/b",
         "1 1 0:50 / / rw - overlay overlay rw,upperdir=../relative",
@@ -135,12 +136,12 @@ fn an_overlay_is_where_its_upper_directory_is() {
         "1 1 0:60 / /mnt rw - nfs4 server:/export rw",
         "1 1 8:99 / /mnt rw - ext4 /dev/sdz9 rw",
     ] {
-        assert_eq!(look(line), None, "{line}");
+        assert_eq!(stack_of(line), None, "{line}");
     }
 }
 
 #[test]
-fn our_own_mounts_do_if_those_of_pid_1_are_closed() {
+fn our_own_mounts_are_used_if_access_to_pid_1_is_denied() {
     let mut files: Vec<(&str, &str)> =
         SYSFS.iter().copied().filter(|(path, _)| !path.starts_with("proc/1/root")).collect();
     files.push(("proc/self/mountinfo", "27 1 8:16 / / rw - ext4 /dev/sdb rw\n"));
@@ -151,16 +152,16 @@ fn our_own_mounts_do_if_those_of_pid_1_are_closed() {
 }
 
 #[test]
-fn what_cannot_be_followed_is_said() {
+fn an_incomplete_stack_is_marked() {
     for (number, outlined) in [("253:2", "0 dm-2 dm"), ("253:3", "0 dm-3 dm")] {
-        let stack = look(&format!("1 1 {number} / / rw - ext4 /dev/mapper/x rw")).unwrap();
+        let stack = stack_of(&format!("1 1 {number} / / rw - ext4 /dev/mapper/x rw")).unwrap();
         assert_eq!(outline(&stack), outlined);
-        assert_eq!(stack.cut_short, number == "253:2", "{number}: a ring ends where it began");
+        assert_eq!(stack.cut_short, number == "253:2", "{number}: a cycle ends at its start");
     }
 }
 
 #[test]
-fn a_chain_of_devices_is_followed_eight_deep() {
+fn a_chain_of_devices_is_followed_to_a_depth_of_eight() {
     let mut files: Vec<(String, String)> = Vec::new();
     for n in 0..10 {
         let at = format!("sys/devices/virtual/block/dm-{n}");
@@ -178,7 +179,7 @@ fn a_chain_of_devices_is_followed_eight_deep() {
 
 #[test]
 fn a_disk_is_described() {
-    let stack = look("1 1 9:0 / / rw - ext4 /dev/md0 rw").unwrap();
+    let stack = stack_of("1 1 9:0 / / rw - ext4 /dev/md0 rw").unwrap();
     let [first, second] = &stack.disks[..] else { panic!("{:?}", stack.disks) };
     assert_eq!((first.layer, &*first.name), (1, "sda"));
     assert_eq!((first.vendor.as_deref(), first.model.as_deref()), (Some("Google"), Some("PersistentDisk")));
@@ -192,7 +193,7 @@ fn a_disk_is_described() {
 
 #[test]
 fn all_partitions_of_a_disk_are_watched() {
-    let stack = look("1 1 9:0 / / rw - ext4 /dev/md0 rw").unwrap();
+    let stack = stack_of("1 1 9:0 / / rw - ext4 /dev/md0 rw").unwrap();
     let devices: Vec<_> = stack.devices().iter().map(|device| (device.dev, device.layer)).collect();
     assert_eq!(devices, [(9 << 20, 0), (8 << 20, 1), (8 << 20 | 1, 1), (8 << 20 | 2, 1), (8 << 20 | 16, 2)]);
     let limitable: Vec<_> = stack.limitable().iter().map(ToString::to_string).collect();
@@ -201,7 +202,7 @@ fn all_partitions_of_a_disk_are_watched() {
 
 #[test]
 fn a_stack_is_written_for_programs() {
-    let json = serde_json::to_value(look("1 1 7:0 / / rw - ext4 /dev/loop0 rw").unwrap()).unwrap();
+    let json = serde_json::to_value(stack_of("1 1 7:0 / / rw - ext4 /dev/loop0 rw").unwrap()).unwrap();
     assert_eq!(
         json["layers"][0],
         serde_json::json!({"index": 0, "name": "loop0", "alias": "/srv/a disk.img", "kind": "loop", "number": "7:0"})
@@ -210,7 +211,7 @@ fn a_stack_is_written_for_programs() {
 }
 
 #[test]
-fn device_numbers_are_read() {
+fn device_numbers_are_parsed() {
     let number = |text: &str| text.parse::<DeviceNumber>().ok().map(DeviceNumber::kernel);
     let cases = [
         ("8:1", Some(8 << 20 | 1)),

@@ -1,4 +1,4 @@
-//! What root is made of, and which parts of it the probe needs.
+//! Linux capabilities, and which of them the probe requires.
 
 use procfs::{KernelVersion, process::Status};
 use serde::Serialize;
@@ -6,10 +6,10 @@ use serde::Serialize;
 /// `CAP_BPF` and `CAP_PERFMON` were split off `CAP_SYS_ADMIN` in Linux 5.8.
 const SPLIT_SINCE: KernelVersion = KernelVersion { major: 5, minor: 8, patch: 0 };
 
-/// The first kernel on which the limit on locked memory need not be raised.
+/// The first kernel on which the probe does not need to raise the limit on locked memory.
 const MEMLOCK_UNCOUNTED_SINCE: KernelVersion = super::MEMLOCK_UNCOUNTED_SINCE;
 
-/// A capability that the probe uses; numbers are those of include/uapi/linux/capability.h.
+/// A capability that the probe uses; numbers are from include/uapi/linux/capability.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
@@ -24,7 +24,7 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// Returns the name that capabilities(7), container runtimes and systemd know it by.
+    /// Returns the name used by capabilities(7), container runtimes and systemd.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::DacOverride => "CAP_DAC_OVERRIDE",
@@ -37,8 +37,8 @@ impl Capability {
         }
     }
 
-    /// Returns which other one the kernel takes in its place.
-    fn stand_in(self) -> Option<Self> {
+    /// Returns the capability that the kernel accepts instead.
+    fn substitute(self) -> Option<Self> {
         match self {
             // `bpf_capable` and `perfmon_capable` (include/linux/capability.h).
             Self::Bpf | Self::Perfmon => Some(Self::SysAdmin),
@@ -54,32 +54,33 @@ impl Capability {
 pub struct Capabilities {
     pub effective: u64,
     pub permitted: u64,
-    /// What a program that is started can have at most, whoever starts it.
+    /// The bounding set: the most that an executed program can have, for any user.
     pub bounding: u64,
 }
 
 impl Capabilities {
-    /// Returns whether this process has this very one.
+    /// Returns whether this process has exactly this capability.
     pub fn has(&self, capability: Capability) -> bool {
         contains(self.effective, capability)
     }
 
-    /// Returns whether this process has it, or another one that the kernel takes for it.
+    /// Returns whether this process has it, or another one that the kernel accepts instead.
     pub fn suffice_for(&self, capability: Capability, kernel: Option<KernelVersion>) -> bool {
         let split = kernel.is_none_or(|kernel| kernel >= SPLIT_SINCE);
         let by_itself = split || !matches!(capability, Capability::Bpf | Capability::Perfmon);
-        by_itself && self.has(capability) || capability.stand_in().is_some_and(|other| self.has(other))
+        by_itself && self.has(capability) || capability.substitute().is_some_and(|other| self.has(other))
     }
 
-    /// Returns whether not even root can have it here: a container or a unit withholds it.
-    pub fn withhold(&self, capability: Capability) -> bool {
+    /// Returns whether the bounding set excludes it, by a container or a systemd unit: then even root cannot
+    /// have it.
+    pub fn withholds(&self, capability: Capability) -> bool {
         !contains(self.bounding, capability)
     }
 }
 
 impl From<&Status> for Capabilities {
     fn from(status: &Status) -> Self {
-        // Kernels before 2.6.26 told no bounding set.
+        // Kernels before 2.6.26 report no bounding set.
         let bounding = status.capbnd.unwrap_or(u64::MAX);
         Self { effective: status.capeff, permitted: status.capprm, bounding }
     }
@@ -89,30 +90,33 @@ fn contains(set: u64, capability: Capability) -> bool {
     set >> capability as u8 & 1 == 1
 }
 
-/// What becomes of the probe without a capability.
+/// The effect of a missing capability on the probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Nothing can be measured.
     Measure,
-    /// Members may not be found, or not be asked.
+    /// Some members may not be found, or their endpoints may not be scraped.
     FindMembers,
-    /// Only some machines need it; where they do, the line of what is missing says so.
+    /// Only some hosts require it; on these, the line of the missing facility in the output of `doctor`
+    /// reports it.
     Sometimes,
 }
 
-/// A capability, and what it is needed for.
+/// A capability and its purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
     pub capability: Capability,
     pub purpose: Purpose,
-    /// Goes on from "it is needed to".
+    /// Completes the sentence "it is required to".
     pub to: &'static str,
 }
 
-/// Returns what the probe needs on a kernel: the one list that everything else derives from.
+/// Returns the capabilities that the probe requires on a kernel: the single list from which everything else
+/// derives.
 ///
-/// Tried on 5.10, 6.12 and 6.18: `CAP_BPF` and `CAP_PERFMON` are enough for fentry, and neither alone is; `CAP_SYS_ADMIN` alone
-/// is, too. Tracepoints take a tracefs that is mounted and open to the user as well, and see [`super::Host::is_too_paranoid`].
+/// Tested on 5.10, 6.12 and 6.18: fentry requires `CAP_BPF` and `CAP_PERFMON`, and one of them alone is not
+/// enough; `CAP_SYS_ADMIN` alone is. Tracepoints also require a tracefs that is mounted and accessible to the
+/// user; see [`super::Host::is_too_paranoid`] as well.
 pub fn needed(kernel: Option<KernelVersion>) -> impl Iterator<Item = Need> {
     use Capability::{Bpf, DacReadSearch, Perfmon, SysAdmin, SysPtrace, SysResource};
     use Purpose::{FindMembers, Measure, Sometimes};
@@ -129,7 +133,7 @@ pub fn needed(kernel: Option<KernelVersion>) -> impl Iterator<Item = Need> {
         (
             SysAdmin,
             Sometimes,
-            "mount tracefs where it is not, reach an etcd in another network namespace, and see what slow operations wait for",
+            "mount tracefs if it is not mounted, reach an etcd in another network namespace, and find out what slow operations wait on",
         ),
     ];
     let counts_memlock = kernel.is_some_and(|kernel| kernel < MEMLOCK_UNCOUNTED_SINCE);
@@ -152,17 +156,17 @@ mod tests {
     }
 
     #[test]
-    fn what_suffices_is_what_the_kernel_takes() {
+    fn the_same_capabilities_suffice_as_for_the_kernel() {
         use Capability::{Bpf, DacOverride, DacReadSearch, Perfmon, SysAdmin, SysPtrace};
         let cases = [
             (Bpf, &[Bpf][..], NEW, true, "itself"),
-            (Bpf, &[SysAdmin], NEW, true, "what it was split off"),
-            (Bpf, &[Bpf], OLD, false, "not split off yet, so worth nothing"),
-            (Perfmon, &[SysAdmin], OLD, true, "that is where it was"),
-            (Perfmon, &[Bpf], NEW, false, "its twin is no stand-in"),
+            (Bpf, &[SysAdmin], NEW, true, "the capability that it was split off"),
+            (Bpf, &[Bpf], OLD, false, "not split off yet, so without effect"),
+            (Perfmon, &[SysAdmin], OLD, true, "not split off yet"),
+            (Perfmon, &[Bpf], NEW, false, "the other new capability is no substitute"),
             (DacReadSearch, &[DacOverride], NEW, true, "writing includes reading"),
-            (SysPtrace, &[SysAdmin], NEW, false, "nothing stands in for it"),
-            (SysAdmin, &[Bpf, Perfmon], NEW, false, "the parts are not the whole"),
+            (SysPtrace, &[SysAdmin], NEW, false, "there is no substitute"),
+            (SysAdmin, &[Bpf, Perfmon], NEW, false, "the capabilities split off do not replace it"),
         ];
         for (wanted, held, kernel, expected, why) in cases {
             assert_eq!(of(held).suffice_for(wanted, Some(kernel)), expected, "{wanted:?}: {why}");
@@ -174,11 +178,11 @@ mod tests {
         // `CapEff` of a process with cap_bpf,cap_perfmon, as capsh prints it.
         let capabilities = Capabilities { effective: 0x0000_00c0_0000_0000, ..Capabilities::default() };
         assert!(capabilities.has(Capability::Bpf) && capabilities.has(Capability::Perfmon));
-        assert!(!capabilities.has(Capability::SysAdmin) && capabilities.withhold(Capability::Bpf));
+        assert!(!capabilities.has(Capability::SysAdmin) && capabilities.withholds(Capability::Bpf));
     }
 
     #[test]
-    fn memory_need_not_be_unlocked_since_5_11() {
+    fn sys_resource_is_not_required_since_5_11() {
         let names = |kernel| needed(Some(kernel)).any(|need| need.capability == Capability::SysResource);
         assert!(names(KernelVersion::new(5, 10, 0)));
         assert!(!names(KernelVersion::new(5, 11, 0)));

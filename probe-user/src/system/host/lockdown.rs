@@ -1,4 +1,4 @@
-//! How far the kernel is closed even to root (`security/lockdown/lockdown.c`, Linux 5.4).
+//! Kernel lockdown: restrictions that apply even to root (`security/lockdown/lockdown.c`, Linux 5.4).
 
 use std::{fs, path::Path};
 
@@ -13,14 +13,14 @@ const SECURITYFS: &str = "sys/kernel/security";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lockdown {
-    /// Built without it, or off.
+    /// Built without lockdown, or off.
     None,
-    /// Nobody changes the running kernel. Reading its memory and tracing stay allowed.
+    /// No process can modify the running kernel. Reading its memory and tracing stay allowed.
     Integrity,
-    /// Nobody reads the kernel's memory either: no tracing program, no tracefs, no perf event (enum `lockdown_reason` in
-    /// include/linux/security.h).
+    /// No process can read the kernel's memory either: no tracing program, no tracefs, no perf event (enum
+    /// `lockdown_reason` in include/linux/security.h).
     Confidentiality,
-    /// securityfs, which tells, is not mounted.
+    /// securityfs, which contains the level, is not mounted.
     Unknown,
 }
 
@@ -35,7 +35,7 @@ impl Lockdown {
     }
 }
 
-/// Returns the level that securityfs tells.
+/// Returns the level that securityfs reports.
 pub(super) fn read(root: &Path, mounts: &[MountInfo]) -> Lockdown {
     let mounted = mounts.iter().any(|mount| mount.fs_type == "securityfs");
     match fs::read_to_string(root.join(SECURITYFS).join("lockdown")) {
@@ -45,7 +45,8 @@ pub(super) fn read(root: &Path, mounts: &[MountInfo]) -> Lockdown {
     }
 }
 
-/// Returns the level on a machine where securityfs is not mounted, if this process may mount it for itself.
+/// Returns the level on a host where securityfs is not mounted, if this process is permitted to mount it for
+/// itself.
 pub(super) fn read_unmounted() -> Lockdown {
     let at = Path::new("/").join(SECURITYFS);
     private_mount::with("securityfs", &at, || match fs::read_to_string(at.join("lockdown")) {
@@ -56,7 +57,7 @@ pub(super) fn read_unmounted() -> Lockdown {
     .unwrap_or(Lockdown::Unknown)
 }
 
-/// Reads `none [integrity] confidentiality`: the level in brackets is the one in force.
+/// Parses `none [integrity] confidentiality`: the level in brackets is active.
 fn parse(text: &str) -> Lockdown {
     let level = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(level, _)| level);
     match level {
@@ -76,9 +77,9 @@ mod tests {
         let cases = [
             ("[none] integrity confidentiality\n", Lockdown::None, "off"),
             ("none [integrity] confidentiality\n", Lockdown::Integrity, "secure boot of most distributions"),
-            ("none integrity [confidentiality]\n", Lockdown::Confidentiality, "all of it"),
+            ("none integrity [confidentiality]\n", Lockdown::Confidentiality, "the highest level"),
             ("none integrity confidentiality\n", Lockdown::Unknown, "no level is marked"),
-            ("none [paranoia]\n", Lockdown::Unknown, "a level of tomorrow"),
+            ("none [paranoia]\n", Lockdown::Unknown, "an unknown level"),
             ("", Lockdown::Unknown, "empty"),
         ];
         for (text, expected, why) in cases {

@@ -1,4 +1,4 @@
-//! Looks into a file system that is not mounted, without mounting it for anybody else.
+//! Access to a file system that is not mounted, through a mount that no other process can access.
 
 use std::{io, path::Path, thread};
 
@@ -7,14 +7,16 @@ use rustix::{
     thread::{UnshareFlags, unshare_unsafe},
 };
 
-/// ProgramRuns something with a file system mounted read-only, in a mount namespace that ends with the thread that made it.
+/// Runs a function with a file system mounted read-only, in a mount namespace that ends with the thread that
+/// created it.
 ///
 /// # Errors
-/// If it cannot be mounted, above all for want of `CAP_SYS_ADMIN`.
+/// If it cannot be mounted, in most cases because `CAP_SYS_ADMIN` is missing.
 pub(crate) fn with<T: Send>(kind: &str, at: &Path, run: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let running = scope.spawn(|| {
-            // SAFETY: the thread gets its own root and working directory, on which nothing of ours depends; files stay shared.
+            // SAFETY: the thread gets its own root and working directory, on which no other code depends; the
+            // table of file descriptors stays shared.
             unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS)? };
             mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
             mount(kind, at, kind, MountFlags::RDONLY, None)?;

@@ -1,4 +1,4 @@
-//! Made-up machines: files below a directory, read as those of a real one.
+//! Fixture hosts: files below a directory, read like the files of a real host.
 
 use std::{
     os::unix::fs::symlink,
@@ -43,7 +43,7 @@ fn this_machine_is_read() {
 }
 
 #[test]
-fn a_machine_that_tells_nothing_is_not_guessed_at() {
+fn facts_that_cannot_be_read_are_unknown() {
     let host = Host::below(&Machine::with(&[]).0);
     assert_eq!((host.version, host.effective_uid, host.ftrace_enabled), (None, None, None));
     assert_eq!((host.btf, host.lockdown, host.memlock), (Btf::Missing, Lockdown::Unknown, Memlock::Unknown));
@@ -71,8 +71,8 @@ fn numbers_come_from_their_files() {
 fn the_limit_on_locked_memory_is_what_it_can_be_raised_to() {
     let cases = [
         ("65536                65536", Memlock::Bytes(65_536), "fixed"),
-        ("65536                8388608", Memlock::Bytes(65_536), "it is raised to no limit at all, or not"),
-        ("65536                unlimited", Memlock::Unlimited, "anybody may raise it"),
+        ("65536                8388608", Memlock::Bytes(65_536), "it is raised to unlimited, or not at all"),
+        ("65536                unlimited", Memlock::Unlimited, "any process may raise it"),
         ("unlimited            unlimited", Memlock::Unlimited, "none"),
     ];
     let real = fs::read_to_string("/proc/self/limits").unwrap();
@@ -88,12 +88,12 @@ fn the_limit_on_locked_memory_is_what_it_can_be_raised_to() {
 }
 
 #[test]
-fn the_hosts_namespaces_are_told_from_others() {
+fn initial_namespaces_are_distinguished_from_others() {
     let cases = [
         ("pid:[4026531836]", "user:[4026531837]", (true, true), "the host's"),
         ("pid:[4026532211]", "user:[4026531837]", (false, true), "a container's"),
         ("pid:[4026532211]", "user:[4026532210]", (false, false), "a rootless container's"),
-        ("pid:[4026531837]", "user:[4026531836]", (false, false), "numbers that are another kind's"),
+        ("pid:[4026531837]", "user:[4026531836]", (false, false), "numbers of another kind of namespace"),
     ];
     for (pid, user, expected, why) in cases {
         let machine = Machine::with(&[("proc/self/ns/net", "")]);
@@ -106,14 +106,14 @@ fn the_hosts_namespaces_are_told_from_others() {
 }
 
 #[test]
-fn tracefs_is_more_than_a_place_to_mount_it() {
+fn an_empty_mount_point_is_not_tracefs() {
     let cases = [
         ("sys/kernel/tracing/x", Tracefs::NotMounted, "an empty directory"),
-        ("sys/kernel/tracing/events/syscalls/x", Tracefs::Readable("/sys/kernel/tracing"), "the usual place"),
+        ("sys/kernel/tracing/events/syscalls/x", Tracefs::Readable("/sys/kernel/tracing"), "the usual path"),
         (
             "sys/kernel/debug/tracing/events/syscalls/x",
             Tracefs::Readable("/sys/kernel/debug/tracing"),
-            "where it was before",
+            "the path before Linux 4.1",
         ),
         ("sys/kernel/tracing/events/sched/x", Tracefs::NoSyscalls("/sys/kernel/tracing"), "no system calls"),
     ];
@@ -123,7 +123,7 @@ fn tracefs_is_more_than_a_place_to_mount_it() {
 }
 
 #[test]
-fn cgroups_are_told_by_what_is_mounted() {
+fn the_cgroup_version_follows_from_the_mounts() {
     let cases = [
         (&[][..], Cgroups::NotMounted, "nothing"),
         (&["tmpfs tmpfs rw", "cgroup cgroup rw,memory"], Cgroups::V1, "controllers only"),
@@ -138,7 +138,7 @@ fn cgroups_are_told_by_what_is_mounted() {
 }
 
 #[test]
-fn a_kernel_without_lockdown_differs_from_one_that_does_not_tell() {
+fn a_kernel_without_lockdown_differs_from_an_unknown_one() {
     let securityfs = format!("{MOUNT}securityfs securityfs rw\n");
     let cases = [
         (&[("proc/self/mountinfo", &*securityfs)][..], Lockdown::None, "mounted, and without the file"),
@@ -146,7 +146,7 @@ fn a_kernel_without_lockdown_differs_from_one_that_does_not_tell() {
         (
             &[("sys/kernel/security/lockdown", "none integrity [confidentiality]\n")],
             Lockdown::Confidentiality,
-            "told",
+            "reported",
         ),
     ];
     for (files, expected, why) in cases {

@@ -214,6 +214,23 @@ pub fn planned(kernel: &Kernel) -> Vec<Case> {
     all().filter(|case| has(case.hook) && can(case)).collect()
 }
 
+/// Returns whether the gate runs a case on this kernel. A series, and a filter by name, run it on every
+/// kernel.
+///
+/// The gate runs on every kernel what depends on its code: that each hook counts every event, and notices
+/// when it is detached or silenced; the choice of hooks; and what starting takes. The rest is the same code
+/// on each kernel once its events are exact, so the gate runs it on one: the other file system, exact
+/// latencies, and slow devices.
+pub fn in_gate(kernel: &Kernel, case: Case) -> bool {
+    let is_reference = kernel.architecture == Architecture::Amd64 && kernel.name == NEW_ENOUGH;
+    let everywhere = match case.kind {
+        Kind::Exact => case.file_system == FileSystem::Ext4,
+        Kind::Overwrites | Kind::SlowWal | Kind::DeviceSlow | Kind::FlushSlow => false,
+        _ => true,
+    };
+    is_reference || everywhere
+}
+
 /// The result of a case, or of another step in a machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report<C = Case> {
@@ -276,6 +293,26 @@ mod tests {
         ];
         for (name, architecture, expected, why) in cases {
             assert_eq!(planned(&kernel(name, architecture)).len(), expected, "{name}: {why}");
+        }
+    }
+
+    #[test]
+    fn the_gate_runs_each_kind_by_each_hook() {
+        let kernels = [
+            kernel("5.10", Architecture::Amd64),
+            kernel("6.1", Architecture::Amd64),
+            kernel("6.12", Architecture::Amd64),
+            kernel("7.2", Architecture::Amd64),
+            kernel("6.1", Architecture::Arm64),
+            kernel("6.12", Architecture::Arm64),
+        ];
+        let gated =
+            |kernel: &Kernel| planned(kernel).into_iter().filter(|&case| in_gate(kernel, case)).count();
+        assert_eq!(kernels.each_ref().map(gated), [9, 9, 23, 10, 5, 9]);
+        for case in all() {
+            let somewhere =
+                kernels.iter().any(|kernel| planned(kernel).contains(&case) && in_gate(kernel, case));
+            assert!(somewhere, "{case}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Tables of rounds: what each tells about the origin.
+//! Tables of rounds and the origin that follows from them.
 
 use super::*;
 use crate::analysis::crosscheck::Observations;
@@ -17,20 +17,20 @@ fn round((before, counted, after): Row, sequences: u32) -> Round {
     Round { before: reading(before), etcd: observations(counted), after: reading(after) }
 }
 
-fn origin_after(start: Start, sequences: u32, rows: &[Row]) -> (Origin, Vec<Step>) {
+fn origin_after(start: Start, sequences: u32, rows: &[Row]) -> (Origin, Vec<OriginStep>) {
     let mut origin = Origin::new(start);
     let steps = rows.iter().map(|&row| origin.observe(&round(row, sequences))).collect();
     (origin, steps)
 }
 
-/// An earlier round, so that an entry into the only sequence shows; it leaves 99 to 101.
+/// An earlier round, so that an entry into the only sequence is visible; it leaves 99 to 101.
 const EARLIER: Row = ((0, 3, 3), 103, (0, 4, 4));
 
 #[test]
 fn rounds_narrow_the_origin() {
     use Start::{Missed, Observed};
     let cases: [(_, _, &[Row], _, _); 17] = [
-        (Observed, 1, &[], (0, 0), "known from birth"),
+        (Observed, 1, &[], (0, 0), "known from the start"),
         (Missed, 1, &[], (0, i64::MAX), "unknown before the first scrape"),
         (Missed, 1, &[((0, 0, 0), 7, (1, 0, 0))], (7, 8), "an event may have been in flight at the attach"),
         (
@@ -38,7 +38,7 @@ fn rounds_narrow_the_origin() {
             1,
             &[((0, 5, 4), 104, (1, 5, 4))],
             (100, 100),
-            "one in flight from t0 to t1 leaves one value",
+            "one event in flight from t0 to t1 leaves one value",
         ),
         (Missed, 2, &[((0, 5, 4), 104, (1, 5, 4))], (100, 101), "with two sequences it leaves two values"),
         (Missed, 2, &[((0, 6, 4), 104, (1, 6, 4))], (100, 100), "with one in flight in each it leaves one"),
@@ -90,7 +90,7 @@ fn rounds_narrow_the_origin() {
             1,
             &[((0, 0, 0), 7, (1, 0, 0)), ((9000, 0, 0), 7, (9001, 0, 0))],
             (7, 8),
-            "a sync that hangs since before the attach looks like silence",
+            "a sync that hangs since before the attach looks like a pause",
         ),
         (
             Missed,
@@ -122,11 +122,15 @@ fn an_unseen_event_may_hang_in_the_backend_that_stays() {
         (
             round(((0, 2, 1), 100, (1, 2, 1)), 2),
             (99, 100),
-            "two backends, one commit seen to finish, one in flight",
+            "two backends, one finished commit, one in flight",
         ),
         (round(((2, 2, 2), 101, (3, 2, 2)), 1), (99, 100), "one closes"),
-        (round(((5000, 2, 2), 101, (5001, 2, 2)), 1), (99, 100), "what hangs in the other is still unseen"),
-        (round(((5010, 3, 3), 103, (5011, 3, 3)), 1), (100, 100), "it is done once the next one enters"),
+        (
+            round(((5000, 2, 2), 101, (5001, 2, 2)), 1),
+            (99, 100),
+            "the hanging commit in the other is still unknown",
+        ),
+        (round(((5010, 3, 3), 103, (5011, 3, 3)), 1), (100, 100), "it has finished once the next one enters"),
     ];
     let mut origin = Origin::new(Start::Missed);
     for (round, (lo, hi), why) in rounds {
@@ -143,13 +147,13 @@ fn quiet_needs_a_standstill_on_both_sides() {
         (
             &[((0, 0, 0), 0, (1, 0, 0)), ((1000, 0, 0), 0, (1001, 0, 0))],
             true,
-            "from birth, nothing is unseen",
+            "observed from the start: no event is unknown",
         ),
         (&[still], false, "one scrape"),
         (&[((0, 5, 5), 5, (5000, 5, 5))], false, "one slow scrape"),
         (&[still, ((1000, 5, 5), 5, (1001, 5, 5))], true, "a second"),
         (&[still, ((1000, 5, 5), 5, (1001, 6, 5))], false, "an event is in flight"),
-        (&[still, ((1000, 6, 6), 6, (1001, 6, 6))], false, "an event came and went"),
+        (&[still, ((1000, 6, 6), 6, (1001, 6, 6))], false, "an event started and finished"),
         (&[((0, 5, 5), 4, (1, 5, 5)), ((1000, 5, 5), 5, (1001, 5, 5))], false, "etcd caught up"),
         (&[((0, 6, 5), 5, (1, 6, 5)), ((1000, 6, 6), 6, (1001, 6, 6))], false, "the event has just finished"),
         (
@@ -160,7 +164,7 @@ fn quiet_needs_a_standstill_on_both_sides() {
                 ((1999, 6, 6), 6, (2000, 6, 6)),
             ],
             false,
-            "an event starts the second anew",
+            "an event restarts the second",
         ),
     ];
     for (rows, quiet, why) in cases {
@@ -197,16 +201,23 @@ fn violations_move_the_apparent_origin_and_stay_visible() {
             1,
             -1,
             (-1, -1),
-            "a doubled return, entered once",
+            "a duplicated return, entered once",
         ),
-        (Observed, &[((0, 5, 3), 5, (1, 5, 3))], 1, 2, (2, 2), "two lost returns: what finished tells"),
+        (
+            Observed,
+            &[((0, 5, 3), 5, (1, 5, 3))],
+            1,
+            2,
+            (2, 2),
+            "two lost returns: the finished events decide",
+        ),
         (
             Observed,
             &[((0, 5, 3), 5, (1, 5, 3)), ((2, 6, 4), 6, (3, 6, 4))],
             1,
             2,
             (2, 2),
-            "lost returns are one violation, not one a round",
+            "lost returns are one violation, not one per round",
         ),
         (
             Missed,
@@ -214,7 +225,7 @@ fn violations_move_the_apparent_origin_and_stay_visible() {
             1,
             0,
             (102, 102),
-            "lost returns break the sandwich though the origin is unknown",
+            "lost returns violate the sandwich although the origin is unknown",
         ),
         (
             Observed,
@@ -222,7 +233,7 @@ fn violations_move_the_apparent_origin_and_stay_visible() {
             1,
             1,
             (1, 1),
-            "the apparent origin narrows on, the difference stays",
+            "the apparent origin narrows further, the difference stays",
         ),
         (
             Observed,
@@ -230,7 +241,7 @@ fn violations_move_the_apparent_origin_and_stay_visible() {
             2,
             0,
             (-1, 0),
-            "found again: a violation more, but no difference",
+            "back at the origin: one more violation, but no difference",
         ),
         (
             Observed,
@@ -238,7 +249,7 @@ fn violations_move_the_apparent_origin_and_stay_visible() {
             1,
             -46,
             (-47, -46),
-            "a counter that falls is another process's",
+            "a falling counter belongs to another process",
         ),
     ];
     for (start, rows, violations, difference, (lo, hi), why) in cases {
@@ -254,7 +265,7 @@ fn violations_move_the_apparent_origin_and_stay_visible() {
 }
 
 #[test]
-fn gaps_tell_how_far_the_origin_jumped() {
+fn gaps_are_the_distances_of_the_origin() {
     let (_, steps) = origin_after(
         Start::Missed,
         1,
@@ -270,7 +281,7 @@ fn gaps_tell_how_far_the_origin_jumped() {
 }
 
 #[test]
-fn absurd_counters_violate_but_do_not_overflow() {
+fn absurd_counters_are_violations_without_overflow() {
     let absurd = ((0, u64::MAX, u64::MAX), u64::MAX, (u64::MAX / 1_000_000, 0, 0));
     let (origin, _) =
         origin_after(Start::Observed, u32::MAX, &[absurd, ((0, 0, 0), 0, (0, u64::MAX, u64::MAX))]);

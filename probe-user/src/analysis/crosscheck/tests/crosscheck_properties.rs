@@ -1,6 +1,6 @@
-//! What holds for every history: the truth never violates anything, and no fault stays hidden.
+//! Properties of every history: correct counts never violate an invariant, and no fault stays hidden.
 //!
-//! Each property counts how often its case came up, so that it cannot hold for want of cases.
+//! Each property counts how often its case occurred, so that it cannot hold trivially.
 
 use std::cell::Cell;
 
@@ -19,7 +19,7 @@ fn check<S: Strategy>(strategy: &S, property: impl Fn(S::Value) -> Result<(), Te
     }
 }
 
-/// Counts how often a case came up.
+/// Counts how often a case occurred.
 #[derive(Default)]
 struct Tally(Cell<u32>);
 
@@ -37,13 +37,13 @@ fn violations(reconciliation: &Reconciliation) -> u64 {
     Invariant::ALL.iter().map(|&invariant| reconciliation.violations(invariant)).sum()
 }
 
-/// The number of rounds up to and including the quiet one after a load.
+/// Returns the number of rounds up to and including the quiet one after a load.
 fn rounds_until_quiet(history: &History, load: usize, rounds: usize) -> usize {
     // Scrapes from before the attach have no round.
     rounds - (history.scrapes.len() - 1 - history.quiet_scrape(load))
 }
 
-/// Tells whether a pause can pin the origin: nothing unseen can be in flight, and the rounds show it.
+/// Returns whether a pause can pin the origin: no unknown event can be in flight, and the rounds prove it.
 fn pinnable(history: &History, rounds: &[Round]) -> bool {
     let mut entered = rounds.iter().map(|round| &round.before).filter(|before| before.sequences == 1);
     let first = entered.next().map_or(u64::MAX, |before| before.entered);
@@ -51,7 +51,7 @@ fn pinnable(history: &History, rounds: &[Round]) -> bool {
 }
 
 #[test]
-fn the_truth_never_violates_anything() {
+fn correct_counts_never_violate_an_invariant() {
     let (missed, amid_event, by_sandwich, two) = <(Tally, Tally, Tally, Tally)>::default();
     let (rounds_seen, coherent_under_load, busy) = <(Tally, Tally, Tally)>::default();
     check(&histories(1..24), |history| {
@@ -72,7 +72,7 @@ fn the_truth_never_violates_anything() {
             let known = history.events.iter().filter(|event| history.known(event));
             let observed =
                 known.filter(|event| event.observed_ns <= taken_ns(&history, &rounds, index)).count();
-            prop_assert!(reconciliation.etcd_events() <= observed as u64, "never more than the truth");
+            prop_assert!(reconciliation.etcd_events() <= observed as u64, "never more than the exact value");
             pinned_by_sandwich |= !pinned && reconciliation.pinned() && !outcome.quiet;
             rounds_seen.count(true);
             busy.count(round.before.entered > round.before.finished.count);
@@ -85,7 +85,7 @@ fn the_truth_never_violates_anything() {
         Ok(())
     });
     missed.at_least(64, "attached late");
-    amid_event.at_least(32, "attached amid an event");
+    amid_event.at_least(32, "attached during an event");
     by_sandwich.at_least(32, "pinned without a pause");
     rounds_seen.at_least(2_000, "rounds");
     busy.at_least(300, "rounds with an event in flight");
@@ -93,7 +93,7 @@ fn the_truth_never_violates_anything() {
     two.at_least(50, "rounds with two sequences");
 }
 
-/// Returns when etcd took the figures of a round.
+/// Returns the time at which etcd read its counters for a round.
 fn taken_ns(history: &History, rounds: &[Round], index: usize) -> u64 {
     history.scrapes[history.scrapes.len() - rounds.len() + index].taken_ns
 }
@@ -163,11 +163,15 @@ fn no_fault_stays_hidden() {
             prop_assert!(shown == 0 || shown == difference, "round {}: {}", index, shown);
             if index + 1 >= caught {
                 prop_assert_eq!(shown, difference, "round {} of {}", index, rounds.len());
-                let told = reconciliation.violations(Invariant::Sandwich);
-                // While an event that entered twice is in flight, the counts of entries and returns contradict
-                // each other, and the apparent origin may follow now one, now the other.
-                prop_assert!(told == 1 || (told > 1 && fault == Fault::Double), "told {} times", told);
-                prop_assert_eq!(reconciliation.uncertainty(), Some(0), "what was established stays");
+                let reported = reconciliation.violations(Invariant::Sandwich);
+                // While an event that entered twice is in flight, the counts of entries and returns
+                // contradict each other, and the apparent origin may alternate between them.
+                prop_assert!(
+                    reported == 1 || (reported > 1 && fault == Fault::Double),
+                    "reported {} times",
+                    reported
+                );
+                prop_assert_eq!(reconciliation.uncertainty(), Some(0), "the established origin stays");
             }
             before_quiet.count(index + 1 < caught && shown != 0);
         }
@@ -175,13 +179,13 @@ fn no_fault_stays_hidden() {
         missed.count(history.start() == Start::Missed);
         Ok(())
     });
-    before_quiet.at_least(32, "rounds that caught it before the pause");
-    seen.at_least(48, "seen from birth");
+    before_quiet.at_least(32, "rounds that detected it before the pause");
+    seen.at_least(48, "observed from the start");
     missed.at_least(64, "attached late");
 }
 
 #[test]
-fn a_kernel_slower_than_etcd_breaks_dominance() {
+fn a_kernel_slower_than_etcd_violates_dominance() {
     let (by_count, by_sum) = <(Tally, Tally)>::default();
     // The only event between two pauses, unless a second backend adds some, whose slack could hide it.
     let strategy = (histories(1..2), any::<bool>());
@@ -204,9 +208,9 @@ fn a_kernel_slower_than_etcd_breaks_dominance() {
         let mut reconciliation = Reconciliation::new(history.start());
         for (index, round) in rounds.iter().enumerate() {
             reconciliation.observe(round);
-            let told = reconciliation.violations(Invariant::Dominance);
-            prop_assert!(index >= clean || told == 0, "no fault yet");
-            prop_assert!(index + 1 < caught || told > 0, "{} instead of {}", latency_ns, etcd_ns);
+            let reported = reconciliation.violations(Invariant::Dominance);
+            prop_assert!(index >= clean || reported == 0, "no fault yet");
+            prop_assert!(index + 1 < caught || reported > 0, "{} instead of {}", latency_ns, etcd_ns);
         }
         match reconciliation.worst_breach() {
             Some(Breach::Count { bound: worst, missing }) => {
@@ -219,7 +223,7 @@ fn a_kernel_slower_than_etcd_breaks_dominance() {
                 prop_assert!((excess_s - (latency_ns - etcd_ns) as f64 / 1e9).abs() < 1e-6);
                 by_sum.count(true);
             }
-            None => prop_assert!(false, "it was told"),
+            None => prop_assert!(false, "it was reported"),
         }
         prop_assert_eq!(reconciliation.violations(Invariant::Sandwich), 0, "the counts are right");
         Ok(())
@@ -231,13 +235,13 @@ fn a_kernel_slower_than_etcd_breaks_dominance() {
 #[test]
 fn counters_never_fall_over_incarnations() {
     let (unverified, complete) = <(Tally, Tally)>::default();
-    // How many rounds a life has, and how long it goes on unscraped, in milliseconds.
-    let life = (histories(1..24), any::<prop::sample::Index>(), 0..3_000_u64);
-    check(&prop::collection::vec(life, 1..4), |lives| {
+    // The number of rounds of an incarnation, and the time it continues without scrapes, in milliseconds.
+    let incarnation = (histories(1..24), any::<prop::sample::Index>(), 0..3_000_u64);
+    check(&prop::collection::vec(incarnation, 1..4), |incarnations| {
         let mut ledger = Ledger::default();
         let (mut kernel_events, mut lost) = (0, 0);
         let mut shown = figures(&ledger);
-        for (history, rounds, tail_ms) in lives {
+        for (history, rounds, tail_ms) in incarnations {
             let all = history.rounds(&[]);
             let killed = rounds.index(all.len() + 1);
             ledger.begin(history.start());
@@ -265,11 +269,11 @@ fn counters_never_fall_over_incarnations() {
         }
         Ok(())
     });
-    unverified.at_least(64, "lives with an unverified tail");
-    complete.at_least(32, "lives verified to the end");
+    unverified.at_least(64, "incarnations with an unverified end");
+    complete.at_least(32, "incarnations verified to the end");
 }
 
-/// Every counter of a ledger, as floats so that they compare alike.
+/// Returns every counter of a ledger as a float.
 fn figures(ledger: &Ledger) -> [f64; 7] {
     [
         ledger.kernel_events() as f64,

@@ -1,7 +1,7 @@
-//! Generates histories of an etcd, its kernel and its scrapes, for the property tests.
+//! Generates histories of an etcd process, its kernel and its scrapes for the property tests.
 //!
-//! A history has three stretches of load, each followed by a pause with two short scrapes. In between,
-//! events and scrapes know nothing of each other: latencies from 10 µs to 4 s, delays up to half a second
+//! A history has three periods of load, each followed by a pause with two short scrapes. Within a period,
+//! events and scrapes are independent: latencies from 10 µs to 4 s, delays up to half a second
 //! between the return of a syscall and its observation, scrapes that last from microseconds to seconds.
 
 use std::ops::Range;
@@ -9,27 +9,13 @@ use std::ops::Range;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::analysis::disk_metric::BUCKETS;
-
 use super::super::{KernelReading, Observations, Round, Start};
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;
 
-/// Returns the histogram of these latencies, its sum added up as etcd does.
-pub(in crate::analysis::crosscheck) fn observations(latencies_ns: &[u64]) -> Observations {
-    let mut observations = Observations::default();
-    for &latency_ns in latencies_ns {
-        observations.count += 1;
-        observations.sum_s += latency_ns as f64 / 1e9;
-        for bound in 0..BUCKETS {
-            observations.at_most[bound] += u64::from(latency_ns <= MS << bound);
-        }
-    }
-    observations
-}
-
-/// One sync or commit: etcd's clock starts, the syscall enters and returns, etcd's clock stops and it observes.
+/// One sync or commit: etcd's clock starts, the syscall enters and returns, etcd's clock stops and it
+/// observes.
 #[derive(Debug, Clone, Copy)]
 #[expect(clippy::struct_field_names, reason = "the unit goes last in a name")]
 pub(super) struct Event {
@@ -45,7 +31,7 @@ impl Event {
     }
 }
 
-/// How a broken probe, or a broken kernel clock, treats one event.
+/// The treatment of one event by a faulty probe or a faulty kernel clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     Drop,
@@ -56,7 +42,7 @@ pub(super) enum Fault {
     Latency(u64),
 }
 
-/// When a scrape starts, when etcd takes its figures, when it ends.
+/// The times at which a scrape starts, etcd reads its counters, and the scrape ends.
 #[derive(Debug, Clone, Copy)]
 #[expect(clippy::struct_field_names, reason = "the unit goes last in a name")]
 pub(super) struct Scrape {
@@ -70,10 +56,10 @@ pub(super) struct History {
     /// Sorted by entry.
     pub(super) events: Vec<Event>,
     pub(super) scrapes: Vec<Scrape>,
-    /// The stretches of load, without the pauses.
+    /// The periods of load, without the pauses.
     pub(super) loads: Vec<Range<u64>>,
     attached_ns: Option<u64>,
-    /// While a second backend exists.
+    /// The time during which a second backend exists.
     second: Range<u64>,
 }
 
@@ -82,17 +68,17 @@ impl History {
         if self.attached_ns.is_some() { Start::Missed } else { Start::Observed }
     }
 
-    /// Tells whether the probe saw the event enter.
+    /// Returns whether the probe recorded the entry of the event.
     pub(super) fn known(&self, event: &Event) -> bool {
         self.attached_ns.is_none_or(|attached_ns| event.entered_ns > attached_ns)
     }
 
-    /// Returns how many events etcd ever observes that the kernel does not know.
+    /// Returns the number of events that etcd ever observes and the kernel does not count.
     pub(super) fn origin(&self) -> u64 {
         self.events.iter().filter(|event| !self.known(event)).count() as u64
     }
 
-    /// Tells whether an event was in flight as the probe came.
+    /// Returns whether an event was in flight when the probe attached.
     pub(super) fn attached_amid_event(&self) -> bool {
         let amid =
             |at_ns| self.events.iter().any(|event| event.entered_ns <= at_ns && at_ns < event.finished_ns);
@@ -109,7 +95,7 @@ impl History {
         1 + u32::from(self.second.contains(&at_ns))
     }
 
-    /// Returns what a kernel with these faults, by index of the event, knows at that time.
+    /// Returns the reading at that time of a kernel with these faults, by index of the event.
     pub(super) fn kernel(&self, at_ns: u64, faults: &[(usize, Fault)]) -> KernelReading {
         let (mut entered, mut latencies_ns) = (0, vec![]);
         for (index, event) in self.events.iter().enumerate().filter(|(_, event)| self.known(event)) {
@@ -129,7 +115,7 @@ impl History {
                 latencies_ns.extend((0..returns).map(|_| latency_ns));
             }
         }
-        let mut finished = observations(&latencies_ns);
+        let mut finished = Observations::of_latencies(&latencies_ns);
         // The kernel adds whole nanoseconds.
         finished.sum_s = latencies_ns.iter().sum::<u64>() as f64 / 1e9;
         KernelReading { at_ns, entered, sequences: self.sequences(at_ns), finished }
@@ -138,7 +124,7 @@ impl History {
     pub(super) fn etcd(&self, at_ns: u64) -> Observations {
         let mut observed: Vec<_> = self.events.iter().filter(|event| event.observed_ns <= at_ns).collect();
         observed.sort_by_key(|event| event.observed_ns);
-        observations(&observed.into_iter().map(Event::etcd_ns).collect::<Vec<_>>())
+        Observations::of_latencies(&observed.into_iter().map(Event::etcd_ns).collect::<Vec<_>>())
     }
 
     pub(super) fn rounds(&self, faults: &[(usize, Fault)]) -> Vec<Round> {
@@ -155,7 +141,7 @@ impl History {
     }
 }
 
-/// A duration of any order of magnitude between 1 µs × 2^`from` and 1 µs × 2^`to`.
+/// Returns a duration of any order of magnitude between 1 µs × 2^`from` and 1 µs × 2^`to`.
 fn duration(from: u32, to: u32) -> impl Strategy<Value = u64> + Clone {
     (from..to, 0..1_000_u64).prop_map(|(doublings, more)| (1_000 + more) << doublings)
 }
@@ -164,11 +150,12 @@ fn duration(from: u32, to: u32) -> impl Strategy<Value = u64> + Clone {
 type Steps = (u64, u64, u64, u64);
 
 fn steps() -> impl Strategy<Value = Steps> + Clone {
-    // A pause, a little CPU time, a sync of 10 µs to 4 s, and less than the quiet second until observed.
+    // A pause, a short CPU time, a sync of 10 µs to 4 s, and less than the quiet second until the
+    // observation.
     (duration(0, 19), duration(0, 10), duration(3, 21), duration(0, 18))
 }
 
-/// Appends the events of one sequence and returns when the last one is observed.
+/// Appends the events of one sequence and returns the time at which the last one is observed.
 fn append(events: &mut Vec<Event>, start_ns: u64, steps: &[Steps]) -> u64 {
     let mut at_ns = start_ns;
     for &(idle, prepare, inside, observe) in steps {
@@ -189,10 +176,10 @@ fn load(events: Range<usize>) -> impl Strategy<Value = Load> {
     (vec(steps(), events), vec(steps(), 1..6), vec(scrape, 0..4))
 }
 
-/// Histories whose middle load has that many events of the first sequence.
+/// Returns histories with this many events of the first sequence in the middle load.
 pub(super) fn histories(middle: Range<usize>) -> impl Strategy<Value = History> {
     let attach = prop_oneof![1 => Just(None), 2 => (0..7_usize, 0.0..1.0).prop_map(Some)];
-    // During which load a second backend exists, if any.
+    // The load during which a second backend exists, if any.
     let second = prop_oneof![2 => Just(None), 1 => (0..3_usize).prop_map(Some)];
     ((load(8..24), load(middle), load(1..24)), attach, second).prop_map(|((a, b, c), attach, second)| {
         let mut history =
@@ -216,7 +203,7 @@ pub(super) fn histories(middle: Range<usize>) -> impl Strategy<Value = History> 
 }
 
 impl History {
-    /// Scrapes a load and the pause after it; returns when the pause ends.
+    /// Scrapes a load and the pause after it; returns the end of the pause.
     fn scrape(&mut self, load: Range<u64>, scrapes: &[(u64, u64, u64)]) -> u64 {
         let mut at_ns = load.start;
         for &(gap, to_taken, to_end) in scrapes.iter().cycle().take(40) {
@@ -240,7 +227,7 @@ impl History {
         quiet_ns
     }
 
-    /// Attaches within an event of the first load, early enough that others follow it.
+    /// Attaches within an event of the first load, early enough that other events follow.
     fn attach(&mut self, attach: Option<(usize, f64)>) {
         let Some((index, fraction)) = attach else { return };
         // The first 7 of at least 8 events of the first sequence.

@@ -1,9 +1,9 @@
-//! What the lack of a processor does.
+//! Verdicts about a lack of CPU time.
 
 use super::*;
 
 #[test]
-fn a_starved_cpu_is_no_slow_disk() {
+fn cpu_starvation_is_not_a_slow_disk() {
     let fast = latencies(MS, 500);
     let slow = latencies(40 * MS, 500);
     check(&[
@@ -19,7 +19,7 @@ fn a_starved_cpu_is_no_slow_disk() {
             Verdict::CpuStarved,
             "a quota up to 6.17: within the call, as run queue",
         ),
-        (&slow, queued, Verdict::CpuStarved, "busy loops: no quota, and the task's own account shows it"),
+        (&slow, queued, Verdict::CpuStarved, "busy loops: no quota, and the task's own statistics show it"),
         (
             &fast,
             |e| {
@@ -27,7 +27,7 @@ fn a_starved_cpu_is_no_slow_disk() {
                 e.cpu.run_delay_s = Some(5.0);
             },
             Verdict::CpuStarved,
-            "threads wait in run queues outside of the call",
+            "threads wait in run queues outside the call",
         ),
         (
             &fast,
@@ -36,9 +36,9 @@ fn a_starved_cpu_is_no_slow_disk() {
                 (e.cpu.quota_cpus, e.cpu.throttled_periods) = (Some(0.5), Some(100));
             },
             Verdict::CpuStarved,
-            "a hundred periods, though the kernel does not tell for how long",
+            "a hundred periods, although the kernel does not report for how long",
         ),
-        (&fast, |e| overhead(e, 0.006), Verdict::EtcdOverhead, "nothing shows that a CPU was lacking"),
+        (&fast, |e| overhead(e, 0.006), Verdict::EtcdOverhead, "no evidence that a CPU was lacking"),
         (
             &fast,
             |e| {
@@ -52,7 +52,7 @@ fn a_starved_cpu_is_no_slow_disk() {
             &fast,
             |e| e.figures.wal_fsync.etcd_p99_above_s = Some(0.016),
             Verdict::EtcdOverhead,
-            "slow in etcd only; how much is not known yet",
+            "slow in etcd only; by how much is unknown so far",
         ),
         (
             &fast,
@@ -64,7 +64,7 @@ fn a_starved_cpu_is_no_slow_disk() {
             &slow,
             |e| (slow_device(e), overhead(e, 0.000_2)).0,
             Verdict::DeviceSlow,
-            "ordinary overhead beside a slow device",
+            "ordinary overhead next to a slow device",
         ),
     ]);
 }

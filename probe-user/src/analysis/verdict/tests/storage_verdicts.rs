@@ -1,9 +1,9 @@
-//! What the device, its users and the file system do.
+//! Verdicts about the device, its users and the file system.
 
 use super::*;
 
 #[test]
-fn storage_is_named_by_what_the_device_did() {
+fn the_behaviour_of_the_device_names_the_verdict() {
     let slow = latencies(40 * MS, 500);
     check(&[
         (&slow, slow_device, Verdict::DeviceSlow, "requests take as long as the waits explain"),
@@ -14,7 +14,7 @@ fn storage_is_named_by_what_the_device_did() {
                 e.device = Some(device(0.001, 0.030));
             },
             Verdict::FlushSlow,
-            "writes are fast and flushes are not",
+            "writes are fast and flushes are slow",
         ),
         (
             &slow,
@@ -32,7 +32,7 @@ fn storage_is_named_by_what_the_device_did() {
                 e.device = Some(device(0.006, 0.030));
             },
             Verdict::DeviceSlow,
-            "flushes are slow, and etcd does not wait for them",
+            "flushes are slow, but etcd does not wait for them",
         ),
         (
             &slow,
@@ -65,23 +65,23 @@ fn storage_is_named_by_what_the_device_did() {
                 }
             },
             Verdict::DeviceSlow,
-            "the device mapper has no requests of its own: what is not known is no queue",
+            "the device mapper has no requests of its own: an unknown split is not a queue",
         ),
         (
             &slow,
             |e| {
                 slow_device(e);
                 e.slow.wal_fsync = SlowTime::default();
-                e.split.wal_fsync = Split { total_s: 20.0, on_cpu_s: Some(0.1), run_queue_s: Some(0.1) };
+                e.split.wal_fsync = TimeSplit { total_s: 20.0, on_cpu_s: Some(0.1), run_queue_s: Some(0.1) };
             },
             Verdict::DeviceSlow,
-            "none was slow by itself, all of them together were",
+            "no operation was slow by itself, but all of them together were",
         ),
     ]);
 }
 
 #[test]
-fn neighbours_are_named_if_they_make_the_load() {
+fn neighbours_are_named_if_they_cause_the_load() {
     let slow = latencies(40 * MS, 500);
     check(&[
         (&slow, |e| others(e, 0.9, 9000), Verdict::NoisyNeighbour, "nine tenths are a backup's"),
@@ -93,7 +93,7 @@ fn neighbours_are_named_if_they_make_the_load() {
                 e.device.as_mut().unwrap().classes[Class::Flush as usize].other_requests = 4000;
             },
             Verdict::NoisyNeighbour,
-            "flushes alone can be it, and nobody knows whose",
+            "flushes alone can be the load, with an unknown owner",
         ),
         (
             &slow,
@@ -105,7 +105,7 @@ fn neighbours_are_named_if_they_make_the_load() {
                 }
             },
             Verdict::DeviceSlow,
-            "nine tenths of hardly anything are no burden",
+            "nine tenths of a negligible load are no disturbance",
         ),
         (
             &slow,
@@ -116,13 +116,13 @@ fn neighbours_are_named_if_they_make_the_load() {
                 }
             },
             Verdict::NoisyNeighbour,
-            "who fills the queue comes before the queue",
+            "the process that fills the queue precedes the queue",
         ),
     ]);
 }
 
 #[test]
-fn what_happens_above_the_device_is_not_the_devices() {
+fn waits_above_the_device_are_not_a_slow_device() {
     let slow = latencies(40 * MS, 500);
     check(&[
         (
@@ -134,7 +134,7 @@ fn what_happens_above_the_device_is_not_the_devices() {
                 e.io_limits = vec!["io.max of etcd.slice allows 60 writes/s".to_owned()];
             },
             Verdict::IoThrottled,
-            "the device had nothing to do, and a limit is known",
+            "the device was idle, and a limit is known",
         ),
         (
             &slow,
@@ -144,7 +144,7 @@ fn what_happens_above_the_device_is_not_the_devices() {
                 e.device = Some(device(0.001, 0.001));
             },
             Verdict::IoThrottled,
-            "data waits for an idle device: the limit was not found",
+            "data waits for an idle device, but no limit was found",
         ),
         (
             &slow,
@@ -154,7 +154,7 @@ fn what_happens_above_the_device_is_not_the_devices() {
                 e.io_limits = vec!["io.max of etcd.slice allows 60 writes/s".to_owned()];
             },
             Verdict::IoThrottled,
-            "others keep the device busy, and their requests are fast",
+            "other processes keep the device busy, and their requests are fast",
         ),
         (
             &slow,
@@ -163,7 +163,7 @@ fn what_happens_above_the_device_is_not_the_devices() {
                 e.io_limits = vec!["io.max of etcd.slice allows 1 GiB/s".to_owned()];
             },
             Verdict::DeviceSlow,
-            "there is a limit, and it does not bind: requests themselves are slow",
+            "a limit exists but is not reached: the requests themselves are slow",
         ),
         (
             &slow,
@@ -173,7 +173,7 @@ fn what_happens_above_the_device_is_not_the_devices() {
                 e.device = Some(device(0.001, 0.001));
             },
             Verdict::JournalContention,
-            "locks and the journal, over an idle device",
+            "locks and the journal above an idle device",
         ),
         (
             &slow,
@@ -182,7 +182,7 @@ fn what_happens_above_the_device_is_not_the_devices() {
                 e.device = Some(device(0.001, 0.002));
             },
             Verdict::JournalContention,
-            "the journal is waited for 40 ms and a request takes 1.5",
+            "the wait for the journal takes 40 ms, a request 1.5 ms",
         ),
         (
             &slow,
@@ -191,7 +191,7 @@ fn what_happens_above_the_device_is_not_the_devices() {
                 e.device = Some(device(0.001, 0.001));
             },
             Verdict::IoThrottled,
-            "a freeze that is over: somebody held the I/O back",
+            "a freeze that has ended throttled the I/O",
         ),
         (
             &slow,
@@ -201,13 +201,13 @@ fn what_happens_above_the_device_is_not_the_devices() {
                 e.device = Some(device(0.001, 0.001));
             },
             Verdict::JournalContention,
-            "memory ran short: within the kernel, above the device",
+            "memory shortage: within the kernel, above the device",
         ),
     ]);
 }
 
 #[test]
-fn without_a_device_the_stacks_tell() {
+fn without_a_device_the_stacks_decide() {
     let slow = latencies(40 * MS, 500);
     check(&[
         (&slow, |e| blocked(e, &[(Cause::Journal, 16.0)]), Verdict::JournalContention, "the journal"),
@@ -215,6 +215,6 @@ fn without_a_device_the_stacks_tell() {
         (&slow, |e| blocked(e, &[(Cause::RequestQueue, 16.0)]), Verdict::QueueSaturated, "requests"),
         (&slow, |e| blocked(e, &[(Cause::DataWriteback, 16.0)]), Verdict::DeviceSlow, "data"),
         (&slow, |e| blocked(e, &[]), Verdict::DeviceSlow, "ZFS without stacks: by elimination"),
-        (&slow, |_| {}, Verdict::Blind, "nothing tells waiting from anything else"),
+        (&slow, |_| {}, Verdict::Blind, "blocked time cannot be distinguished"),
     ]);
 }

@@ -1,6 +1,5 @@
-//! What holds for any evidence, however odd.
+//! Properties of the verdict for any evidence, however unusual.
 
-use crate::analysis::disk_metric::PerMetric;
 use std::cell::Cell;
 
 use proptest::{
@@ -10,48 +9,47 @@ use proptest::{
 };
 
 use super::super::*;
-use crate::analysis::{causes::PerCause, latency::Latencies};
+use crate::analysis::{causes::PerCause, disk_metric::PerMetric, latency::Latencies};
 
 const CASES: u32 = 512;
 
-/// Of these at least so many get two causes or more, lest the properties hold for want of them: 71 do, five standard deviations more.
-const SLOW: u32 = CASES / 16;
+/// The minimum number of cases with two causes or more, so that the properties do not hold trivially. 71
+/// cases have them, five standard deviations more.
+const SEVERAL_CAUSES_MIN: u32 = CASES / 16;
 
-/// Numbers that make up one case; which number means what is up to [`evidence`].
+/// The numbers of one case; [`evidence`] gives each of them its meaning.
 #[derive(Clone, Debug)]
-struct Odd {
+struct RandomNumbers {
     latencies_ns: Vec<u64>,
     seconds: Vec<f64>,
     counts: Vec<u64>,
     flags: u32,
 }
 
-fn odd() -> impl Strategy<Value = Odd> {
+fn odd() -> impl Strategy<Value = RandomNumbers> {
     let latencies_ns = vec(prop_oneof![0..2_000_000_u64, 0..200_000_000_u64, 0..u64::MAX / 1024], 0..300);
-    // Below 0 is what clocks and differences yield when they go wrong. Most are of one scale, lest one of them be the only cause.
+    // Wrong clocks and differences yield values below 0. Most values have one scale, so that several of them
+    // can be causes.
     let seconds = vec(prop_oneof![1 => Just(0.0), 1 => -1.0..1.0_f64, 4 => 0.0..1e3_f64], 64);
     let counts = vec(prop_oneof![Just(0_u64), 0..50_u64, 0..1_000_000_u64], 64);
-    (latencies_ns, seconds, counts, any::<u32>()).prop_map(|(latencies_ns, seconds, counts, flags)| Odd {
-        latencies_ns,
-        seconds,
-        counts,
-        flags,
+    (latencies_ns, seconds, counts, any::<u32>()).prop_map(|(latencies_ns, seconds, counts, flags)| {
+        RandomNumbers { latencies_ns, seconds, counts, flags }
     })
 }
 
-fn latencies(odd: &Odd) -> Latencies {
+fn latencies(odd: &RandomNumbers) -> Latencies {
     let mut all = Latencies::default();
     odd.latencies_ns.iter().for_each(|latency_ns| all.record(*latency_ns));
     all
 }
 
-fn evidence<'a>(odd: &Odd, kernel: &'a Latencies) -> Evidence<'a> {
+fn evidence<'a>(odd: &RandomNumbers, kernel: &'a Latencies) -> Evidence<'a> {
     let mut seconds = odd.seconds.iter().copied().cycle();
     let mut s = move || seconds.next().unwrap_or_default();
     let mut counts = odd.counts.iter().copied().cycle();
     let mut n = move || counts.next().unwrap_or_default();
     let flag = |bit: u32| odd.flags & (1 << bit) != 0;
-    let figure = |k: usize, s: &mut dyn FnMut() -> f64, n: &mut dyn FnMut() -> u64| Figure {
+    let figure = |k: usize, s: &mut dyn FnMut() -> f64, n: &mut dyn FnMut() -> u64| MetricEvidence {
         name: ["WAL fsync", "backend commit"][k],
         // Small enough for many latencies to exceed it.
         limit_s: s().min(0.02),
@@ -77,7 +75,7 @@ fn evidence<'a>(odd: &Odd, kernel: &'a Latencies) -> Evidence<'a> {
     let [wal_fsync, backend_commit] = [slow(), slow()];
     let slow = PerMetric { wal_fsync, backend_commit };
     let part = |value: f64, bit: u32| flag(bit).then_some(value);
-    let [wal_fsync, backend_commit] = [0, 1].map(|k| Split {
+    let [wal_fsync, backend_commit] = [0, 1].map(|k| TimeSplit {
         total_s: odd.seconds[k],
         on_cpu_s: part(odd.seconds[k + 2], 6),
         run_queue_s: part(odd.seconds[k + 4], 7),
@@ -134,7 +132,7 @@ fn evidence<'a>(odd: &Odd, kernel: &'a Latencies) -> Evidence<'a> {
 fn any_evidence_gets_an_ordered_answer() {
     let slow = Cell::new(0);
     let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
-    let property = |odd: Odd| {
+    let property = |odd: RandomNumbers| {
         let kernel = latencies(&odd);
         let evidence = evidence(&odd, &kernel);
         let Judgement { verdict, reason, causes, next } = judge(&evidence);
@@ -155,5 +153,5 @@ fn any_evidence_gets_an_ordered_answer() {
     if let Err(error) = TestRunner::new(config).run(&odd(), property) {
         panic!("{error}");
     }
-    assert!(slow.get() >= SLOW, "{} of {CASES} had two causes or more", slow.get());
+    assert!(slow.get() >= SEVERAL_CAUSES_MIN, "{} of {CASES} had two causes or more", slow.get());
 }

@@ -1,28 +1,29 @@
-//! What distributions tell their etcds, and which files there are.
+//! The settings that distributions give to etcd, and the files that exist there.
 //!
-//! Flags, variables, paths and files are those of the sources named with each, at the version or of the time named; only the
-//! addresses are made up.
+//! Flags, variables, paths and files are from the source named with each layout, at the version or time
+//! named; only the addresses are invented.
 
-pub struct Layout {
-    /// Where flags and files were read.
+pub struct LayoutCase {
+    /// The source of flags and files.
     pub source: &'static str,
-    /// What doctor calls it.
+    /// The name in the output of `doctor`.
     pub name: Option<&'static str>,
     pub comm: &'static str,
     pub flags: &'static [&'static str],
     pub environment: &'static [(&'static str, &'static str)],
     /// Files in the root of the process.
-    pub theirs: &'static [(&'static str, &'static str)],
+    pub process_files: &'static [(&'static str, &'static str)],
     /// Files that only the node has.
-    pub nodes: &'static [(&'static str, &'static str)],
+    pub node_files: &'static [(&'static str, &'static str)],
     pub data_dir: &'static str,
     pub endpoints: &'static [&'static str],
     pub authority: Option<&'static str>,
-    /// What may be shown, the best first; `node:` for what only the node has.
+    /// Client certificates that may be presented, in order of preference; `node:` marks files that only the
+    /// node has.
     pub pairs: &'static [&'static str],
 }
 
-pub const KUBEADM: Layout = Layout {
+pub const KUBEADM: LayoutCase = LayoutCase {
     source: "kubernetes/kubernetes cmd/kubeadm/app/phases/etcd/local.go, getEtcdCommand and GetEtcdPodSpec, at 0009808f5c66",
     name: Some("kubeadm"),
     comm: "etcd",
@@ -41,12 +42,12 @@ pub const KUBEADM: Layout = Layout {
         "--watch-progress-notify-interval=5s",
     ],
     environment: &[],
-    // The directory of the certificates is mounted, the one above it is not.
-    theirs: &[
+    // The directory of the certificates is mounted, its parent is not.
+    process_files: &[
         ("etc/kubernetes/pki/etcd/healthcheck-client.crt", ""),
         ("etc/kubernetes/pki/etcd/healthcheck-client.key", ""),
     ],
-    nodes: &[
+    node_files: &[
         ("etc/kubernetes/pki/apiserver-etcd-client.crt", ""),
         ("etc/kubernetes/pki/apiserver-etcd-client.key", ""),
     ],
@@ -61,24 +62,24 @@ pub const KUBEADM: Layout = Layout {
     ],
 };
 
-/// As `ToConfigFile` writes it: the keys are those of Go's struct tags, in the order of the alphabet.
+/// In the format that `ToConfigFile` writes: the keys are Go's struct tags, in alphabetical order.
 const K3S_CONFIG: &str = include_str!("../../../../testdata/layouts/k3s-config.yaml");
 const RKE2_CONFIG: &str = include_str!("../../../../testdata/layouts/rke2-config.yaml");
 
-const K3S: Layout = Layout {
+const K3S: LayoutCase = LayoutCase {
     source: "k3s-io/k3s pkg/daemons/executor/executor.go, ETCDConfig and ToConfigFile; pkg/etcd/etcd.go, cluster and \
              listenMetricsURLs with --etcd-expose-metrics (2025)",
     name: Some("k3s"),
     comm: "k3s-server",
-    // It hides its arguments: pkg/cli/server/server.go, SetProcTitle.
+    // k3s hides its arguments: pkg/cli/server/server.go, SetProcTitle.
     flags: &[],
     environment: &[],
-    theirs: &[
+    process_files: &[
         ("var/lib/rancher/k3s/server/db/etcd/config", K3S_CONFIG),
         ("var/lib/rancher/k3s/server/tls/etcd/client.crt", ""),
         ("var/lib/rancher/k3s/server/tls/etcd/client.key", ""),
     ],
-    nodes: &[],
+    node_files: &[],
     data_dir: "/var/lib/rancher/k3s/server/db/etcd",
     endpoints: &["http://127.0.0.1:2381", "http://10.0.0.1:2381", "https://127.0.0.1:2382"],
     authority: Some("/var/lib/rancher/k3s/server/tls/etcd/server-ca.crt"),
@@ -88,14 +89,14 @@ const K3S: Layout = Layout {
     ],
 };
 
-const RKE2: Layout = Layout {
-    source: "rancher/rke2 v1.36.4-rc1 pkg/executor/staticpod/staticpod.go, ETCD: the pod has these six files and its data",
+const RKE2: LayoutCase = LayoutCase {
+    source: "rancher/rke2 v1.36.4-rc1 pkg/executor/staticpod/staticpod.go, ETCD: the pod mounts these six files and its data",
     name: Some("RKE2"),
     comm: "etcd",
     flags: &["--config-file=/var/lib/rancher/rke2/server/db/etcd/config"],
     environment: &[],
-    theirs: &[("var/lib/rancher/rke2/server/db/etcd/config", RKE2_CONFIG)],
-    nodes: &[
+    process_files: &[("var/lib/rancher/rke2/server/db/etcd/config", RKE2_CONFIG)],
+    node_files: &[
         ("var/lib/rancher/rke2/server/tls/etcd/client.crt", ""),
         ("var/lib/rancher/rke2/server/tls/etcd/client.key", ""),
     ],
@@ -108,7 +109,7 @@ const RKE2: Layout = Layout {
     ],
 };
 
-const K0S: Layout = Layout {
+const K0S: LayoutCase = LayoutCase {
     source: "k0sproject/k0s v1.37.0-alpha.1 pkg/component/controller/etcd.go, Start and setupCerts",
     name: Some("k0s"),
     comm: "etcd",
@@ -126,11 +127,11 @@ const K0S: Layout = Layout {
         "--enable-pprof=false",
     ],
     environment: &[],
-    theirs: &[
+    process_files: &[
         ("var/lib/k0s/pki/apiserver-etcd-client.crt", ""),
         ("var/lib/k0s/pki/apiserver-etcd-client.key", ""),
     ],
-    nodes: &[],
+    node_files: &[],
     data_dir: "/var/lib/k0s/etcd",
     endpoints: &["https://127.0.0.1:2379"],
     authority: Some("/var/lib/k0s/pki/etcd/ca.crt"),
@@ -141,9 +142,9 @@ const K0S: Layout = Layout {
     ],
 };
 
-const KOPS_MAIN: Layout = Layout {
-    source: "kubernetes-sigs/etcd-manager v3.0.20260707 pkg/etcd/etcdprocess.go, Start; pkg/etcd/pki.go: the server's pair is \
-             for clients, too; kubernetes/kops nodeup/pkg/model/etcd_manager_tls.go",
+const KOPS_MAIN: LayoutCase = LayoutCase {
+    source: "kubernetes-sigs/etcd-manager v3.0.20260707 pkg/etcd/etcdprocess.go, Start; pkg/etcd/pki.go: the server's certificate \
+             is also for clients; kubernetes/kops nodeup/pkg/model/etcd_manager_tls.go",
     name: Some("kOps"),
     comm: "etcd",
     flags: &[],
@@ -160,8 +161,8 @@ const KOPS_MAIN: Layout = Layout {
         ("ETCD_PEER_CERT_FILE", "/rootfs/mnt/master-vol-0123/pki/token/peers/me.crt"),
         ("ETCD_PEER_KEY_FILE", "/rootfs/mnt/master-vol-0123/pki/token/peers/me.key"),
     ],
-    theirs: &[],
-    nodes: &[
+    process_files: &[],
+    node_files: &[
         ("etc/kubernetes/pki/etcd-manager-main/etcd-clients-ca.crt", ""),
         ("etc/kubernetes/pki/etcd-manager-main/etcd-clients-ca.key", ""),
     ],
@@ -174,7 +175,7 @@ const KOPS_MAIN: Layout = Layout {
     ],
 };
 
-const KOPS_EVENTS: Layout = Layout {
+const KOPS_EVENTS: LayoutCase = LayoutCase {
     environment: &[
         ("ETCD_NAME", "etcd-a"),
         ("ETCD_DATA_DIR", "/rootfs/mnt/master-vol-4567/data/token"),
@@ -193,7 +194,7 @@ const KOPS_EVENTS: Layout = Layout {
     ..KOPS_MAIN
 };
 
-const OPENSHIFT: Layout = Layout {
+const OPENSHIFT: LayoutCase = LayoutCase {
     source: "openshift/cluster-etcd-operator bindata/etcd/pod.gotpl.yaml; pkg/etcdenvvar/etcd_env.go, getEtcdctlEnvVars (4.19)",
     name: Some("OpenShift"),
     comm: "etcd",
@@ -216,11 +217,11 @@ const OPENSHIFT: Layout = Layout {
         ("ETCDCTL_CERT", "/etc/kubernetes/static-pod-certs/secrets/etcd-all-certs/etcd-peer-m0.crt"),
         ("ETCDCTL_KEY", "/etc/kubernetes/static-pod-certs/secrets/etcd-all-certs/etcd-peer-m0.key"),
     ],
-    theirs: &[
+    process_files: &[
         ("etc/kubernetes/static-pod-certs/secrets/etcd-all-certs/etcd-peer-m0.crt", ""),
         ("etc/kubernetes/static-pod-certs/secrets/etcd-all-certs/etcd-peer-m0.key", ""),
     ],
-    nodes: &[],
+    node_files: &[],
     data_dir: "/var/lib/etcd",
     endpoints: &["https://127.0.0.1:9978", "https://127.0.0.1:2379", "unixs://10.0.0.1:0"],
     authority: Some("/etc/kubernetes/static-pod-certs/configmaps/etcd-all-bundles/server-ca-bundle.crt"),
@@ -231,8 +232,8 @@ const OPENSHIFT: Layout = Layout {
     ],
 };
 
-/// Since 2026 clients have HTTP apart from gRPC.
-const OPENSHIFT_APART: Layout = Layout {
+/// Since 2026 HTTP and gRPC have separate client listeners.
+const OPENSHIFT_SEPARATE_HTTP: LayoutCase = LayoutCase {
     source: "openshift/cluster-etcd-operator b4786ae (June 2026) bindata/etcd/pod.gotpl.yaml",
     flags: &[
         "--feature-gates=InitialCorruptCheck=true",
@@ -251,7 +252,7 @@ const OPENSHIFT_APART: Layout = Layout {
     ..OPENSHIFT
 };
 
-const TALOS: Layout = Layout {
+const TALOS: LayoutCase = LayoutCase {
     source: "siderolabs/talos v1.13 internal/app/machined/pkg/system/services/etcd.go, argsForControlPlane; \
              pkg/machinery/constants/constants.go",
     name: Some("Talos"),
@@ -269,8 +270,8 @@ const TALOS: Layout = Layout {
         "--peer-trusted-ca-file=/system/secrets/etcd/ca.crt",
     ],
     environment: &[],
-    theirs: &[("system/secrets/etcd/admin.crt", ""), ("system/secrets/etcd/admin.key", "")],
-    nodes: &[],
+    process_files: &[("system/secrets/etcd/admin.crt", ""), ("system/secrets/etcd/admin.key", "")],
+    node_files: &[],
     data_dir: "/var/lib/etcd",
     endpoints: &["https://[::1]:2379"],
     authority: Some("/system/secrets/etcd/ca.crt"),
@@ -281,8 +282,9 @@ const TALOS: Layout = Layout {
     ],
 };
 
-/// Since 1.14 clients have HTTP apart from gRPC; metrics have a listener of their own once `extraArgs` says so.
-const TALOS_APART: Layout = Layout {
+/// Since 1.14 HTTP and gRPC have separate client listeners; metrics have their own listener if `extraArgs`
+/// configures it.
+const TALOS_SEPARATE_HTTP: LayoutCase = LayoutCase {
     source: "siderolabs/talos v1.14.0-rc.1 internal/app/machined/pkg/system/services/etcd.go, argsForControlPlane",
     flags: &[
         "--auto-tls=false",
@@ -305,7 +307,7 @@ const TALOS_APART: Layout = Layout {
     ..TALOS
 };
 
-const SYSTEMD: Layout = Layout {
+const SYSTEMD: LayoutCase = LayoutCase {
     source: "etcd-io/etcd v3.6 contrib/systemd/etcd.service: EnvironmentFile with ETCD_*",
     name: None,
     comm: "etcd",
@@ -316,27 +318,27 @@ const SYSTEMD: Layout = Layout {
         ("ETCD_LISTEN_CLIENT_URLS", "http://localhost:2379"),
         ("ETCD_LISTEN_METRICS_URLS", ""),
     ],
-    theirs: &[],
-    nodes: &[],
+    process_files: &[],
+    node_files: &[],
     data_dir: "/var/lib/etcd/default",
     endpoints: &["http://localhost:2379"],
     authority: None,
     pairs: &[],
 };
 
-const CONFIG_FILE: Layout = Layout {
+const CONFIG_FILE: LayoutCase = LayoutCase {
     source: "etcd-io/etcd v3.5 etcd.conf.yml.sample",
     name: None,
     comm: "etcd",
     flags: &["--config-file", "/etc/etcd/etcd.yaml", "--name", "ignored"],
     environment: &[],
-    theirs: &[(
+    process_files: &[(
         "etc/etcd/etcd.yaml",
         "name: 'from-file'\ndata-dir: /data\nwal-dir:\nlisten-client-urls: https://10.0.0.1:2379\n\
          listen-metrics-urls: https://10.0.0.1:2381, http://10.0.0.1:2391,http://[::1]:2391\n\
          client-transport-security:\n  auto-tls: true\n  client-cert-auth: false\ncors:\nquota-backend-bytes: 0\n",
     )],
-    nodes: &[],
+    node_files: &[],
     data_dir: "/data",
     endpoints: &[
         "http://10.0.0.1:2391",
@@ -348,7 +350,7 @@ const CONFIG_FILE: Layout = Layout {
     pairs: &["/data/fixtures/client/cert.pem"],
 };
 
-pub const LAYOUTS: [(&str, &Layout); 12] = [
+pub const LAYOUTS: [(&str, &LayoutCase); 12] = [
     ("kubeadm", &KUBEADM),
     ("k3s", &K3S),
     ("RKE2", &RKE2),
@@ -356,9 +358,9 @@ pub const LAYOUTS: [(&str, &Layout); 12] = [
     ("kOps, main", &KOPS_MAIN),
     ("kOps, events", &KOPS_EVENTS),
     ("OpenShift", &OPENSHIFT),
-    ("OpenShift with HTTP apart", &OPENSHIFT_APART),
+    ("OpenShift with separate HTTP", &OPENSHIFT_SEPARATE_HTTP),
     ("Talos", &TALOS),
-    ("Talos with HTTP apart", &TALOS_APART),
+    ("Talos with separate HTTP", &TALOS_SEPARATE_HTTP),
     ("systemd", &SYSTEMD),
     ("a configuration file", &CONFIG_FILE),
 ];

@@ -47,7 +47,7 @@ impl Pki {
     }
 
     pub fn file(&self, name: &str) -> FileRef {
-        FileRef { path: self.directory.join(name), seen_by: None }
+        FileRef { path: self.directory.join(name), root_of: None }
     }
 
     pub fn trusting(&self, client: Vec<ClientPair>) -> Credentials {

@@ -28,7 +28,7 @@ fn several_members_share_one_family() {
     assert_eq!(
         written(&members, Format::Prometheus),
         format!("up 1\n# HELP x It \"is\".\n# TYPE x counter\n{samples}"),
-        "the second one's has another type"
+        "the second member's family has another type"
     );
     assert_eq!(
         written(&members, Format::OpenMetrics),
@@ -36,39 +36,39 @@ fn several_members_share_one_family() {
     );
     let escaped = written(&members[1..2], Format::Prometheus);
     assert_eq!(escaped, "up 1\n# TYPE x untyped\nx{member=\"\\\"two\\\"\\\\\"} 3\n");
-    assert_eq!(written(&[], Format::OpenMetrics), "up 1\n# EOF\n", "nobody to tell of");
+    assert_eq!(written(&[], Format::OpenMetrics), "up 1\n# EOF\n", "no member");
 }
 
 #[test]
-fn families_are_called_as_each_format_wants_it() {
+fn family_names_follow_the_rules_of_each_format() {
     let cases = [
         ("# TYPE x_total counter\nx_total 1\n", "x counter", "x_total counter", "a counter"),
-        ("# TYPE x counter\nx 1\n", "x unknown", "x counter", "a counter without its ending"),
-        ("# TYPE x_total gauge\nx_total 1\n", "x_total gauge", "x_total gauge", "a gauge with one"),
+        ("# TYPE x counter\nx 1\n", "x unknown", "x counter", "a counter without its suffix"),
+        ("# TYPE x_total gauge\nx_total 1\n", "x_total gauge", "x_total gauge", "a gauge with the suffix"),
         (
             "# TYPE x_total histogram\nx_total_sum 1\n",
             "x_total histogram",
             "x_total histogram",
-            "a histogram with one",
+            "a histogram with the suffix",
         ),
-        ("x 1\n", "x unknown", "x untyped", "nobody said"),
+        ("x 1\n", "x unknown", "x untyped", "no type"),
         (
             "# TYPE _total counter\n_total 1\n",
             "_total unknown",
             "_total counter",
-            "no name without its ending",
+            "no name remains without its suffix",
         ),
         (
             "# TYPE x gauge\nx 1\n# TYPE x_total counter\nx_total 1\n",
             "x_total unknown",
             "x_total counter",
-            "its name would be another's",
+            "its name would be the name of another family",
         ),
         (
             "# TYPE x histogram\nx_sum 1\n# TYPE x_count_total counter\nx_count_total 1\n",
             "x_count_total unknown",
             "x_count_total counter",
-            "its name would be a part of another's",
+            "its name would be a series of another family",
         ),
     ];
     for (text, open_metrics, prometheus, why) in cases {
@@ -80,12 +80,13 @@ fn families_are_called_as_each_format_wants_it() {
     }
 }
 
-/// What a real member with two peers makes of the whole allow-list, and some more. `UPDATE_GOLDEN=1` writes the files anew.
+/// The output for a real member with two peers, the whole allow-list and additional families.
+/// `UPDATE_GOLDEN=1` rewrites the files.
 #[test]
 fn a_real_etcd_is_as_recorded() {
     let patterns = ["+go_memstats_*", "etcd_server_health_*", "etcd_debugging_lease_ttl_total"];
     for (format, file) in
-        [(Format::OpenMetrics, "passed-on.openmetrics"), (Format::Prometheus, "passed-on.prom")]
+        [(Format::OpenMetrics, "reexported.openmetrics"), (Format::Prometheus, "reexported.prom")]
     {
         let text = written(&[("infra-1", copy("", &patterns))], format);
         let path = format!("{}/testdata/{file}", env!("CARGO_MANIFEST_DIR"));

@@ -1,12 +1,12 @@
-//! The report and its schema as recorded: what changes for people and programs shows in the diff.
-//! `UPDATE_GOLDEN=1 cargo test -p probe-user` writes the files anew.
+//! The recorded report and its schema: changes for people and programs appear in the diff.
+//! `UPDATE_GOLDEN=1 cargo test -p probe-user` rewrites the files.
 
-use crate::analysis::disk_metric::PerMetric;
 use std::{fs, path::Path};
 
 use super::super::{text_report, *};
 use crate::analysis::{
     causes::Cause,
+    disk_metric::PerMetric,
     verdict::{
         Attribution, ClassTime, CpuEvidence, DeviceEvidence, InFlightNow, Neighbour, SlowTime, Verdict,
     },
@@ -25,9 +25,16 @@ fn plain(report: &Report) -> String {
     anstream::adapter::strip_str(&render(report)).to_string()
 }
 
-fn side(scale: f64, max_s: Option<f64>) -> Side {
+fn side(scale: f64, max_s: Option<f64>) -> LatencySummary {
     let of = |seconds: f64| Some(seconds * scale);
-    Side { count: 1234, mean_s: of(0.004), p50_s: of(0.002), p99_s: of(0.04), p999_s: of(0.3), max_s }
+    LatencySummary {
+        count: 1234,
+        mean_s: of(0.004),
+        p50_s: of(0.002),
+        p99_s: of(0.04),
+        p999_s: of(0.3),
+        max_s,
+    }
 }
 
 fn figure(metric: &'static str) -> FigureReport {
@@ -48,7 +55,7 @@ fn figure(metric: &'static str) -> FigureReport {
     }
 }
 
-/// A member with nothing to tell.
+/// Returns a healthy member without details.
 fn quiet() -> MemberReport {
     MemberReport {
         member: "node-1".to_owned(),
@@ -81,7 +88,7 @@ fn quiet() -> MemberReport {
     }
 }
 
-/// A member of which all is known.
+/// Returns a member with all details.
 fn busy() -> MemberReport {
     let mut slow = SlowTime { operations: 60, total_s: 9.0, on_cpu_s: 0.1, ..SlowTime::default() };
     for (cause, seconds) in [(Cause::Flush, 5.0), (Cause::Journal, 3.0), (Cause::Other, 0.7)] {
@@ -120,7 +127,7 @@ fn busy() -> MemberReport {
         verdict: Verdict::NoisyNeighbour,
         seconds: 8.9,
         share: 1.0,
-        reason: "80 % of the load on dm-0 is pod default/postgres-0".to_owned(),
+        reason: "80 % of the load on dm-0 comes from pod default/postgres-0".to_owned(),
     };
     MemberReport {
         verdict: attribution.verdict.as_str(),
@@ -133,7 +140,7 @@ fn busy() -> MemberReport {
         causes: vec![attribution.into()],
         next: vec![
             "move pod default/postgres-0 to another disk, or limit it with io.max of its cgroup".to_owned(),
-            "put etcd's WAL on a device of its own: --wal-dir".to_owned(),
+            "put etcd's WAL on a dedicated device: --wal-dir".to_owned(),
         ],
         in_flight_s: 0.2,
         in_flight: Some(InFlightNow {
@@ -161,7 +168,7 @@ fn busy() -> MemberReport {
             psi_memory_share: Some(0.0),
             major_faults: Some(12),
         },
-        io_limits: vec!["cgroup /etcd.slice may have 500 writes/s on 259:0".to_owned()],
+        io_limits: vec!["cgroup /etcd.slice is limited to 500 writes/s on 259:0".to_owned()],
         ..quiet()
     }
 }
@@ -183,7 +190,7 @@ fn the_whole_text_is_as_recorded() {
 }
 
 #[test]
-fn no_line_is_too_long_whatever_the_names() {
+fn no_line_is_too_long_for_any_name() {
     let long = "very-long-name-".repeat(20);
     let mut member = busy();
     for name in [
@@ -200,8 +207,8 @@ fn no_line_is_too_long_whatever_the_names() {
     member.endpoint = Some(long.clone());
     member.version = Some(long.clone());
     if let Some(device) = &mut member.device {
-        device.model = Some(long.clone());
-        device.layers = vec![long.clone(); 3];
+        device.device.model = Some(long.clone());
+        device.device.layers = vec![long.clone(); 3];
         device.classes[0].time.requests = u64::MAX;
     }
     let mut report = report_of(vec![member]);
@@ -212,7 +219,7 @@ fn no_line_is_too_long_whatever_the_names() {
 }
 
 #[test]
-fn the_verdict_has_a_colour_of_its_own() {
+fn the_exit_code_determines_the_colour_of_the_verdict() {
     let colours =
         [(Verdict::Healthy, "\x1b[32m"), (Verdict::DeviceSlow, "\x1b[31m"), (Verdict::Blind, "\x1b[33m")];
     for (verdict, expected) in colours {

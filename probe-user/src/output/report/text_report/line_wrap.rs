@@ -1,4 +1,4 @@
-//! Lines that fit: cut, wrapped, aligned.
+//! Truncates, wraps and aligns lines to the width of the report.
 
 use std::fmt::Write;
 
@@ -15,12 +15,13 @@ pub fn heading(out: &mut String, text: &str) {
     let _ = writeln!(out, "{INDENT}{style}{}{style:#}", cut(text, WIDTH - INDENT.len()));
 }
 
-/// Writes one indented line, cut if it is too long.
+/// Writes one indented line, truncated if it is too long.
 pub fn line(out: &mut String, text: &str) {
     let _ = writeln!(out, "{INDENT}{}", cut(text, WIDTH - INDENT.len()).trim_end());
 }
 
-/// Writes a sentence over as many lines as it takes, the following ones indented as deep as the first one's beginning is long.
+/// Writes a sentence over as many lines as necessary. The following lines are indented by the length of
+/// `beginning`.
 pub fn wrap(out: &mut String, beginning: &str, text: &str) {
     let indent = length(beginning);
     let room = WIDTH - indent;
@@ -40,9 +41,10 @@ pub fn wrap(out: &mut String, beginning: &str, text: &str) {
     out.push('\n');
 }
 
-/// Returns a text of at most so many columns, with … for what is left out at its end.
+/// Returns a text of at most this many columns, with … in place of an omitted end.
 ///
-/// Control characters, which a file name may hold and a terminal would obey, become `?`. A character counts as one column.
+/// Control characters become `?`: a file name may contain them, and a terminal would interpret them. A
+/// character counts as one column.
 pub fn cut(text: &str, columns: usize) -> String {
     let printable = |c: char| if c.is_control() { '?' } else { c };
     if length(text) <= columns {
@@ -52,7 +54,7 @@ pub fn cut(text: &str, columns: usize) -> String {
     kept.chain(['…']).take(columns).collect()
 }
 
-/// Returns a bar for a part of a whole.
+/// Returns a bar for a share.
 pub fn bar(share: f64, columns: usize) -> String {
     #[expect(
         clippy::cast_possible_truncation,
@@ -75,9 +77,9 @@ mod tests {
     fn texts_are_cut_to_their_columns() {
         let cases = [
             ("vda", 3, "vda", "it fits"),
-            ("nvme0n1", 4, "nvm…", "the end is left out"),
+            ("nvme0n1", 4, "nvm…", "the end is omitted"),
             ("µµµµ", 3, "µµ…", "columns, not bytes"),
-            ("a\x1b[2Jb\n", 10, "a?[2Jb?", "a name cannot command the terminal"),
+            ("a\x1b[2Jb\n", 10, "a?[2Jb?", "a name cannot control the terminal"),
             ("ab", 1, "…", "no room"),
             ("ab", 0, "", "no room at all"),
         ];
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_as_long_as_their_part() {
+    fn bars_are_as_long_as_their_share() {
         let cases = [(0.0, 0), (0.5, 10), (1.0, 20), (7.0, 20), (f64::NAN, 0)];
         for (share, expected) in cases {
             assert_eq!(length(&bar(share, 20)), expected, "{share}");

@@ -1,31 +1,33 @@
-//! The blocks of numbers: figures, lost time, the device, its users.
+//! The tables of the report: latencies, lost time, the device, its users.
 
 use std::fmt::Write;
 
 use super::line_wrap::{INDENT, bar, cut, heading, length, line, wrap};
 use crate::{
     analysis::verdict::{bytes, percent, share, time},
-    output::report::{MemberReport, Side},
+    output::report::{DeviceReport, LatencySummary, MemberReport},
 };
 
-/// Neighbours that are shown; JSON has all of them.
-const NEIGHBOURS: usize = 3;
+/// The number of neighbours in the text; JSON contains all of them.
+const NEIGHBOURS_MAX: usize = 3;
 
-/// Stacks of `other` that are shown.
-const FRAMES: usize = 2;
+/// The number of stacks of `other` in the text.
+const STACKS_MAX: usize = 2;
 
-const BAR: usize = 40;
+/// Columns of the longest bar.
+const BAR_COLUMNS: usize = 40;
 
-/// The kernel's figures above etcd's.
+/// Writes the kernel's latencies above etcd's.
 ///
-/// The counts differ by a few under load: the two sides of a window are not read at the same instant. They are reconciled below.
+/// The counts differ slightly under load: the two sides of a window are not read at the same instant. The
+/// lines of the cross-check reconcile them.
 pub fn figures(out: &mut String, member: &MemberReport) {
     let header = ["count", "p50", "p99", "p99.9", "max"].map(str::to_owned);
     heading(out, &row(&format!("last {:.0} s", member.window_s), "", &header));
     for figure in &member.figures {
         let mut name = figure.metric.replace('_', " ");
-        for (who, side) in [("kernel", &figure.kernel), ("etcd", &figure.etcd)] {
-            line(out, &row(&name, who, &cells(side)));
+        for (source, side) in [("kernel", &figure.kernel), ("etcd", &figure.etcd)] {
+            line(out, &row(&name, source, &cells(side)));
             name.clear();
         }
     }
@@ -33,12 +35,12 @@ pub fn figures(out: &mut String, member: &MemberReport) {
     let _ = writeln!(out);
 }
 
-fn cells(side: &Side) -> [String; 5] {
+fn cells(side: &LatencySummary) -> [String; 5] {
     let of = |seconds: Option<f64>| seconds.map_or_else(|| "-".to_owned(), time);
     [side.count.to_string(), of(side.p50_s), of(side.p99_s), of(side.p999_s), of(side.max_s)]
 }
 
-/// Where the time went: that of slow operations, or of all where none was slow by itself.
+/// Writes where the time of slow operations went, or of all operations if none was slow by itself.
 pub fn lost(out: &mut String, member: &MemberReport) {
     let (slow, split) = (&member.slow, &member.split);
     let (what, mut parts) = if slow.operations > 0 {
@@ -60,17 +62,20 @@ pub fn lost(out: &mut String, member: &MemberReport) {
     heading(out, &format!("where the time went: {} of {what}", time(total_s)));
     for (name, seconds) in parts {
         let part = share(seconds, total_s);
-        line(out, &format!("{name:<22}{:>10}{:>7}  {}", time(seconds), percent(part), bar(part, BAR)));
+        line(
+            out,
+            &format!("{name:<22}{:>10}{:>7}  {}", time(seconds), percent(part), bar(part, BAR_COLUMNS)),
+        );
     }
-    for frames in slow.other_frames.iter().take(FRAMES) {
+    for frames in slow.other_frames.iter().take(STACKS_MAX) {
         wrap(out, &format!("{INDENT}other: "), frames);
     }
     let _ = writeln!(out);
 }
 
-/// The device, its layers and its requests by class.
+/// Writes the device, its layers and its requests by class.
 pub fn device(out: &mut String, member: &MemberReport) {
-    let Some(device) = &member.device else { return };
+    let Some(DeviceReport { device, classes }) = &member.device else { return };
     let facts = [
         device.model.clone(),
         device.cloud.map(str::to_owned),
@@ -85,7 +90,7 @@ pub fn device(out: &mut String, member: &MemberReport) {
     }
     let header = ["requests", "etcd", "kernel", "others", "mean queue", "device", "total"].map(str::to_owned);
     line(out, &format!("{}{}", column("", 12), right(&header, 12)));
-    for class in device.classes.iter().filter(|class| class.time.requests > 0) {
+    for class in classes.iter().filter(|class| class.time.requests > 0) {
         let counted = &class.time;
         let mean = |seconds: f64| {
             if seconds > 0.0 { time(seconds / counted.requests as f64) } else { "-".to_owned() }
@@ -100,15 +105,15 @@ pub fn device(out: &mut String, member: &MemberReport) {
     let _ = writeln!(out);
 }
 
-/// The three heaviest users of the device beside the member.
+/// Writes the three heaviest users of the device other than the member.
 pub fn neighbours(out: &mut String, member: &MemberReport) {
     if member.neighbours.is_empty() {
         return;
     }
     let header = ["share", "requests", "flushes", "syncs", "bytes"].map(str::to_owned);
     heading(out, &format!("{:<48}{}", "neighbours on the device", right(&header, 10)));
-    for neighbour in member.neighbours.iter().take(NEIGHBOURS) {
-        let who = if neighbour.owner.contains(&neighbour.process) {
+    for neighbour in member.neighbours.iter().take(NEIGHBOURS_MAX) {
+        let owner = if neighbour.owner.contains(&neighbour.process) {
             neighbour.owner.clone()
         } else {
             format!("{} ({})", neighbour.owner, neighbour.process)
@@ -120,19 +125,19 @@ pub fn neighbours(out: &mut String, member: &MemberReport) {
             neighbour.syncs.to_string(),
             bytes(neighbour.bytes),
         ];
-        line(out, &format!("{}{}", column(&who, 48), right(&cells, 10)));
+        line(out, &format!("{}{}", column(&owner, 48), right(&cells, 10)));
     }
-    if let Some(more) = member.neighbours.len().checked_sub(NEIGHBOURS).filter(|more| *more > 0) {
+    if let Some(more) = member.neighbours.len().checked_sub(NEIGHBOURS_MAX).filter(|more| *more > 0) {
         line(out, &format!("and {more} more"));
     }
     let _ = writeln!(out);
 }
 
-fn row(name: &str, who: &str, cells: &[String]) -> String {
-    format!("{}{}{}", column(name, 16), column(who, 8), right(cells, 12))
+fn row(name: &str, source: &str, cells: &[String]) -> String {
+    format!("{}{}{}", column(name, 16), column(source, 8), right(cells, 12))
 }
 
-/// Returns a text with blanks behind it, cut so that at least one remains.
+/// Returns a text padded with blanks, truncated so that at least one blank remains.
 fn column(text: &str, width: usize) -> String {
     let text = cut(text, width - 1);
     format!("{text}{}", " ".repeat(width - length(&text)))
