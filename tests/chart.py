@@ -64,7 +64,7 @@ class Cluster(http.server.BaseHTTPRequestHandler):
 
 
 def problems(item, version):
-    """Returns what is wrong with an object; an object without a schema is wrong, too."""
+    """Returns the errors of an object; an object without a schema is an error, too."""
     name = f"{item['kind']} {item['metadata']['name']}"
     try:
         if schema := CUSTOM.get(f"{item['apiVersion']}/{item['kind']}"):

@@ -90,9 +90,9 @@ pub fn fio(file: &Path, jobs: u32) -> Command {
 }
 
 /// Pins a process to one CPU: its present threads and the threads that they start.
-pub fn pin(pid: u32, processor: usize) -> anyhow::Result<()> {
+pub fn pin(pid: u32, cpu: usize) -> anyhow::Result<()> {
     let mut set = rustix::thread::CpuSet::new();
-    set.set(processor);
+    set.set(cpu);
     let directory = format!("/proc/{pid}/task");
     // A thread that appears meanwhile has a pinned parent or is in the next list.
     let mut pinned = 0;

@@ -259,13 +259,13 @@ mod tests {
 
     #[test]
     fn failures_end_a_load_unless_it_is_tolerant() {
-        let nobody = Endpoint::plain(free_address().unwrap());
+        let unserved = Endpoint::plain(free_address().unwrap());
         let load = Load { amount: Amount::Puts(10), ..Load::default() };
-        let error = load.start(nobody.clone()).wait().unwrap_err();
+        let error = load.start(unserved.clone()).wait().unwrap_err();
         assert_eq!(error.to_string(), "cannot go on after 0 puts");
 
         let tolerant = Load { amount: Amount::Lasting(Duration::from_millis(200)), tolerant: true, ..load };
-        let done = tolerant.start(nobody).wait().unwrap();
+        let done = tolerant.start(unserved).wait().unwrap();
         assert!(done.puts == 0 && done.failures > 0, "{done:?}");
     }
 }

@@ -215,7 +215,7 @@ fn the_example_for_alertmanager_routes_and_inhibits() {
     // Alerts that fire together, and the ones that arrive; (a) and (b) are members.
     let cases: [(&[&str], &[&str], &str); 8] = [
         (&["EtcdDiskIoThrottled a"], &["ticket EtcdDiskIoThrottled a"], "a warning"),
-        (&["EtcdDiskStalled a"], &["page EtcdDiskStalled a"], "what is critical"),
+        (&["EtcdDiskStalled a"], &["page EtcdDiskStalled a"], "a critical alert"),
         (
             &["EtcdDiskProbeBlind a", "EtcdDiskDeviceSlow a", "EtcdDiskDeviceSlow b"],
             &["ticket EtcdDiskProbeBlind a", "ticket EtcdDiskDeviceSlow b"],

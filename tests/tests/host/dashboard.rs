@@ -290,7 +290,7 @@ fn assert_all_is_known(dashboard: &Dashboard, page: &str) {
     assert_eq!(strangers, Vec::<String>::new());
 }
 
-/// Queries as Grafana would; returns what is wrong with the result.
+/// Queries as Grafana would; returns the errors of the result.
 fn look(setting: &Setting, panel: &Panel, query: Query) -> Option<String> {
     let member = panel.repeated_by.map(|_| setting.members[0].name());
     let expression = interpolated(setting, query.expression, member);

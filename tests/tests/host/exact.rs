@@ -54,17 +54,17 @@ fn every_event_of_a_long_load_is_matched() {
     let scratch = Scratch::on_disk("exact").unwrap();
     let tls = Mutual::create(scratch.path()).unwrap();
     let probe = run_probe(&scratch, &["--scrape-interval", "200ms"]);
-    let etcds = [("3.4", "long-34"), ("3.5.16", "long-35")]
+    let members = [("3.4", "long-34"), ("3.5.16", "long-35")]
         .map(|(version, name)| start_etcd(version, name, &scratch, &tls));
     let watch = Watch::start(&probe, &["long-34", "long-35"], Demand::Exact, OFTEN);
 
     // 51,000 puts of 4 KiB each are three segments of 64 MB.
     let load = Load { amount: Amount::Puts(51_000), ..Load::default() };
-    let loads = etcds.each_ref().map(|etcd| load.start(etcd.endpoint()));
+    let loads = members.each_ref().map(|etcd| load.start(etcd.endpoint()));
     while loads.iter().any(|load| load.so_far().puts < 20_000) {
         thread::sleep(OFTEN);
     }
-    for etcd in &etcds {
+    for etcd in &members {
         etcd.compact().unwrap();
         etcd.defragment().unwrap();
     }
@@ -74,7 +74,7 @@ fn every_event_of_a_long_load_is_matched() {
 
     assert!(done.iter().map(|done| done.puts).sum::<u64>() >= 100_000, "{done:?}");
     assert!(readings >= 100, "only {readings} readings during the load");
-    for etcd in &etcds {
+    for etcd in &members {
         assert!(etcd.rotations().unwrap() >= 3, "{}: the WAL was rotated", etcd.name());
         assert!(etcd.snapshots().unwrap() >= 1, "{}: a snapshot was taken", etcd.name());
         assert_equal_to(etcd, &probe);

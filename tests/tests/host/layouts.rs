@@ -55,15 +55,15 @@ fn mutual_tls_with_and_without_a_listener_for_metrics() {
         ("3.5.30", "listener-3530", Some(&plain)),
         ("3.5.30", "several-3530", Some(&several)),
     ];
-    let etcds = cases.map(|(version, name, metrics)| {
+    let members = cases.map(|(version, name, metrics)| {
         let member = member(version, name, scratch.path()).tls(&tls);
         let member = metrics.into_iter().fold(member, |member, url| member.set("listen-metrics-urls", url));
         member.start().unwrap()
     });
-    for etcd in &etcds {
+    for etcd in &members {
         put_some(&etcd.endpoint());
     }
-    for (etcd, (_, name, _)) in etcds.iter().zip(cases) {
+    for (etcd, (_, name, _)) in members.iter().zip(cases) {
         assert_exact(&probe, &etcd.endpoint(), name);
     }
 }
@@ -115,7 +115,7 @@ fn kops_has_two_members_of_one_name() {
     requirements::require(&[Need::Root, Need::Etcd(VERSION)]);
     let scratch = Scratch::on_disk("kops").unwrap();
     let probe = run_probe(&scratch);
-    let etcds = ["main", "events"].map(|which| {
+    let members = ["main", "events"].map(|which| {
         let directory = scratch.path().join(which);
         fs::create_dir(&directory).unwrap();
         let tls = Mutual::create(&directory).unwrap();
@@ -123,10 +123,10 @@ fn kops_has_two_members_of_one_name() {
         member.config_source(ConfigSource::Environment).start().unwrap()
     });
     let label = |etcd: &Etcd| format!("etcd-kops@{}", etcd.data_dir().display());
-    for etcd in &etcds {
+    for etcd in &members {
         put_some(&etcd.endpoint());
     }
-    for etcd in &etcds {
+    for etcd in &members {
         assert_exact(&probe, &etcd.endpoint(), &label(etcd));
     }
 }

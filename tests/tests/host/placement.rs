@@ -63,17 +63,17 @@ fn a_wal_is_measured_on_every_file_system() {
         ("3.4", "where-overlay-is", Some(overlay.path().join("log")), "overlay"),
         ("3.4", "where-tmpfs-is", Some(memory.path().join("log")), "tmpfs"),
     ];
-    let etcds = cases.each_ref().map(|(version, name, wal_dir, _)| {
+    let members = cases.each_ref().map(|(version, name, wal_dir, _)| {
         let member = member(version, name, scratch.path());
         wal_dir.iter().fold(member, |member, wal_dir| member.wal_dir(wal_dir)).start().unwrap()
     });
     // Other processes in the same system calls, on the same disk.
     let neighbours = Neighbours::start(scratch.path()).unwrap();
-    for etcd in &etcds {
+    for etcd in &members {
         put_some(&etcd.endpoint());
     }
     println!("{} neighbours made {} syncs", neighbours::COUNT, neighbours.stop().unwrap());
-    for (etcd, (_, name, wal_dir, filesystem)) in etcds.iter().zip(&cases) {
+    for (etcd, (_, name, wal_dir, filesystem)) in members.iter().zip(&cases) {
         assert_exact(&probe, &etcd.endpoint(), name);
         let metrics = probe.metrics().unwrap();
         let labels = [("member", *name)];
@@ -210,16 +210,16 @@ fn members_with_the_same_name_are_distinguished() {
     requirements::require(&[Need::Root, Need::Etcd("3.4"), Need::Etcd("3.5.16")]);
     let scratch = Scratch::on_disk("twins").unwrap();
     let probe = run_probe(&scratch);
-    let etcds = ["3.4", "3.5.16"].map(|version| {
+    let members = ["3.4", "3.5.16"].map(|version| {
         let directory = scratch.path().join(version);
         fs::create_dir(&directory).unwrap();
         let etcd = member(version, "twin", &directory).start().unwrap();
         put_some(&etcd.endpoint());
         etcd
     });
-    put_some(&etcds[0].endpoint());
-    let labels = etcds.each_ref().map(|etcd| format!("twin@{}", etcd.data_dir().display()));
-    for (etcd, label) in etcds.iter().zip(&labels) {
+    put_some(&members[0].endpoint());
+    let labels = members.each_ref().map(|etcd| format!("twin@{}", etcd.data_dir().display()));
+    for (etcd, label) in members.iter().zip(&labels) {
         assert_exact(&probe, &etcd.endpoint(), label);
     }
     let metrics = probe.metrics().unwrap();

@@ -81,18 +81,17 @@ fn read(path: &str) -> String {
 /// Returns the fenced blocks of a page whose fence names this language, `""` for none.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let mut blocks = Vec::new();
-    let mut open: Option<(bool, String)> = None;
+    // The language of the open block, and its lines so far.
+    let mut open: Option<(&str, String)> = None;
     for line in page.lines() {
-        match (&mut open, line.strip_prefix("```")) {
-            (None, Some(fence)) => open = Some((fence == language, String::new())),
+        match (line.strip_prefix("```"), &mut open) {
             (None, None) => {}
-            (Some((_, block)), None) => block.extend([line, "\n"]),
-            (Some(_), Some(_)) => {
-                blocks.extend(open.take().filter(|(wanted, _)| *wanted).map(|(_, text)| text));
-            }
+            (None, Some((_, block))) => block.extend([line, "\n"]),
+            (Some(fence), None) => open = Some((fence, String::new())),
+            (Some(_), Some(_)) => blocks.extend(open.take()),
         }
     }
-    blocks
+    blocks.into_iter().filter(|(fence, _)| *fence == language).map(|(_, block)| block).collect()
 }
 
 /// Returns every command of the blocks of shell commands.

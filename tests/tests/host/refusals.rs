@@ -160,7 +160,7 @@ fn servers_that_are_not_etcd_are_distinguished() {
     let scratch = Scratch::on_disk("refusals").unwrap();
     let names = ["misled-34", "misled-35"];
     let _running = two_under_load(&scratch, names, None);
-    let nobody = format!("http://{}", free_address().unwrap());
+    let unserved = format!("http://{}", free_address().unwrap());
     let late = "cannot get etcd's metrics in time: no answer within 1s";
     let cases = [
         ("no listener", None, "refused", "cannot connect to etcd: the connection was refused"),
@@ -189,7 +189,7 @@ fn servers_that_are_not_etcd_are_distinguished() {
     for (why, answer, reason, sentence) in cases {
         let server = answer.map(|answer| FakeEtcd::start(answer).unwrap());
         let url =
-            server.as_ref().map_or_else(|| nobody.clone(), |server| format!("http://{}", server.address()));
+            server.as_ref().map_or_else(|| unserved.clone(), |server| format!("http://{}", server.address()));
         let flags = vec!["--command-timeout", "1s", "--endpoints", &url];
         assert_reported(&scratch, &Failing { why, flags, reason, sentence }, &names);
     }

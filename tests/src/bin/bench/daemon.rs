@@ -70,19 +70,19 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     for (members, loaded) in SETTINGS {
         options.go_on()?;
         let scratch = Scratch::new(&options.directory, "daemon")?;
-        let etcds = start_all(members, scratch.path())?;
-        let load = loaded.then(|| Generator::start(&etcds[0].endpoint(), LOAD));
-        table.row(beside(members, loaded, &binary, scratch.path())?);
+        let started = start_all(members, scratch.path())?;
+        let load = loaded.then(|| Generator::start(&started[0].endpoint(), LOAD));
+        table.row(probe_next_to(members, loaded, &binary, scratch.path())?);
         if let Some(load) = load {
             load.stop().context("cannot put load on etcd")?;
         }
-        stop_all(etcds);
+        stop_all(started);
     }
     Ok(vec![whole, table])
 }
 
 /// Measures the daemon with what is running.
-fn beside(members: usize, loaded: bool, binary: &Path, directory: &Path) -> anyhow::Result<Vec<Cell>> {
+fn probe_next_to(members: usize, loaded: bool, binary: &Path, directory: &Path) -> anyhow::Result<Vec<Cell>> {
     let max_members = members.max(16).to_string();
     let invocation = Invocation::new(binary, directory).arguments(&["--max-members", &max_members]);
     let mut starts = Vec::new();
@@ -182,7 +182,7 @@ fn start(invocation: &Invocation) -> anyhow::Result<(Probe, Start)> {
 fn start_all(members: usize, directory: &Path) -> anyhow::Result<Vec<Etcd>> {
     let binary = etcd::find("3.5.16")?;
     let numbers: Vec<_> = (0..members).collect();
-    let mut etcds = Vec::new();
+    let mut running = Vec::new();
     for some in numbers.chunks(AT_ONCE) {
         let started: Vec<_> = thread::scope(|scope| {
             let start = |n: &usize| {
@@ -193,15 +193,15 @@ fn start_all(members: usize, directory: &Path) -> anyhow::Result<Vec<Etcd>> {
             starting.into_iter().map(|one| one.join().expect("a start does not panic")).collect()
         });
         for one in started {
-            etcds.push(one?);
+            running.push(one?);
         }
     }
-    Ok(etcds)
+    Ok(running)
 }
 
-fn stop_all(etcds: Vec<Etcd>) {
+fn stop_all(members: Vec<Etcd>) {
     thread::scope(|scope| {
-        for mut etcd in etcds {
+        for mut etcd in members {
             // Its drop prints an error.
             scope.spawn(move || etcd.stop());
         }
