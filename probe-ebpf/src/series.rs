@@ -18,9 +18,9 @@
 
 /// The table of operations; passes it to the macro `generate`.
 ///
-/// - `calls`: the number and name of each [`Op`](crate::series::Op), the value of the label `op`, which is
+/// - `calls`: the number and name of each [`Op`], the value of the label `op`, which is
 ///   the kernel's name of the system call, and libc's constant of its number.
-/// - `series`: the index of each series, the [`Role`](crate::series::Role) of the file, and the call.
+/// - `series`: the index of each series, the [`Role`] of the file, and the call.
 #[macro_export]
 macro_rules! operations {
     ($generate:ident) => {
