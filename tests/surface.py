@@ -62,6 +62,9 @@ CLOSED_LABELS = {
     "cause", "certificate", "errno", "file", "hook", "invariant", "le", "metric", "op", "reason", "source",
     "state", "verdict",
 }  # fmt: skip
+# Labels of a family that has series only for what has waited. A rare operation may wait a few nanoseconds for
+# one binary and not for the other. Other families list all operations and files.
+MOMENTARY = {("etcd_disk_probe_wait_seconds_total", "op"), ("etcd_disk_probe_wait_seconds_total", "file")}
 # Keys of JSON with a fixed set of words. Verdicts, causes and operations are not among them: which of them
 # are listed depends on the moment, and the labels cover them.
 CLOSED_KEYS = {"hook", "metric", "schema", "state"}
@@ -237,7 +240,11 @@ def families_of(exposition):
         elif match := re.match(r"(etcd_disk_probe\w*)(?:\{(.*)\})? ", line):
             labels = re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', match[2] or "")
             found.add(f"{match[1]}{{{','.join(name for name, _ in labels)}}}")
-            found |= {f'{match[1]}: {name}="{value}"' for name, value in labels if name in CLOSED_LABELS}
+            found |= {
+                f'{match[1]}: {name}="{value}"'
+                for name, value in labels
+                if name in CLOSED_LABELS and (match[1], name) not in MOMENTARY
+            }
     return found
 
 
