@@ -107,6 +107,14 @@ pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND))
 }
 
+/// Returns the number of write system calls of all threads of a process so far.
+pub fn write_calls(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/io");
+    let io = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let count = io.lines().find_map(|line| line.strip_prefix("syscw: ")?.parse().ok());
+    count.with_context(|| format!("cannot find syscw in {path}"))
+}
+
 /// Adds `utime` and `stime`, fields 14 and 15; the name in field 2 may contain blanks and parentheses.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let after_name = stat.rsplit_once(") ")?.1;
