@@ -56,11 +56,14 @@ const PERIOD_US: u32 = 100_000;
 const LOAD: Load =
     Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 512, keys: 100, tolerant: true };
 
-/// The load of the cases without a fault. A repeated attempt has a pause between two puts: etcd, its load and
-/// the probe together then leave most of the CPU to what makes the machine busy.
-fn load_without_fault(attempt: u32) -> Load {
-    let amount = if attempt == 1 { LOAD.amount } else { Amount::Paced(Duration::from_millis(5)) };
-    Load { amount, ..LOAD }
+/// Returns the load of the cases without a fault. In a repeated attempt the machine is busy: etcd then precedes
+/// what makes it so, and its load has a pause between two puts.
+fn load_without_fault(attempt: u32, etcd: &Etcd) -> Load {
+    if attempt == 1 {
+        return LOAD;
+    }
+    process::give_precedence(etcd.pid()).unwrap();
+    Load { amount: Amount::Paced(Duration::from_millis(5)), ..LOAD }
 }
 
 /// The directory of a test's files: in memory, so that only the disk under test can be slow.
@@ -219,7 +222,7 @@ fn verdict_a_fast_disk_is_healthy() {
         let disk = place.fast_disk();
         let etcd = place.member("fast", disk.path()).start().unwrap();
         let Examined { report, evidence, .. } =
-            place.examine_under(load_without_fault(attempt), &etcd, || ());
+            place.examine_under(load_without_fault(attempt, &etcd), &etcd, || ());
         evidence.healthy().judge(report)
     });
     expect(&report, "fast", "healthy", Effect::Healthy);
@@ -232,7 +235,7 @@ fn verdict_memory_is_healthy() {
         let place = Place::make("verdict");
         let etcd = place.member("memory", &place.at("")).start().unwrap();
         let Examined { report, evidence, .. } =
-            place.examine_under(load_without_fault(attempt), &etcd, || ());
+            place.examine_under(load_without_fault(attempt, &etcd), &etcd, || ());
         evidence.healthy().judge(report)
     });
     expect(&report, "memory", "healthy", Effect::Healthy);
@@ -249,7 +252,7 @@ fn verdict_a_good_disk_is_healthy() {
         slow_down(&disk, GOOD_WRITE, GOOD_FLUSH);
         let before = disk.served();
         let Examined { report, evidence, .. } =
-            place.examine_under(load_without_fault(attempt), &etcd, || ());
+            place.examine_under(load_without_fault(attempt, &etcd), &etcd, || ());
         let served = disk.served().since(&before);
         println!("good: {served:?}");
         evidence

@@ -26,6 +26,7 @@ use rustix::mount::{self, UnmountFlags};
 use super::{Format, Frozen, Loop, Mount, UNMOUNT_LIMIT};
 use crate::machine::cancel::Cancel;
 use crate::machine::command;
+use crate::machine::process;
 
 /// The only file.
 const IMAGE: &str = "disk.img";
@@ -60,8 +61,8 @@ impl Served {
         Self {
             writes: self.writes - before.writes,
             flushes: self.flushes - before.flushes,
-            write_time: self.write_time - before.write_time,
-            flush_time: self.flush_time - before.flush_time,
+            write_time: self.write_time.saturating_sub(before.write_time),
+            flush_time: self.flush_time.saturating_sub(before.flush_time),
         }
     }
 
@@ -242,6 +243,8 @@ fn serve(count: &AtomicU64, delay_ns: &AtomicU64, served_ns: &AtomicU64) {
 
 impl Filesystem for Image {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // On the thread that serves the requests: a disk does not wait for a CPU.
+        process::take_precedence()?;
         // Without it the loop device issues one request at a time, and its queue hides the queue of the disk.
         config
             .add_capabilities(InitFlags::FUSE_ASYNC_DIO)
