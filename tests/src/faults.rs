@@ -3,6 +3,7 @@
 //! machine device mapper does.
 
 pub mod attempts;
+pub mod evidence;
 pub mod neighbours;
 pub mod probe_faults;
 pub mod worker;
@@ -21,7 +22,7 @@ use crate::machine::cgroup::{self, Cgroup};
 use crate::machine::process;
 
 /// The time limit for a culprit to end; after it the process is killed.
-const END_LIMIT: Duration = Duration::from_secs(10);
+const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// A file that a neighbour writes to. Its blocks are allocated, so writes to it need no journal.
 const MIB: u64 = 16;

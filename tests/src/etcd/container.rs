@@ -17,7 +17,7 @@ use crate::machine::podman::Podman;
 const IMAGE: &str = "localhost/etcd-disk-probe-test";
 
 /// The time limit for etcd to become healthy.
-const START_LIMIT: Duration = Duration::from_mins(1);
+const START_LIMIT: Duration = Duration::from_mins(2);
 
 /// The client address. In a separate network namespace every port is free.
 const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2379);

@@ -28,20 +28,29 @@ pub enum Amount {
     /// Whichever comes first.
     PutsWithin(u64, Duration),
     UntilStopped,
+    /// Until stopped, with this pause after each put of a connection.
+    Paced(Duration),
 }
 
 impl Amount {
     fn puts(self) -> u64 {
         match self {
             Self::Puts(puts) | Self::PutsWithin(puts, _) => puts,
-            Self::Lasting(_) | Self::UntilStopped => u64::MAX,
+            Self::Lasting(_) | Self::UntilStopped | Self::Paced(_) => u64::MAX,
         }
     }
 
     fn within(self) -> Option<Duration> {
         match self {
             Self::Lasting(limit) | Self::PutsWithin(_, limit) => Some(limit),
-            Self::Puts(_) | Self::UntilStopped => None,
+            Self::Puts(_) | Self::UntilStopped | Self::Paced(_) => None,
+        }
+    }
+
+    fn pause(self) -> Option<Duration> {
+        match self {
+            Self::Paced(pause) => Some(pause),
+            _ => None,
         }
     }
 }
@@ -224,6 +233,9 @@ impl Worker {
                 tokio::time::sleep(RETRY_AFTER).await;
             }
             self.counts.puts.fetch_add(1, Ordering::Relaxed);
+            if let Some(pause) = self.load.amount.pause() {
+                tokio::time::sleep(pause).await;
+            }
         }
     }
 

@@ -25,7 +25,7 @@ use crate::probe::metrics::Metrics;
 const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// The time limit for an orderly stop; after it the member is killed.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// The number of log lines in an error.
 const TAIL_LINES: usize = 12;

@@ -6,6 +6,8 @@
 
 use std::io::{self, Write};
 
+use crate::machine::vm::case::REPEATED;
+
 /// How often a case is tried in all.
 pub const ATTEMPTS: u32 = 3;
 
@@ -31,6 +33,28 @@ pub fn attempts<T>(name: &str, max: u32, attempt: impl FnMut(u32) -> Attempt<T>)
     reported(name, max, attempt, report)
 }
 
+/// Like [`attempts`], for an attempt that may fail; a failure is not repeated.
+///
+/// # Errors
+///
+/// The error of an attempt.
+///
+/// # Panics
+///
+/// If no attempt is valid, with the reason of each.
+#[track_caller]
+pub fn try_attempts<T>(
+    name: &str,
+    max: u32,
+    mut attempt: impl FnMut(u32) -> anyhow::Result<Attempt<T>>,
+) -> anyhow::Result<T> {
+    attempts(name, max, |number| match attempt(number) {
+        Ok(Attempt::Valid(value)) => Attempt::Valid(Ok(value)),
+        Ok(Attempt::Disturbed(reason)) => Attempt::Disturbed(reason),
+        Err(error) => Attempt::Valid(Err(error)),
+    })
+}
+
 #[track_caller]
 fn reported<T>(
     name: &str,
@@ -54,7 +78,7 @@ fn reported<T>(
 }
 
 fn line(name: &str, number: u32, max: u32, reason: &str) -> String {
-    format!("repeated: {name}: attempt {number} of {max}: {}", reason.replace('\n', " "))
+    format!("{REPEATED}{name}: attempt {number} of {max}: {}", reason.replace('\n', " "))
 }
 
 /// Prints a line of its own, which libtest does not capture: it has written `test NAME ... ` without an end

@@ -13,7 +13,7 @@ use anyhow::Context;
 use crate::machine::cancel::Cancel;
 
 /// How long exiting processes may keep a cgroup busy.
-const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
+const REMOVAL_LIMIT: Duration = Duration::from_secs(30);
 
 /// The hierarchy in which a cgroup is created.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -98,17 +98,83 @@ impl Cgroup {
         fs::write(&path, value).with_context(|| format!("cannot write {value} to {}", path.display()))
     }
 
+    /// Reads one of its files, such as `cpu.stat`.
+    pub fn get(&self, file: &str) -> anyhow::Result<String> {
+        let path = self.path.join(file);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// Returns how often the limit of CPU time has stopped it, and for how long in all.
+    pub fn throttled(&self) -> anyhow::Result<Throttled> {
+        let text = self.get("cpu.stat")?;
+        Throttled::parse(&text).with_context(|| format!("cannot read the throttled time from {text:?}"))
+    }
+
+    /// Returns the number of writes to a device that its limit applied to (version 1).
+    pub fn writes(&self, device: &str) -> anyhow::Result<u64> {
+        let (numbers, text) = (numbers(device)?, self.get("blkio.throttle.io_serviced")?);
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{numbers} Write ")));
+        line.map_or(Ok(0), |count| {
+            count.parse().with_context(|| format!("cannot read a count from {text:?}"))
+        })
+    }
+
+    /// Returns the number of writes to a device by its number, such as `254:0` (version 2).
+    pub fn unified_writes(&self, numbers: &str) -> anyhow::Result<u64> {
+        let text = self.get("io.stat")?;
+        writes_in(&text, numbers)
+            .with_context(|| format!("cannot read the writes to {numbers} from {text:?}"))
+    }
+
     /// Limits writes per second to a device (version 1); 0 removes the limit.
     pub fn limit_writes(&self, device: &str, per_second: u32) -> anyhow::Result<()> {
-        use std::os::unix::fs::MetadataExt;
-        let numbers = fs::metadata(device).with_context(|| format!("cannot stat {device}"))?.rdev();
-        let (major, minor) = (rustix::fs::major(numbers), rustix::fs::minor(numbers));
-        self.set("blkio.throttle.write_iops_device", &format!("{major}:{minor} {per_second}"))
+        self.set("blkio.throttle.write_iops_device", &format!("{} {per_second}", numbers(device)?))
     }
 
     /// Moves a process with all its threads into the cgroup.
     pub fn add(&self, pid: u32) -> anyhow::Result<()> {
         self.set("cgroup.procs", &pid.to_string())
+    }
+}
+
+/// Parses `wios` of a device from `io.stat`; a device without a line has had no request.
+fn writes_in(io_stat: &str, numbers: &str) -> Option<u64> {
+    let fields = io_stat.lines().find_map(|line| line.strip_prefix(numbers)?.strip_prefix(' '));
+    let Some(fields) = fields else { return Some(0) };
+    fields.split_whitespace().find_map(|field| field.strip_prefix("wios=")?.parse().ok())
+}
+
+/// Returns the number of a device as cgroup files have it, such as `7:0`.
+fn numbers(device: &str) -> anyhow::Result<String> {
+    use std::os::unix::fs::MetadataExt;
+    let numbers = fs::metadata(device).with_context(|| format!("cannot stat {device}"))?.rdev();
+    Ok(format!("{}:{}", rustix::fs::major(numbers), rustix::fs::minor(numbers)))
+}
+
+/// The effect of a limit of CPU time, from `cpu.stat`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Throttled {
+    /// The number of periods in which it had no time left.
+    pub periods: u64,
+    /// The time without a CPU, added up over the CPUs.
+    pub time: Duration,
+}
+
+impl Throttled {
+    /// Parses `cpu.stat`: version 1 has nanoseconds, version 2 has microseconds.
+    fn parse(text: &str) -> Option<Self> {
+        let field = |name: &str| -> Option<u64> {
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+        };
+        let time = field("throttled_time").map(Duration::from_nanos);
+        let time = time.or_else(|| field("throttled_usec").map(Duration::from_micros));
+        Some(Self { periods: field("nr_throttled")?, time: time? })
+    }
+
+    /// Returns the effect since an earlier reading.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self { periods: self.periods - before.periods, time: self.time.saturating_sub(before.time) }
     }
 }
 
@@ -161,5 +227,27 @@ mod tests {
         for (hierarchy, line, expected, why) in cases {
             assert_eq!(hierarchy.mounted_at(line), expected, "{why}");
         }
+    }
+
+    #[test]
+    fn writes_of_one_device() {
+        let text = "254:1 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n254:0 rios=5 wios=6\n";
+        for (numbers, expected) in [("254:1", Some(4)), ("254:0", Some(6)), ("254:2", Some(0))] {
+            assert_eq!(writes_in(text, numbers), expected, "{numbers}");
+        }
+        assert_eq!(writes_in("254:0 rios=5\n", "254:0"), None, "no such field");
+    }
+
+    #[test]
+    fn both_versions_report_the_throttled_time() {
+        let cases = [
+            ("nr_periods 9\nnr_throttled 4\nthrottled_time 3000000\n", "version 1"),
+            ("usage_usec 1\nnr_periods 9\nnr_throttled 4\nthrottled_usec 3000\nnr_bursts 0\n", "version 2"),
+        ];
+        for (text, why) in cases {
+            let expected = Throttled { periods: 4, time: Duration::from_millis(3) };
+            assert_eq!(Throttled::parse(text), Some(expected), "{why}");
+        }
+        assert_eq!(Throttled::parse("usage_usec 1\n"), None, "without the controller");
     }
 }

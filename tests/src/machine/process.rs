@@ -1,6 +1,7 @@
 //! One child process: its end, descendants, memory and CPU time. Processes are ended by pid only.
 
 use std::fs;
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus};
@@ -31,6 +32,32 @@ pub fn capabilities(status: &Path, field: &str) -> anyhow::Result<CapabilitySet>
     let hex = hex.with_context(|| format!("cannot find {field} in {}", status.display()))?;
     let bits = u64::from_str_radix(hex.trim(), 16).context("cannot read a set of capabilities")?;
     Ok(CapabilitySet::from_bits_retain(bits))
+}
+
+/// Gives the calling thread the lowest real-time priority: it precedes all ordinary threads.
+pub fn take_precedence() -> io::Result<()> {
+    precede(0)
+}
+
+/// Does the same for all threads of a process; threads that they start later inherit it.
+pub fn give_precedence(pid: u32) -> anyhow::Result<()> {
+    let directory = format!("/proc/{pid}/task");
+    for thread in fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))?.flatten() {
+        let id = thread.file_name().to_str().and_then(|name| name.parse().ok());
+        precede(id.context("a thread has a number")?)
+            .with_context(|| format!("cannot give process {pid} a real-time priority"))?;
+    }
+    Ok(())
+}
+
+/// 0 is the calling thread.
+fn precede(thread: libc::pid_t) -> io::Result<()> {
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: it reads one `sched_param`, which outlives the call.
+    match unsafe { libc::sched_setscheduler(thread, libc::SCHED_RR, &raw const lowest) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Waits for a child to end, for at most `limit`; returns `None` if it still runs.
@@ -105,6 +132,14 @@ pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let ticks = cpu_ticks(&stat).with_context(|| format!("cannot read CPU time from {path}"))?;
     Ok(Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND))
+}
+
+/// Returns the number of write system calls of all threads of a process so far.
+pub fn write_calls(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/io");
+    let io = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let count = io.lines().find_map(|line| line.strip_prefix("syscw: ")?.parse().ok());
+    count.with_context(|| format!("cannot find syscw in {path}"))
 }
 
 /// Adds `utime` and `stime`, fields 14 and 15; the name in field 2 may contain blanks and parentheses.

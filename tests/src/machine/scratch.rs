@@ -20,7 +20,7 @@ mod slow_fs;
 pub use slow_fs::{Served, SlowFs};
 
 /// How long an unmount may fail because a process that was just killed still has a file open.
-const UNMOUNT_LIMIT: Duration = Duration::from_secs(10);
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A private directory, removed on drop.
 #[derive(Debug)]

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use self::case::{Case, DONE, Report};
+use self::case::{Case, DONE, REPEATED, Report};
 pub use self::kernels::{Architecture, Kernel};
 use crate::machine::command;
 use crate::machine::process;
 use crate::machine::scratch::Scratch;
 
-/// The time limit for all cases of a machine: twice the longest time under emulation on two slow cores.
-const LIMIT: Duration = Duration::from_mins(20);
+/// The time limit for all cases of a machine: ten times the longest time under emulation on two idle cores.
+const LIMIT: Duration = Duration::from_hours(1);
 
 /// A crash that emulated machines occasionally have while the kernel patches its own text. It is unrelated to
 /// the probe.
@@ -172,6 +172,9 @@ impl Machine<'_> {
             if let Some(report) = Report::parse(line) {
                 on_report(&report);
                 outcome.reports.push(report);
+            }
+            if let Some((_, repeated)) = line.split_once(REPEATED) {
+                println!("{REPEATED}{}::{repeated}", self.kernel.label());
             }
             done |= line.ends_with(DONE);
             console.push_str(line);

@@ -20,9 +20,9 @@ pub mod receiver;
 pub use receiver::{Notice, Receiver};
 
 /// The time limit for its first answer.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 const TAIL_LINES: usize = 12;
 

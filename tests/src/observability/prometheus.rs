@@ -20,9 +20,9 @@ use crate::machine::http::{Endpoint, free_address};
 use crate::machine::process;
 
 /// The time limit for its first answer.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 const TAIL_LINES: usize = 12;
 

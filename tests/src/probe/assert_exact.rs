@@ -36,7 +36,7 @@ pub fn is_count(sample: f64, count: u64) -> bool {
 pub fn assert_exact(probe: &Probe, etcd: &Endpoint, label: &str) {
     let mut last = None;
     // The last commit follows the last put after a moment, and the scrape that includes it comes later still.
-    let exact = Cancel::default().wait_for(Duration::from_secs(10), || {
+    let exact = Cancel::default().wait_for(Duration::from_mins(1), || {
         let figures = crosscheck::settle(probe, label)?;
         let own = Observations::of(etcd)?;
         let same =

@@ -14,7 +14,7 @@ use crate::probe::metrics::Metrics;
 pub const METRICS: [&str; 2] = ["wal_fsync", "backend_commit"];
 
 /// The time limit for the probe to agree with an idle etcd.
-const SETTLE_LIMIT: Duration = Duration::from_secs(20);
+const SETTLE_LIMIT: Duration = Duration::from_mins(1);
 
 /// One disk metric of one member at one scrape.
 #[derive(Clone, Debug, PartialEq)]

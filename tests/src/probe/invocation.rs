@@ -23,10 +23,10 @@ use crate::machine::process;
 use crate::probe::metrics::Metrics;
 
 /// The time limit for the daemon to become ready.
-const READY_LIMIT: Duration = Duration::from_secs(20);
+const READY_LIMIT: Duration = Duration::from_mins(1);
 
 /// The time limit for an orderly stop; after it the daemon is killed.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+const STOP_LIMIT: Duration = Duration::from_mins(1);
 
 /// The number of log lines in an error.
 const TAIL_LINES: usize = 12;

@@ -61,7 +61,7 @@ pub fn needed_to_start(probe: &Path, directory: &Path, hook: &str) -> anyhow::Re
 /// Runs the probe for the shortest possible time with these capabilities.
 fn check(probe: &Path, directory: &Path, hook: &str, held: CapabilitySet) -> anyhow::Result<Finished> {
     let call = Invocation::new(probe, directory).capabilities(held).locked_memory(LOCKED_BYTES);
-    call.arguments(&["--duration", "1s", "--hook", hook]).start("check")?.wait(Duration::from_mins(1))
+    call.arguments(&["--duration", "1s", "--hook", hook]).start("check")?.wait(Duration::from_mins(2))
 }
 
 /// Returns the error of a probe that could not start; `None` if it could.

@@ -20,7 +20,7 @@ use crate::probe::image::Image;
 pub const PROBES: [&str; 3] = ["startupProbe", "livenessProbe", "readinessProbe"];
 
 /// The time limit for a probe to succeed.
-const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+const ANSWER_LIMIT: Duration = Duration::from_mins(3);
 
 /// The address of the pods: a loopback address that nothing else uses.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 12, 38, 1);

@@ -66,8 +66,8 @@ fn flags(pair: &Pair) -> [&str; 4] {
 /// Runs it to completion; nothing remains in the kernel.
 fn examine(call: &Invocation) -> Finished {
     let orphans = loaded_programs::orphans().unwrap();
-    let finished = call.start("doctor").unwrap().wait(Duration::from_secs(30)).unwrap();
-    let clean = Cancel::default().wait_for(Duration::from_secs(5), || {
+    let finished = call.start("doctor").unwrap().wait(Duration::from_mins(1)).unwrap();
+    let clean = Cancel::default().wait_for(Duration::from_secs(30), || {
         Ok(loaded_programs::orphans()?.is_subset(&orphans).then_some(()))
     });
     assert!(
@@ -186,7 +186,7 @@ fn expired_certificates_are_reported_with_their_effect() {
 /// A member that only listens may not have created its WAL yet.
 fn wait_for_wal(etcd: &Etcd) {
     let wal = etcd.data_dir().join("member/wal/0000000000000000-0000000000000000.wal");
-    let there = Cancel::default().wait_for(Duration::from_secs(20), || Ok(wal.exists().then_some(())));
+    let there = Cancel::default().wait_for(Duration::from_mins(1), || Ok(wal.exists().then_some(())));
     assert!(there.unwrap().is_some(), "no {}", wal.display());
 }
 

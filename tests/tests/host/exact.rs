@@ -13,6 +13,8 @@ use probe_ebpf::state::{ProcessKey, ThreadKey};
 use probe_tests::etcd::certs::Mutual;
 use probe_tests::etcd::load::{Amount, Load};
 use probe_tests::etcd::{self, Etcd, Member};
+use probe_tests::faults::attempts::{ATTEMPTS, attempts};
+use probe_tests::faults::evidence::{Stopwatch, Ticker};
 use probe_tests::machine::cancel::Cancel;
 use probe_tests::machine::process;
 use probe_tests::machine::requirements::{self, Need};
@@ -37,7 +39,7 @@ fn start_etcd(version: &str, name: &str, scratch: &Scratch, tls: &Mutual) -> Etc
 /// last put, so both are read until neither changes; a wrong count stays wrong.
 fn assert_equal_to(etcd: &Etcd, probe: &Probe) -> [Crosscheck; 2] {
     let mut last = None;
-    let equal = Cancel::default().wait_for(Duration::from_secs(15), || {
+    let equal = Cancel::default().wait_for(Duration::from_mins(1), || {
         let own = etcd.observations()?;
         let figures = crosscheck::settle(probe, etcd.name())?;
         let kernel = figures.each_ref().map(|figure| figure.kernel);
@@ -122,16 +124,25 @@ fn a_probe_that_counts_wrong_is_detected() {
         // One connection causes one sync per put.
         let load = Load { amount: Amount::Puts(3_500), connections: 1, value_bytes: 100, ..Load::default() };
         load.start(etcd.endpoint()).wait().unwrap();
-        thread::sleep(Duration::from_secs(3));
-
-        let metrics = probe.metrics().unwrap();
-        let [wal, _] = crosscheck::of(&metrics, &name).unwrap();
-        println!("{fault}: {wal:?}");
+        // The scrapes and readings after the load show all of the difference.
+        let verdict = [("member", name.as_str()), ("verdict", "blind")];
+        let mut last = None;
+        let detected = Cancel::default().wait_for(Duration::from_mins(1), || {
+            let metrics = probe.metrics()?;
+            let figures = crosscheck::of(&metrics, &name);
+            let is_blind = metrics.value("etcd_disk_probe_verdict", &verdict) == Some(1.0);
+            let is_shown = figures.as_ref().is_some_and(|[wal, _]| {
+                is_blind && wal.difference * sign >= 2.0 && wal.sandwich >= 1.0 && !probe.is_ready()
+            });
+            last.clone_from(&figures);
+            Ok(is_shown.then_some(()))
+        });
+        println!("{fault}: {last:?}");
+        assert!(detected.unwrap().is_some(), "{fault}: it is not detected: {last:?}");
+        let [wal, _] = last.unwrap();
         assert!(wal.difference * sign >= 2.0, "{fault}: every thousandth of 3,500 shows: {wal:?}");
         assert!(wal.sandwich >= 1.0, "{fault}: {wal:?}");
         assert!(!probe.is_ready(), "{fault}: a probe that disagrees is not ready");
-        let verdict = [("member", name.as_str()), ("verdict", "blind")];
-        assert_eq!(metrics.expect("etcd_disk_probe_verdict", &verdict), 1.0, "{fault}");
         // One more event does not hide the fault.
         Load { amount: Amount::Puts(300), ..load }.start(etcd.endpoint()).wait().unwrap();
         let [later, _] = crosscheck::of(&probe.metrics().unwrap(), &name).unwrap();
@@ -145,16 +156,20 @@ fn an_etcd_found_later_is_reconciled_once_idle() {
     let scratch = Scratch::on_disk("midlife").unwrap();
     let tls = Mutual::create(scratch.path()).unwrap();
     let etcd = start_etcd("3.4", "midlife", &scratch, &tls);
-    let load = Load::default().start(etcd.endpoint());
-    while load.so_far().puts < 2_000 {
-        thread::sleep(OFTEN);
-    }
-    let probe = run_probe(&scratch, &["--scrape-interval", "400ms"]);
-    thread::sleep(Duration::from_secs(5));
-    load.stop().unwrap();
-    // Two idle seconds, and the time for a scrape and a reading of it.
-    thread::sleep(Duration::from_millis(2_500));
-    let figures = crosscheck::of(&probe.metrics().unwrap(), "midlife").expect("the member is known");
+    let (probe, figures) = attempts("an_etcd_found_later_is_reconciled_once_idle", ATTEMPTS, |_| {
+        let load = Load::default().start(etcd.endpoint());
+        while load.so_far().puts < 2_000 {
+            thread::sleep(OFTEN);
+        }
+        let probe = run_probe(&scratch, &["--scrape-interval", "400ms"]);
+        thread::sleep(Duration::from_secs(5));
+        load.stop().unwrap();
+        let ticker = Ticker::start();
+        // Two idle seconds, and the time for a scrape and a reading of it.
+        thread::sleep(Duration::from_millis(2_500));
+        let figures = crosscheck::of(&probe.metrics().unwrap(), "midlife").expect("the member is known");
+        ticker.stop().small().judge((probe, figures))
+    });
     assert!(figures.iter().all(Crosscheck::is_exact), "pinned within two idle seconds: {figures:#?}");
 
     let watch = Watch::start(&probe, &["midlife"], Demand::Exact, OFTEN);
@@ -174,11 +189,13 @@ fn ten_kills_under_load_lose_nothing() {
     let load = Load { tolerant: true, value_bytes: 512, ..Load::default() }.start(etcd.endpoint());
     let mut puts = 0;
     for death in 0..10 {
-        // Every incarnation lives long enough to be discovered and scraped, and is killed at a different
+        // Every incarnation runs long enough to be discovered and scraped, and is killed at a different
         // moment.
         thread::sleep(Duration::from_millis(2_000 + 137 * death));
+        let worked = Cancel::default()
+            .wait_for(Duration::from_mins(1), || Ok((load.so_far().puts > puts).then_some(())));
         etcd.kill9().unwrap();
-        assert!(load.so_far().puts > puts, "life {death} did some work");
+        assert!(worked.unwrap().is_some(), "incarnation {death} did some work");
         puts = load.so_far().puts;
         etcd.restart().unwrap();
     }
@@ -263,7 +280,9 @@ fn the_daemon_is_small_and_quick() {
     let tls = Mutual::create(scratch.path()).unwrap();
     let etcd = start_etcd("3.5.16", "small", &scratch, &tls);
     let load = Load::default().start(etcd.endpoint());
+    let starting = Stopwatch::start();
     let probe = run_probe(&scratch, &["--scrape-interval", "1s"]);
+    let ready_after = starting.stop();
     let (before, seconds) = (process::cpu_time(probe.pid()).unwrap(), 20);
     for _ in 0..seconds {
         probe.metrics().unwrap();
@@ -273,12 +292,11 @@ fn the_daemon_is_small_and_quick() {
     load.stop().unwrap();
     let mib = process::peak_resident_bytes(probe.pid()).unwrap() as f64 / f64::from(1 << 20);
     let share = cpu.as_secs_f64() / f64::from(seconds);
-    let ready_after = probe.ready_after().unwrap();
     println!(
-        "peak {mib:.1} MiB, {:.2} % of a core at a scrape a second, ready after {ready_after:?}",
+        "peak {mib:.1} MiB, {:.2} % of a core at a scrape a second, ready after {ready_after}",
         share * 100.0
     );
     assert!(mib < 28.0, "{mib:.1} MiB");
     assert!(share < 0.02, "{:.2} % of a core", share * 100.0);
-    assert!(ready_after < Duration::from_secs(5), "{ready_after:?}");
+    assert!(ready_after.when_idle() < Duration::from_secs(5), "{ready_after}");
 }

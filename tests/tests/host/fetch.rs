@@ -43,7 +43,7 @@ fn up(metrics: &Metrics, member: &str) -> Option<f64> {
 
 /// Waits until the probe has scraped a member.
 fn wait_until_up(probe: &Probe, member: &str, why: &str) -> Metrics {
-    let found = Cancel::default().wait_for(Duration::from_secs(10), || {
+    let found = Cancel::default().wait_for(Duration::from_mins(1), || {
         let metrics = probe.metrics()?;
         Ok((up(&metrics, member) == Some(1.0)).then_some(metrics))
     });
@@ -66,7 +66,7 @@ fn assert_reported(probe: &Probe, member: &str, case: &Failing) {
         let all = metrics.all(ERRORS, &named);
         all.map(|sample| (sample.labels["reason"].clone(), sample.value)).collect()
     };
-    let reported = Cancel::default().wait_for(Duration::from_secs(10), || {
+    let reported = Cancel::default().wait_for(Duration::from_mins(1), || {
         let metrics = probe.metrics()?;
         let enough = counts(&metrics).iter().any(|(of, count)| of == reason && *count >= 2.0);
         Ok(enough.then_some(metrics))
@@ -98,7 +98,7 @@ fn assert_all_reported(scratch: &Scratch, member: &str, cases: &[Failing]) {
         let mut probes: Vec<_> =
             some.iter().map(|case| call(scratch).arguments(&case.flags).launch().unwrap()).collect();
         for (probe, case) in probes.iter_mut().zip(some) {
-            probe.wait_until_ready(Duration::from_secs(20)).unwrap();
+            probe.wait_until_ready(Duration::from_mins(1)).unwrap();
             assert_reported(probe, member, case);
         }
     }
@@ -306,9 +306,8 @@ fn days(metrics: &Metrics, member: &str) -> [Option<i64>; 3] {
 /// Waits until the certificates expire in this many whole days.
 fn wait_for_days(probe: &Probe, member: &str, expected: [i64; 3], why: &str) {
     let expected = expected.map(Some);
-    let found = Cancel::default().wait_for(Duration::from_secs(12), || {
-        Ok((days(&probe.metrics()?, member) == expected).then_some(()))
-    });
+    let found = Cancel::default()
+        .wait_for(Duration::from_mins(1), || Ok((days(&probe.metrics()?, member) == expected).then_some(())));
     let now = || days(&probe.metrics().unwrap(), member);
     assert!(found.unwrap().is_some(), "{why}: {:?}, and not {expected:?}", now());
 }

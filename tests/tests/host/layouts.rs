@@ -100,7 +100,7 @@ fn k3s_embeds_its_etcd() {
     let etcd = member.tls(&Mutual::create(scratch.path()).unwrap()).start().unwrap();
     let text = etcd.settings_file().replace("by-flag", "by-k3s");
     fs::write(data_dir.join("config"), text).unwrap();
-    let found = Cancel::default().wait_for(Duration::from_secs(10), || {
+    let found = Cancel::default().wait_for(Duration::from_mins(1), || {
         Ok(probe.metrics()?.value("etcd_disk_probe_etcd_up", &[("member", "by-k3s")]).filter(|up| *up > 0.0))
     });
     assert!(found.unwrap().is_some(), "it is found by its file: {:?}", probe.metrics().unwrap());

@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use probe_tests::faults::evidence::{Stopwatch, Ticker};
 use probe_tests::machine::requirements::{self, Need};
 use probe_tests::machine::scratch::Scratch;
 use probe_tests::probe::{self, Invocation};
@@ -16,6 +17,9 @@ const WATCHDOG: Duration = Duration::from_secs(2);
 /// The time limit for the daemon to detect that it is blind: the self-test runs every 5 s, and the status is
 /// updated every second.
 const BLIND_LIMIT: Duration = Duration::from_secs(15);
+
+/// The same on a busy machine: [`BLIND_LIMIT`] applies to the time without the machine's own lateness.
+const BUSY_LIMIT: Duration = Duration::from_mins(2);
 
 fn call(binary: &Path, scratch: &Scratch, watchdog: Duration) -> Invocation {
     Invocation::new(binary, scratch.path())
@@ -54,29 +58,40 @@ fn ready_keep_alive_blind_and_stopping_are_notified() {
         .environment("FAULT_WHEN", &blind_now.display().to_string());
     let probe = faulty.launch().unwrap();
 
-    let (_, first) = messages.recv_timeout(Duration::from_secs(30)).unwrap();
+    let (_, first) = messages.recv_timeout(Duration::from_mins(1)).unwrap();
     assert!(has(&first, "READY=1") && first.contains("STATUS=attached by "), "{first}");
     assert!(probe.is_ready(), "the first request is served");
 
+    let ticker = Ticker::start();
     std::fs::write(&blind_now, "").unwrap();
     let since = Instant::now();
+    let mut longest = Duration::ZERO;
     let (mut last, mut blind, mut alive_after) = (since, None, 0);
     // The keep-alive messages continue when it is blind.
     while alive_after < 3 {
-        let (at, message) = messages.recv_timeout(BLIND_LIMIT).unwrap();
+        let (at, message) = messages.recv_timeout(BUSY_LIMIT).unwrap();
         assert!(has(&message, "WATCHDOG=1") && !has(&message, "READY=1"), "{message}");
-        assert!(at - last < WATCHDOG, "{:?} between two keep-alive messages", at - last);
+        longest = longest.max(at - last);
         last = at;
         alive_after += usize::from(blind.is_some());
         if message.contains("STATUS=blind: ") {
             blind = Some(at - since);
         }
         assert!(
-            blind.is_some() || since.elapsed() < BLIND_LIMIT,
+            blind.is_some() || since.elapsed() < BUSY_LIMIT,
             "it does not report that it is blind: {message}"
         );
     }
-    println!("reported as blind after {:?}", blind.unwrap());
+    let (blind, lateness) = (blind.unwrap(), ticker.stop());
+    println!("reported as blind after {blind:?}, {longest:?} between two messages; {lateness}");
+    assert!(
+        blind.saturating_sub(lateness.total) < BLIND_LIMIT,
+        "reported as blind after {blind:?}; {lateness}"
+    );
+    assert!(
+        longest.saturating_sub(lateness.total) < WATCHDOG,
+        "{longest:?} between two messages; {lateness}"
+    );
     assert!(!probe.is_ready());
 
     assert_eq!(probe.stop().unwrap().code(), Some(0));
@@ -96,9 +111,10 @@ fn a_listener_that_does_not_read_blocks_nothing() {
     let probe = call(&probe::binary().unwrap(), &scratch, Duration::from_millis(40)).run().unwrap();
     thread::sleep(Duration::from_secs(3));
     assert!(probe.is_ready(), "it continues");
-    let since = Instant::now();
+    let since = Stopwatch::start();
     assert_eq!(probe.stop().unwrap().code(), Some(0));
-    assert!(since.elapsed() < Duration::from_secs(3), "it ended after {:?}", since.elapsed());
+    let took = since.stop();
+    assert!(took.when_idle() < Duration::from_secs(3), "it ended after {took}");
     // The daemon sent messages until the buffer was full.
     deaf.set_nonblocking(true).unwrap();
     let kept = std::iter::repeat_with(|| deaf.recv(&mut [0; 4096])).take_while(Result::is_ok).count();
@@ -114,7 +130,7 @@ fn a_missing_listener_is_no_error() {
     thread::sleep(2 * WATCHDOG);
     let messages = listen(&scratch);
     // Messages are sent once there is a listener.
-    let received = messages.recv_timeout(2 * WATCHDOG);
+    let received = messages.recv_timeout(10 * WATCHDOG);
     assert!(matches!(&received, Ok((_, message)) if has(message, "WATCHDOG=1")), "{received:?}");
     let log = probe.log().unwrap();
     assert_eq!(log.matches("cannot notify the service manager").count(), 1, "reported once: {log}");

@@ -14,6 +14,8 @@ use probe_tests::etcd::cluster;
 use probe_tests::etcd::hostile::Hostile;
 use probe_tests::etcd::load::{Amount, Load};
 use probe_tests::etcd::{self, Etcd, Member};
+use probe_tests::faults::attempts::{ATTEMPTS, attempts};
+use probe_tests::faults::evidence::{Lateness, Ticker};
 use probe_tests::machine::cancel::Cancel;
 use probe_tests::machine::http::Endpoint;
 use probe_tests::machine::process;
@@ -76,7 +78,7 @@ const USER: &str = "prometheus";
 const PASSWORD: &str = "none of etcd's keys";
 
 /// The time limit for the probe to discover a member and scrape it.
-const FOUND_WITHIN: Duration = Duration::from_secs(20);
+const FOUND_WITHIN: Duration = Duration::from_mins(1);
 
 /// Small puts, one after the other.
 const LIGHT: Load =
@@ -125,7 +127,7 @@ fn launch(directory: &Path, tls: &Mutual) -> Probe {
 /// Waits until etcd exports the round trip to its peers, after it has first measured it: after 5 s, or 30.
 fn wait_for_peers(setting: &Setting) {
     for etcd in &setting.members {
-        let probed = Cancel::default().wait_for(Duration::from_secs(45), || {
+        let probed = Cancel::default().wait_for(Duration::from_mins(6), || {
             let peers = own_page(etcd).samples.into_keys().filter(|series| series.starts_with(ROUND_TRIPS));
             Ok((peers.count() == 2).then_some(()))
         });
@@ -281,6 +283,32 @@ fn concurrent_requests_share_one_scrape() {
 fn a_hanging_etcd_costs_a_second_and_loses_its_series() {
     requirements::require(&[Need::Root, Need::Bpf, Need::Etcd("3.5")]);
     let (setting, _) = start("hanging");
+    let hung = attempts("a_hanging_etcd_costs_a_second_and_loses_its_series", ATTEMPTS, |_| {
+        let hung = hang(&setting);
+        println!("{hung:?}");
+        hung.lateness.small().judge(hung)
+    });
+    let mut times = hung.times;
+    times.sort_unstable();
+    let [.., second, slowest] = times[..] else { panic!("there are many requests: {times:?}") };
+    assert!(second < Duration::from_millis(1_600), "a second and a little: {times:?}");
+    assert!(slowest < Duration::from_secs(3), "{times:?}");
+    // No copy was older than five seconds, by the probe's own clock.
+    assert!(hung.served_until < Duration::from_secs(8), "served until {:?}", hung.served_until);
+}
+
+/// What the probe's page showed while an etcd hung.
+#[derive(Debug)]
+struct Hung {
+    /// The duration of each request.
+    times: Vec<Duration>,
+    /// When the page had its series for the last time.
+    served_until: Duration,
+    lateness: Lateness,
+}
+
+/// Stops an etcd for nine seconds and reads the probe's page, until its series are back.
+fn hang(setting: &Setting) -> Hung {
     let etcd = &setting.members[0];
     let label = [("member", etcd.name())];
     let has_leader = |metrics: &Metrics| metrics.value("etcd_server_has_leader", &label);
@@ -291,6 +319,7 @@ fn a_hanging_etcd_costs_a_second_and_loses_its_series() {
         (metrics, started.elapsed())
     };
     assert_eq!(has_leader(&read().0), Some(1.0));
+    let ticker = Ticker::start();
     process::send(etcd.pid(), Signal::STOP).unwrap();
     let stopped = Instant::now();
     thread::sleep(Duration::from_millis(1_500));
@@ -310,16 +339,10 @@ fn a_hanging_etcd_costs_a_second_and_loses_its_series() {
         assert!(alive.is_some(), "the others are not delayed");
     }
     process::send(etcd.pid(), Signal::CONT).unwrap();
-    println!("answers after {times:?}; served until {served_until:?} after it hung; age {last_age_s:.1} s");
-    // A busy machine may delay one of them, but not for as long as etcd may take.
-    times.sort_unstable();
-    let [.., second, slowest] = times[..] else { panic!("there are many requests: {times:?}") };
-    assert!(second < Duration::from_millis(1_600), "a second and a little: {times:?}");
-    assert!(slowest < Duration::from_secs(3), "{times:?}");
-    // No copy was older than five seconds, by the probe's own clock.
-    assert!(served_until < Duration::from_secs(8), "served until {served_until:?}");
+    let lateness = ticker.stop();
     let back = Cancel::default().wait_for(FOUND_WITHIN, || Ok(has_leader(&read().0)));
     assert!(back.unwrap().is_some(), "they come back: {}", setting.probe.log().unwrap());
+    Hung { times, served_until, lateness }
 }
 
 /// Returns the scrape target of the probe.
@@ -344,7 +367,7 @@ fn a_real_prometheus_answers_from_the_probe_alone() {
     let server =
         Prometheus::start(&target(setting.probe.endpoint().address(), &directory), "probe", &directory)
             .unwrap();
-    let soon = Duration::from_secs(20);
+    let soon = Duration::from_mins(1);
     server.wait_for("sum(up)", soon, |sum| one(sum, 1.0)).unwrap();
     let own: Vec<_> = setting.members.iter().map(|member| member.name().to_owned()).collect();
     let own = format!("member=~\"{}\"", own.join("|"));
@@ -400,7 +423,7 @@ fn a_real_prometheus_answers_from_the_probe_alone() {
 
 /// Compares all of Prometheus' series of the members with etcd's own, read before and after the scrape.
 fn assert_prometheus_has_what_etcd_says(setting: &Setting, server: &Prometheus, puts: u64) {
-    let soon = Duration::from_secs(10);
+    let soon = Duration::from_mins(1);
     assert!(puts > 0, "the load shows");
     for etcd in &setting.members {
         let before = own_page(etcd);

@@ -58,7 +58,7 @@ fn assert_reported(scratch: &Scratch, case: &Failing, members: &[&str]) {
             metrics.value("etcd_disk_probe_etcd_scrape_errors_total", &labels).unwrap_or(0.0)
         };
         let first = count(&probe.metrics().unwrap()).unwrap_or(0.0);
-        let reported = Cancel::default().wait_for(Duration::from_secs(10), || {
+        let reported = Cancel::default().wait_for(Duration::from_mins(1), || {
             let metrics = probe.metrics()?;
             assert!(!verdict_is(&metrics, member, "healthy"), "{why}: {member} is not known to be healthy");
             let measured = count(&metrics).is_some_and(|count| count > first + 10.0);
@@ -223,8 +223,8 @@ fn the_endpoint_of_another_etcd_is_detected() {
 /// Runs a command that must fail.
 fn refused(call: &Invocation, command: &str) -> Finished {
     let orphans = loaded_programs::orphans().unwrap();
-    let finished = call.start(command).unwrap().wait(Duration::from_secs(10)).unwrap();
-    let clean = Cancel::default().wait_for(Duration::from_secs(5), || {
+    let finished = call.start(command).unwrap().wait(Duration::from_mins(1)).unwrap();
+    let clean = Cancel::default().wait_for(Duration::from_secs(30), || {
         Ok(loaded_programs::orphans()?.is_subset(&orphans).then_some(()))
     });
     assert!(

@@ -30,7 +30,7 @@ pub const NARROW_DISK: &str = "/narrow";
 const DEBUGFS: &str = "/sys/kernel/debug";
 
 /// The time limit for the kernel to find its disks.
-const DISKS_LIMIT: Duration = Duration::from_secs(20);
+const DISKS_LIMIT: Duration = Duration::from_mins(1);
 
 /// Brings an interface up (`include/uapi/linux/sockios.h`, `if.h`).
 const SIOCSIFFLAGS: ioctl::Opcode = 0x8914;

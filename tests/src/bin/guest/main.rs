@@ -7,6 +7,7 @@ mod disks;
 mod exact;
 mod machine;
 mod refusals;
+mod repeat;
 mod root;
 mod slow;
 mod systemd;

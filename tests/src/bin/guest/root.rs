@@ -20,7 +20,7 @@ const NEW: &str = "/new";
 const INIT: &str = "/usr/lib/systemd/systemd";
 
 /// The time limit for the kernel to find its disk.
-const DISK_LIMIT: Duration = Duration::from_secs(20);
+const DISK_LIMIT: Duration = Duration::from_mins(1);
 
 /// Returns the disk on the kernel's command line: the kernel passes unknown parameters on in the environment.
 pub fn disk() -> Option<String> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use fuser::{
@@ -26,6 +26,7 @@ use rustix::mount::{self, UnmountFlags};
 use super::{Format, Frozen, Loop, Mount, UNMOUNT_LIMIT};
 use crate::machine::cancel::Cancel;
 use crate::machine::command;
+use crate::machine::process;
 
 /// The only file.
 const IMAGE: &str = "disk.img";
@@ -44,11 +45,36 @@ pub struct SlowFs {
     served: Server,
 }
 
-/// Counts of the requests that a slow disk has served.
+/// The requests that a slow disk has served, and the time that it took by its own clock.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Served {
     pub writes: u64,
     pub flushes: u64,
+    pub write_time: Duration,
+    pub flush_time: Duration,
+}
+
+impl Served {
+    /// Returns the requests since an earlier reading.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            writes: self.writes - before.writes,
+            flushes: self.flushes - before.flushes,
+            write_time: self.write_time.saturating_sub(before.write_time),
+            flush_time: self.flush_time.saturating_sub(before.flush_time),
+        }
+    }
+
+    /// Returns the mean duration of a write in milliseconds; 0 without writes.
+    pub fn mean_write_ms(&self) -> f64 {
+        self.write_time.as_secs_f64() * 1e3 / self.writes.max(1) as f64
+    }
+
+    /// Returns the mean duration of a flush in milliseconds; 0 without flushes.
+    pub fn mean_flush_ms(&self) -> f64 {
+        self.flush_time.as_secs_f64() * 1e3 / self.flushes.max(1) as f64
+    }
 }
 
 impl SlowFs {
@@ -85,7 +111,13 @@ impl SlowFs {
 
     pub fn served(&self) -> Served {
         let pace = &self.served.pace;
-        Served { writes: pace.writes.load(Ordering::Relaxed), flushes: pace.flushes.load(Ordering::Relaxed) }
+        let time = |served_ns: &AtomicU64| Duration::from_nanos(served_ns.load(Ordering::Relaxed));
+        Served {
+            writes: pace.writes.load(Ordering::Relaxed),
+            flushes: pace.flushes.load(Ordering::Relaxed),
+            write_time: time(&pace.writes_ns),
+            flush_time: time(&pace.flushes_ns),
+        }
     }
 
     /// Freezes the file system: every write and sync on it blocks until the guard is dropped.
@@ -106,13 +138,15 @@ fn nanoseconds(delay: Duration) -> u64 {
     u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The delays, and the requests served.
+/// The delays, the requests served, and the time that they took.
 #[derive(Debug, Default)]
 struct Pace {
     write_ns: AtomicU64,
     flush_ns: AtomicU64,
     writes: AtomicU64,
     flushes: AtomicU64,
+    writes_ns: AtomicU64,
+    flushes_ns: AtomicU64,
 }
 
 /// The thread that serves the file system. Unmounted on drop.
@@ -196,17 +230,21 @@ impl Image {
     }
 }
 
-/// Counts a request and waits for its delay.
-fn serve(count: &AtomicU64, delay_ns: &AtomicU64) {
+/// Counts a request, waits for its delay, and adds up the time that this takes.
+fn serve(count: &AtomicU64, delay_ns: &AtomicU64, served_ns: &AtomicU64) {
     count.fetch_add(1, Ordering::Relaxed);
     let delay_ns = delay_ns.load(Ordering::Relaxed);
     if delay_ns > 0 {
+        let started = Instant::now();
         thread::sleep(Duration::from_nanos(delay_ns));
+        served_ns.fetch_add(nanoseconds(started.elapsed()), Ordering::Relaxed);
     }
 }
 
 impl Filesystem for Image {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // On the thread that serves the requests: a disk does not wait for a CPU.
+        process::take_precedence()?;
         // Without it the loop device issues one request at a time, and its queue hides the queue of the disk.
         config
             .add_capabilities(InitFlags::FUSE_ASYNC_DIO)
@@ -255,7 +293,7 @@ impl Filesystem for Image {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        serve(&self.pace.writes, &self.pace.write_ns);
+        serve(&self.pace.writes, &self.pace.write_ns, &self.pace.writes_ns);
         match (self.memory.write_all_at(data, offset), u32::try_from(data.len())) {
             (Ok(()), Ok(length)) => reply.written(length),
             _ => reply.error(Errno::EIO),
@@ -270,7 +308,7 @@ impl Filesystem for Image {
         _only_data: bool,
         reply: ReplyEmpty,
     ) {
-        serve(&self.pace.flushes, &self.pace.flush_ns);
+        serve(&self.pace.flushes, &self.pace.flush_ns, &self.pace.flushes_ns);
         reply.ok();
     }
 }

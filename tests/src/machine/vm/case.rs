@@ -14,6 +14,9 @@ pub const DONE: &str = "guest: done";
 /// The prefix of a report, which separates it from kernel messages on the same console.
 const REPORT: &str = "guest: report ";
 
+/// The prefix of the line that reports a repeated attempt, on a console and in the output of a test.
+pub const REPEATED: &str = "repeated: ";
+
 /// The disks of every machine in the order of `/dev/vda`, `/dev/vdb`, …, with the command that formats each.
 ///
 /// Kernels before Linux 5.19 reject file systems that `mkfs.xfs` 6.5 and newer creates, unless a feature is

@@ -27,7 +27,7 @@ pub const STEPS: [&str; 11] = [
 ];
 
 /// The time limit for all steps.
-const LIMIT: Duration = Duration::from_mins(20);
+const LIMIT: Duration = Duration::from_hours(1);
 
 /// The directory in the guest with the project's checkout, as an operator has it; it contains these files.
 pub const CHECKOUT: &str = "/usr/src/etcd-disk-probe";

@@ -17,7 +17,7 @@ use super::unit::{DropIn, TRACEPOINT, metrics, number, property, set_defaults, s
 const MEMBER: &str = "of-systemd";
 
 const LOAD: Load = Load {
-    amount: Amount::PutsWithin(200, Duration::from_secs(20)),
+    amount: Amount::PutsWithin(200, Duration::from_mins(2)),
     connections: 2,
     value_bytes: 512,
     keys: 100,
@@ -28,7 +28,7 @@ const LOAD: Load = Load {
 const SYNCS: u64 = 50;
 
 /// The time limit for the probe to agree: scrapes are 5 s apart.
-const AGREES_LIMIT: Duration = Duration::from_secs(40);
+const AGREES_LIMIT: Duration = Duration::from_mins(2);
 
 fn etcd() -> Endpoint {
     Endpoint::plain(SocketAddr::from((Ipv4Addr::LOCALHOST, 2379)))
