@@ -181,8 +181,8 @@ impl Timers {
 impl Evidence {
     /// Returns the conditions for a healthy member: by etcd's own timer, hardly any event is slow.
     ///
-    /// The window of `check` is a part of the measured time, more than four fifths: a share of 0.8 % here is below
-    /// 1 % there. It has less than 100 commits; five slow ones of so few are significant.
+    /// The window of `check` is a part of the measured time, more than four fifths: a share of 0.8 % here is
+    /// below 1 % there. It has less than 100 commits; five slow ones of so few are significant.
     pub fn healthy(&self) -> Conditions {
         Conditions::default()
             .at_least("WAL syncs", self.wal_syncs.count, 200.0)
@@ -190,7 +190,8 @@ impl Evidence {
             .at_most("commits above 16 ms", self.commits.above(FAST_COMMIT_S), 4.0)
     }
 
-    /// Returns the conditions for a slow member: by etcd's own timer, more than one event in a hundred is slow.
+    /// Returns the conditions for a slow member: by etcd's own timer, more than one event in a hundred is
+    /// slow.
     pub fn slow(&self) -> Conditions {
         Conditions::default().at_least("WAL syncs", self.wal_syncs.count, 25.0).at_least(
             "share of WAL syncs above 16 ms",

@@ -251,7 +251,12 @@ fn bad_usage_is_one_sentence_and_an_exit_code() {
     let privilege = "cannot start the kernel probe: ";
     let cases = [
         (call().arguments(&["--nonsense"]), 64, "--nonsense", "an unknown flag"),
-        (call().arguments(&["--window", "1s"]), 64, "--window must be at least", "flags that do not go together"),
+        (
+            call().arguments(&["--window", "1s"]),
+            64,
+            "--window must be at least",
+            "flags that do not go together",
+        ),
         (call().arguments(&["--endpoints", "localhost"]), 64, "--endpoints localhost: not a URL", "no URL"),
         (
             call().arguments(&["--cacert", "/none/ca.pem"]),

@@ -56,8 +56,8 @@ const PERIOD_US: u32 = 100_000;
 const LOAD: Load =
     Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 512, keys: 100, tolerant: true };
 
-/// Returns the load of the cases without a fault. In a repeated attempt the machine is busy: etcd then precedes
-/// what makes it so, and its load has a pause between two puts.
+/// Returns the load of the cases without a fault. In a repeated attempt the machine is busy: etcd then
+/// precedes what makes it so, and its load has a pause between two puts.
 fn load_without_fault(attempt: u32, etcd: &Etcd) -> Load {
     if attempt == 1 {
         return LOAD;
@@ -75,8 +75,8 @@ struct Place {
 }
 
 impl Place {
-    /// Makes the directory for an attempt at a case that has few syncs on a slow machine: a repeated one takes
-    /// longer.
+    /// Makes the directory for an attempt at a case that has few syncs on a slow machine: a repeated one
+    /// takes longer.
     fn for_attempt(attempt: u32, name: &str) -> Self {
         Self { window: WINDOW * attempt, ..Self::make(name) }
     }
