@@ -7,23 +7,27 @@
 //! All names begin with the same word, so that `cargo xtask test --only verdict_ --repeat 10` runs only
 //! these.
 
-use std::path::{Path, PathBuf};
+mod place;
+
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use probe_tests::etcd::Etcd;
 use probe_tests::etcd::load::{Amount, Load};
-use probe_tests::etcd::{self, Etcd, Member};
 use probe_tests::faults::attempts::{ATTEMPTS, Attempt, attempts};
-use probe_tests::faults::evidence::{self, Conditions, Evidence, SyncTimer, Timers};
+use probe_tests::faults::evidence::{self, Conditions, SyncTimer, Timers};
 use probe_tests::faults::worker::Work;
 use probe_tests::faults::{self, Culprit};
 use probe_tests::machine::cancel::Cancel;
 use probe_tests::machine::cgroup::{Cgroup, Hierarchy, Throttled};
 use probe_tests::machine::process;
 use probe_tests::machine::requirements::{self, Need};
-use probe_tests::machine::scratch::{Format, LoopFs, Scratch, SlowFs, Tmpfs};
+use probe_tests::machine::scratch::SlowFs;
 use probe_tests::probe::check_report::{self, CheckReport, Effect};
 use probe_tests::probe::{self, loaded_programs};
+
+use place::{Examined, Place};
 
 const ETCD: &str = "3.5.16";
 
@@ -64,79 +68,6 @@ fn load_without_fault(attempt: u32, etcd: &Etcd) -> Load {
     }
     process::give_precedence(etcd.pid()).unwrap();
     Load { amount: Amount::Paced(Duration::from_millis(5)), ..LOAD }
-}
-
-/// The directory of a test's files: in memory, so that only the disk under test can be slow.
-struct Place {
-    memory: Tmpfs,
-    _scratch: Scratch,
-    /// The duration of `check`.
-    window: Duration,
-}
-
-impl Place {
-    /// Makes the directory for an attempt at a case that has few syncs on a slow machine: a repeated one
-    /// takes longer.
-    fn for_attempt(attempt: u32, name: &str) -> Self {
-        Self { window: WINDOW * attempt, ..Self::make(name) }
-    }
-
-    fn make(name: &str) -> Self {
-        let scratch = Scratch::on_disk(name).unwrap();
-        Self {
-            memory: Tmpfs::mount(&scratch.path().join("memory"), 1024).unwrap(),
-            _scratch: scratch,
-            window: WINDOW,
-        }
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.memory.path().join(name)
-    }
-
-    /// Returns a fast disk.
-    fn fast_disk(&self) -> LoopFs {
-        LoopFs::create(&self.at("disk"), Format::Ext4, DISK_MIB).unwrap()
-    }
-
-    /// Returns a disk that can be slowed down.
-    fn slow_disk(&self) -> SlowFs {
-        SlowFs::create(&self.at("disk"), DISK_MIB).unwrap()
-    }
-
-    /// Returns an etcd with its data in `data`; its log and the probe's output are elsewhere.
-    fn member(&self, name: &str, data: &Path) -> Member {
-        let member = Member::new(&etcd::find(ETCD).unwrap(), name, self.memory.path());
-        member.data_dir(&data.join(format!("{name}.data")))
-    }
-
-    fn check(&self, window: Duration, arguments: &[&str]) -> CheckReport {
-        check_report::check(&probe::binary().unwrap(), self.memory.path(), window, arguments).unwrap()
-    }
-
-    /// Puts load on an etcd, makes the fault, and runs `check` while it lasts.
-    fn examine<F>(&self, etcd: &Etcd, fault: impl FnOnce() -> F) -> Examined<F> {
-        self.examine_under(LOAD, etcd, fault)
-    }
-
-    fn examine_under<F>(&self, load: Load, etcd: &Etcd, fault: impl FnOnce() -> F) -> Examined<F> {
-        let load = load.start(etcd.endpoint());
-        thread::sleep(SETTLE);
-        let fault = fault();
-        thread::sleep(SETTLE);
-        let timers = Timers::start(etcd).unwrap();
-        let report = self.check(self.window, &[]);
-        let evidence = timers.stop().unwrap();
-        println!("{}: {:?}; {evidence}", etcd.name(), load.stop().unwrap());
-        Examined { report: report.sampled_late(evidence.lateness.share), evidence, fault }
-    }
-}
-
-/// The report of `check`, what the test measured meanwhile, and the fault, which still lasts.
-struct Examined<F> {
-    report: CheckReport,
-    evidence: Evidence,
-    fault: F,
 }
 
 /// Repeats a disturbed attempt.
