@@ -128,6 +128,7 @@ pub struct Timers {
     etcd: Endpoint,
     pid: u32,
     before: Reading,
+    started: Instant,
     ticker: Ticker,
 }
 
@@ -158,13 +159,15 @@ pub struct Evidence {
     /// How long etcd's threads were runnable without a CPU, added up over the threads.
     pub run_queue: Duration,
     pub lateness: Lateness,
+    elapsed: Duration,
+    window: Option<Duration>,
 }
 
 impl Timers {
     pub fn start(etcd: &Etcd) -> anyhow::Result<Self> {
         let (endpoint, pid) = (etcd.endpoint(), etcd.pid());
         let before = Reading::of(&endpoint, pid)?;
-        Ok(Self { etcd: endpoint, pid, before, ticker: Ticker::start() })
+        Ok(Self { etcd: endpoint, pid, before, started: Instant::now(), ticker: Ticker::start() })
     }
 
     pub fn stop(self) -> anyhow::Result<Evidence> {
@@ -173,26 +176,41 @@ impl Timers {
             wal_syncs: now.wal_syncs.since(&self.before.wal_syncs),
             commits: now.commits.since(&self.before.commits),
             run_queue: now.run_queue.saturating_sub(self.before.run_queue),
+            elapsed: self.started.elapsed(),
+            window: None,
             lateness: self.ticker.stop(),
         })
     }
 }
 
 impl Evidence {
+    /// States how much of the measured time the window of `check` was.
+    #[must_use]
+    pub fn of_window(self, window: Duration) -> Self {
+        Self { window: Some(window), ..self }
+    }
+
+    /// Returns the number of WAL syncs in the window, if they were evenly distributed.
+    fn syncs_in_window(&self) -> f64 {
+        let share =
+            self.window.map_or(1.0, |window| window.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9));
+        self.wal_syncs.count * share.min(1.0)
+    }
+
     /// Returns the conditions for a healthy member: by etcd's own timer, hardly any event is slow.
     ///
     /// The window of `check` is a part of the measured time, more than four fifths: a share of 0.8 % here is below
     /// 1 % there. It has less than 100 commits; five slow ones of so few are significant.
     pub fn healthy(&self) -> Conditions {
         Conditions::default()
-            .at_least("WAL syncs", self.wal_syncs.count, 200.0)
+            .at_least("WAL syncs in the window", self.syncs_in_window(), 200.0)
             .at_most("share of WAL syncs above 8 ms", self.wal_syncs.share_above(FAST_SYNC_S), 0.008)
             .at_most("commits above 16 ms", self.commits.above(FAST_COMMIT_S), 4.0)
     }
 
     /// Returns the conditions for a slow member: by etcd's own timer, more than one event in a hundred is slow.
     pub fn slow(&self) -> Conditions {
-        Conditions::default().at_least("WAL syncs", self.wal_syncs.count, 25.0).at_least(
+        Conditions::default().at_least("WAL syncs in the window", self.syncs_in_window(), 25.0).at_least(
             "share of WAL syncs above 16 ms",
             self.wal_syncs.share_above(SLOW_SYNC_S),
             0.02,
@@ -213,7 +231,7 @@ impl Evidence {
 
 impl Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { wal_syncs, commits, run_queue, lateness } = self;
+        let Self { wal_syncs, commits, run_queue, lateness, .. } = self;
         write!(
             f,
             "{} WAL syncs in {:.2} s, {:.1} % above 8 ms, {:.1} % above 16 ms; {} commits, {} above 16 ms; \

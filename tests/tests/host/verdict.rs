@@ -126,7 +126,7 @@ impl Place {
         thread::sleep(SETTLE);
         let timers = Timers::start(etcd).unwrap();
         let report = self.check(self.window, &[]);
-        let evidence = timers.stop().unwrap();
+        let evidence = timers.stop().unwrap().of_window(self.window);
         println!("{}: {:?}; {evidence}", etcd.name(), load.stop().unwrap());
         Examined { report: report.sampled_late(evidence.lateness.share), evidence, fault }
     }
@@ -618,7 +618,7 @@ fn samples_agree_with_the_scheduler() {
             thread::sleep(SETTLE);
             let timers = Timers::start(&etcd).unwrap();
             let report = place.check(WINDOW, &["--causes", "exact"]);
-            let evidence = timers.stop().unwrap();
+            let evidence = timers.stop().unwrap().of_window(WINDOW);
             println!("sampled: {:?}; {evidence}", load.stop().unwrap());
             evidence
                 .slow()
