@@ -7,212 +7,27 @@
 //! All names begin with the same word, so that `cargo xtask test --only verdict_ --repeat 10` runs only
 //! these.
 
-use std::path::{Path, PathBuf};
+mod examination;
+
 use std::thread;
 use std::time::{Duration, Instant};
 
 use probe_tests::etcd::load::{Amount, Load};
-use probe_tests::etcd::{self, Etcd, Member};
-use probe_tests::faults::attempts::{ATTEMPTS, Attempt, attempts};
-use probe_tests::faults::evidence::{self, Conditions, Evidence, SyncTimer, Timers};
+use probe_tests::faults::attempts::{ATTEMPTS, attempts};
+use probe_tests::faults::evidence::{self, Conditions, SyncTimer, Timers};
 use probe_tests::faults::worker::Work;
 use probe_tests::faults::{self, Culprit};
 use probe_tests::machine::cancel::Cancel;
-use probe_tests::machine::cgroup::{Cgroup, Hierarchy, Throttled};
+use probe_tests::machine::cgroup::{Cgroup, Hierarchy};
 use probe_tests::machine::process;
 use probe_tests::machine::requirements::{self, Need};
-use probe_tests::machine::scratch::{Format, LoopFs, Scratch, SlowFs, Tmpfs};
-use probe_tests::probe::check_report::{self, CheckReport, Effect};
+use probe_tests::probe::check_report::{self, Effect};
 use probe_tests::probe::{self, loaded_programs};
 
-const ETCD: &str = "3.5.16";
-
-/// The duration of `check` for each fault.
-const WINDOW: Duration = Duration::from_secs(8);
-
-/// How long load and fault last before `check` starts.
-const SETTLE: Duration = Duration::from_millis(500);
-
-/// Two WAL segments take 128 MiB.
-const DISK_MIB: u32 = 320;
-
-/// The latency of an adequate disk: a WAL sync takes two writes and often two flushes, plus the journal's.
-const GOOD_WRITE: Duration = Duration::from_micros(300);
-const GOOD_FLUSH: Duration = Duration::from_micros(500);
-
-/// The time limit for `check` to attach.
-const ATTACH_LIMIT: Duration = Duration::from_mins(1);
-
-/// The pause between two syncs of a test's own timer: it must not add to the load.
-const TIMER_PAUSE: Duration = Duration::from_millis(100);
-
-/// The longest median of these syncs on a fast disk, in milliseconds: half of etcd's limit.
-const FAST_MS: f64 = 5.0;
-
-/// The period of both limits of CPU time.
-const PERIOD_US: u32 = 100_000;
-
-/// Syncs one by one.
-const LOAD: Load =
-    Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 512, keys: 100, tolerant: true };
-
-/// Returns the load of the cases without a fault. In a repeated attempt the machine is busy: etcd then precedes
-/// what makes it so, and its load has a pause between two puts.
-fn load_without_fault(attempt: u32, etcd: &Etcd) -> Load {
-    if attempt == 1 {
-        return LOAD;
-    }
-    process::give_precedence(etcd.pid()).unwrap();
-    Load { amount: Amount::Paced(Duration::from_millis(5)), ..LOAD }
-}
-
-/// The directory of a test's files: in memory, so that only the disk under test can be slow.
-struct Place {
-    memory: Tmpfs,
-    _scratch: Scratch,
-    /// The duration of `check`.
-    window: Duration,
-}
-
-impl Place {
-    /// Makes the directory for an attempt at a case that has few syncs on a slow machine: a repeated one takes
-    /// longer.
-    fn for_attempt(attempt: u32, name: &str) -> Self {
-        Self { window: WINDOW * attempt, ..Self::make(name) }
-    }
-
-    fn make(name: &str) -> Self {
-        let scratch = Scratch::on_disk(name).unwrap();
-        Self {
-            memory: Tmpfs::mount(&scratch.path().join("memory"), 1024).unwrap(),
-            _scratch: scratch,
-            window: WINDOW,
-        }
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.memory.path().join(name)
-    }
-
-    /// Returns a fast disk.
-    fn fast_disk(&self) -> LoopFs {
-        LoopFs::create(&self.at("disk"), Format::Ext4, DISK_MIB).unwrap()
-    }
-
-    /// Returns a disk that can be slowed down.
-    fn slow_disk(&self) -> SlowFs {
-        SlowFs::create(&self.at("disk"), DISK_MIB).unwrap()
-    }
-
-    /// Returns an etcd with its data in `data`; its log and the probe's output are elsewhere.
-    fn member(&self, name: &str, data: &Path) -> Member {
-        let member = Member::new(&etcd::find(ETCD).unwrap(), name, self.memory.path());
-        member.data_dir(&data.join(format!("{name}.data")))
-    }
-
-    fn check(&self, window: Duration, arguments: &[&str]) -> CheckReport {
-        check_report::check(&probe::binary().unwrap(), self.memory.path(), window, arguments).unwrap()
-    }
-
-    /// Puts load on an etcd, makes the fault, and runs `check` while it lasts.
-    fn examine<F>(&self, etcd: &Etcd, fault: impl FnOnce() -> F) -> Examined<F> {
-        self.examine_under(LOAD, etcd, fault)
-    }
-
-    fn examine_under<F>(&self, load: Load, etcd: &Etcd, fault: impl FnOnce() -> F) -> Examined<F> {
-        let load = load.start(etcd.endpoint());
-        thread::sleep(SETTLE);
-        let fault = fault();
-        thread::sleep(SETTLE);
-        let timers = Timers::start(etcd).unwrap();
-        let report = self.check(self.window, &[]);
-        let evidence = timers.stop().unwrap().of_window(self.window);
-        println!("{}: {:?}; {evidence}", etcd.name(), load.stop().unwrap());
-        Examined { report: report.sampled_late(evidence.lateness.share), evidence, fault }
-    }
-}
-
-/// The report of `check`, what the test measured meanwhile, and the fault, which still lasts.
-struct Examined<F> {
-    report: CheckReport,
-    evidence: Evidence,
-    fault: F,
-}
-
-/// Repeats a disturbed attempt.
-fn undisturbed<T>(name: &str, mut attempt: impl FnMut() -> Attempt<T>) -> T {
-    attempts(name, ATTEMPTS, |_| attempt())
-}
-
-/// Adds the condition for a disk that others use, too: a thread of the test that syncs there waits for the
-/// disk, not for a CPU.
-fn waits_for_the_disk(conditions: Conditions, timer: SyncTimer) -> Conditions {
-    let syncs = timer.stop().unwrap();
-    conditions
-        .at_least("syncs of the test's own", syncs.len() as f64, 10.0)
-        .at_least("median ms of them", evidence::median_ms(&syncs), 5.0)
-        .at_most("share of them in the run queue", evidence::run_queue_share(&syncs), 0.3)
-}
-
-/// Prints the summary of the member, and fails unless it names this fault.
-fn expect(report: &CheckReport, name: &str, verdict: &str, effect: Effect) {
-    let member = report.member(name).unwrap();
-    println!("{name}: {}", member.summary());
-    if let Err(error) = member.expect(verdict, effect) {
-        panic!("{name}: {error:#}");
-    }
-}
-
-fn require(more: &[&[Need]]) {
-    let always = [Need::Root, Need::Bpf, Need::Etcd(ETCD)];
-    requirements::require(&[&always[..], &more.concat()].concat());
-}
-
-/// Sets both latencies of a disk.
-fn slow_down(disk: &SlowFs, write: Duration, flush: Duration) {
-    disk.write_delay(write);
-    disk.flush_delay(flush);
-}
-
-/// Creates a cgroup for a neighbour in each hierarchy that the kernel may use to attribute its requests.
-fn neighbourhood(name: &str) -> Vec<Cgroup> {
-    let hierarchies = [Hierarchy::Controller("blkio"), Hierarchy::Controller("cpu"), Hierarchy::Unified];
-    let there = hierarchies.into_iter().filter(|hierarchy| hierarchy.root().is_ok());
-    let name = format!("{name}-{}", std::process::id());
-    there.map(|hierarchy| Cgroup::named(hierarchy, &name).unwrap()).collect()
-}
-
-fn worker(work: &Work, groups: &[&Cgroup]) -> Culprit {
-    Culprit::start(work.command(Path::new(env!("CARGO_BIN_EXE_worker"))), groups).unwrap()
-}
-
-/// Limits a cgroup to this share of one CPU.
-fn limit_cpu(group: &Cgroup, percent: u32) {
-    group.set("cpu.cfs_period_us", &PERIOD_US.to_string()).unwrap();
-    group.set("cpu.cfs_quota_us", &(PERIOD_US / 100 * percent).to_string()).unwrap();
-}
-
-/// How often and how long a limit of CPU time stops a cgroup, from now on.
-struct Quota<'a> {
-    group: &'a Cgroup,
-    before: Throttled,
-}
-
-impl<'a> Quota<'a> {
-    /// Limits it to this share of one CPU.
-    fn begin(group: &'a Cgroup, percent: u32) -> Self {
-        limit_cpu(group, percent);
-        Self { group, before: group.throttled().unwrap() }
-    }
-
-    /// Removes the limit and returns its effect.
-    fn end(self) -> Throttled {
-        let effect = self.group.throttled().unwrap().since(&self.before);
-        self.group.set("cpu.cfs_quota_us", "-1").unwrap();
-        println!("{effect:?}");
-        effect
-    }
-}
+use self::examination::{
+    ATTACH_LIMIT, Examined, FAST_MS, GOOD_FLUSH, GOOD_WRITE, LOAD, Place, Quota, SETTLE, TIMER_PAUSE, WINDOW,
+    expect, load_without_fault, neighbourhood, require, slow_down, undisturbed, waits_for_the_disk, worker,
+};
 
 #[test]
 fn verdict_a_fast_disk_is_healthy() {
