@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use probe_tests::etcd::load::{Amount, Load};
 use probe_tests::faults::attempts::{ATTEMPTS, attempts};
-use probe_tests::faults::evidence::{self, Conditions, SyncTimer, Timers};
+use probe_tests::faults::evidence::{self, Conditions, Limits, SyncTimer, Timers};
 use probe_tests::faults::worker::Work;
 use probe_tests::faults::{self, Culprit};
 use probe_tests::machine::cancel::Cancel;
@@ -26,57 +26,57 @@ use probe_tests::probe::{self, loaded_programs};
 
 use self::examination::{
     ATTACH_LIMIT, Examined, FAST_MS, GOOD_FLUSH, GOOD_WRITE, LOAD, Place, Quota, SETTLE, TIMER_PAUSE, WINDOW,
-    expect, load_without_fault, neighbourhood, require, slow_down, undisturbed, waits_for_the_disk, worker,
+    expect, neighbourhood, require, slow_down, undisturbed, waits_for_the_disk, without_fault, worker,
 };
 
 #[test]
 fn verdict_a_fast_disk_is_healthy() {
     require(&[&requirements::LOOP_EXT4]);
-    let report = attempts("verdict_a_fast_disk_is_healthy", ATTEMPTS, |attempt| {
+    let (report, limit) = attempts("verdict_a_fast_disk_is_healthy", ATTEMPTS, |attempt| {
+        let (limits, load) = without_fault(attempt);
         let place = Place::make("verdict");
         let disk = place.fast_disk();
         let etcd = place.member("fast", disk.path()).start().unwrap();
-        let Examined { report, evidence, .. } =
-            place.examine_under(load_without_fault(attempt, &etcd), &etcd, || ());
-        evidence.healthy().judge(report)
+        let Examined { report, evidence, .. } = place.examine_by(limits, load, &etcd, || ());
+        evidence.healthy(limits).judge((report, limits.sync))
     });
-    expect(&report, "fast", "healthy", Effect::Healthy);
+    expect(&report, "fast", "healthy", Effect::Healthy(limit));
 }
 
 #[test]
 fn verdict_memory_is_healthy() {
     require(&[]);
-    let report = attempts("verdict_memory_is_healthy", ATTEMPTS, |attempt| {
+    let (report, limit) = attempts("verdict_memory_is_healthy", ATTEMPTS, |attempt| {
+        let (limits, load) = without_fault(attempt);
         let place = Place::make("verdict");
         let etcd = place.member("memory", &place.at("")).start().unwrap();
-        let Examined { report, evidence, .. } =
-            place.examine_under(load_without_fault(attempt, &etcd), &etcd, || ());
-        evidence.healthy().judge(report)
+        let Examined { report, evidence, .. } = place.examine_by(limits, load, &etcd, || ());
+        evidence.healthy(limits).judge((report, limits.sync))
     });
-    expect(&report, "memory", "healthy", Effect::Healthy);
+    expect(&report, "memory", "healthy", Effect::Healthy(limit));
 }
 
 /// The disk for the cases with neighbours: without them it is healthy.
 #[test]
 fn verdict_a_good_disk_is_healthy() {
     require(&[&requirements::SLOW_EXT4]);
-    let report = attempts("verdict_a_good_disk_is_healthy", ATTEMPTS, |attempt| {
+    let (report, limit) = attempts("verdict_a_good_disk_is_healthy", ATTEMPTS, |attempt| {
+        let (limits, load) = without_fault(attempt);
         let place = Place::make("verdict");
         let disk = place.slow_disk();
         let etcd = place.member("good", disk.path()).start().unwrap();
         slow_down(&disk, GOOD_WRITE, GOOD_FLUSH);
         let before = disk.served();
-        let Examined { report, evidence, .. } =
-            place.examine_under(load_without_fault(attempt, &etcd), &etcd, || ());
+        let Examined { report, evidence, .. } = place.examine_by(limits, load, &etcd, || ());
         let served = disk.served().since(&before);
         println!("good: {served:?}");
         evidence
-            .healthy()
+            .healthy(limits)
             .at_most("ms per write of the disk", served.mean_write_ms(), 2.0)
             .at_most("ms per flush of the disk", served.mean_flush_ms(), 2.0)
-            .judge(report)
+            .judge((report, limits.sync))
     });
-    expect(&report, "good", "healthy", Effect::Healthy);
+    expect(&report, "good", "healthy", Effect::Healthy(limit));
 }
 
 #[test]
@@ -315,20 +315,12 @@ fn verdict_a_few_syncs_are_too_few() {
         });
         let evidence = timers.stop().unwrap();
         println!("idle: {evidence}");
-        // Five slow events make a member slow.
+        // Five slow events would make a member slow.
+        let slow = evidence.slow_by(Limits::GUIDANCE);
         Conditions::default()
             .at_least("WAL syncs", evidence.wal_syncs.count, 1.0)
             .at_most("WAL syncs", evidence.wal_syncs.count, 50.0)
-            .at_most(
-                "share of WAL syncs above 8 ms",
-                evidence.wal_syncs.share_above(evidence::FAST_SYNC_S),
-                0.0,
-            )
-            .at_most(
-                "share of commits above 16 ms",
-                evidence.commits.share_above(evidence::FAST_COMMIT_S),
-                0.0,
-            )
+            .at_most("slow events", slow, 4.0)
             .judge(report)
     });
     expect(&report, "idle", "too_few_samples", Effect::Any);
@@ -390,7 +382,7 @@ fn verdict_of_two_faults_the_larger_comes_first() {
         // So many puts between two syncs that etcd needs more than its share of the CPU.
         let many = Load { connections: 256, ..LOAD };
         let Examined { report, evidence, fault: (quota, before) } =
-            place.examine_under(many, &etcd, || (Quota::begin(&group, 5), disk.served()));
+            place.examine_by(Limits::GUIDANCE, many, &etcd, || (Quota::begin(&group, 5), disk.served()));
         let (effect, served) = (quota.end(), disk.served().since(&before));
         println!("both: {served:?}");
         evidence

@@ -9,10 +9,9 @@ use probe_tests::etcd::load::{Amount, Load};
 use probe_tests::etcd::{self, Etcd, Member};
 use probe_tests::faults::Culprit;
 use probe_tests::faults::attempts::{ATTEMPTS, Attempt, attempts};
-use probe_tests::faults::evidence::{self, Conditions, Evidence, SyncTimer, Timers};
+use probe_tests::faults::evidence::{self, Conditions, Evidence, Lateness, Limits, SyncTimer, Timers};
 use probe_tests::faults::worker::Work;
 use probe_tests::machine::cgroup::{Cgroup, Hierarchy, Throttled};
-use probe_tests::machine::process;
 use probe_tests::machine::requirements::{self, Need};
 use probe_tests::machine::scratch::{Format, LoopFs, Scratch, SlowFs, Tmpfs};
 use probe_tests::probe;
@@ -49,14 +48,13 @@ pub const PERIOD_US: u32 = 100_000;
 pub const LOAD: Load =
     Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 512, keys: 100, tolerant: true };
 
-/// Returns the load of the cases without a fault. In a repeated attempt the machine is busy: etcd then precedes
-/// what makes it so, and its load has a pause between two puts.
-pub fn load_without_fault(attempt: u32, etcd: &Etcd) -> Load {
+/// Returns the limits and the load of the cases without a fault. In a repeated attempt the machine is busy: the
+/// limits are higher, and there is a pause between two puts.
+pub fn without_fault(attempt: u32) -> (Limits, Load) {
     if attempt == 1 {
-        return LOAD;
+        return (Limits::GUIDANCE, LOAD);
     }
-    process::give_precedence(etcd.pid()).unwrap();
-    Load { amount: Amount::Paced(Duration::from_millis(5)), ..LOAD }
+    (Limits::BUSY, Load { amount: Amount::Paced(Duration::from_millis(5)), ..LOAD })
 }
 
 /// The directory of a test's files: in memory, so that only the disk under test can be slow.
@@ -109,19 +107,29 @@ impl Place {
 
     /// Puts load on an etcd, makes the fault, and runs `check` while it lasts.
     pub fn examine<F>(&self, etcd: &Etcd, fault: impl FnOnce() -> F) -> Examined<F> {
-        self.examine_under(LOAD, etcd, fault)
+        self.examine_by(Limits::GUIDANCE, LOAD, etcd, fault)
     }
 
-    pub fn examine_under<F>(&self, load: Load, etcd: &Etcd, fault: impl FnOnce() -> F) -> Examined<F> {
+    /// Does the same with these limits and this load.
+    pub fn examine_by<F>(
+        &self,
+        limits: Limits,
+        load: Load,
+        etcd: &Etcd,
+        fault: impl FnOnce() -> F,
+    ) -> Examined<F> {
         let load = load.start(etcd.endpoint());
         thread::sleep(SETTLE);
         let fault = fault();
         thread::sleep(SETTLE);
         let timers = Timers::start(etcd).unwrap();
-        let report = self.check(self.window, &[]);
+        let [sync, commit] = [limits.sync, limits.commit].map(|limit| format!("{}ms", limit.as_millis()));
+        let limits = ["--wal-fsync-limit", &sync, "--backend-commit-limit", &commit];
+        let report = self.check(self.window, &limits);
         let evidence = timers.stop().unwrap().of_window(self.window);
         println!("{}: {:?}; {evidence}", etcd.name(), load.stop().unwrap());
-        Examined { report: report.sampled_late(evidence.lateness.share), evidence, fault }
+        let Lateness { share, worst, .. } = evidence.lateness;
+        Examined { report: report.sampled_late(share, worst), evidence, fault }
     }
 }
 
