@@ -226,8 +226,8 @@ impl Evidence {
 
     /// Returns the conditions for a healthy member: by etcd's own timer, hardly any event is slow.
     ///
-    /// The window of `check` is a part of the measured time, more than four fifths: a share of 0.8 % here is below
-    /// 1 % there. It has less than 100 commits; five slow ones of so few are significant.
+    /// The window of `check` is a part of the measured time, more than four fifths: a share of 0.8 % here is
+    /// below 1 % there. It has less than 100 commits; five slow ones of so few are significant.
     pub fn healthy(&self, limits: Limits) -> Conditions {
         let Limits { sync_bound_s, commit_bound_s, .. } = limits;
         let slow = self.wal_syncs.share_above(sync_bound_s);
@@ -242,7 +242,8 @@ impl Evidence {
         self.wal_syncs.above(limits.sync_bound_s) + self.commits.above(limits.commit_bound_s)
     }
 
-    /// Returns the conditions for a slow member: by etcd's own timer, more than one event in a hundred is slow.
+    /// Returns the conditions for a slow member: by etcd's own timer, more than one event in a hundred is
+    /// slow.
     pub fn slow(&self) -> Conditions {
         Conditions::default().at_least("WAL syncs in the window", self.syncs_in_window(), 25.0).at_least(
             "share of WAL syncs above 16 ms",

@@ -1,5 +1,5 @@
-//! What the cases of verdicts share: where their files are, the load, the limits, and one examination by `check`
-//! together with the timers of the test.
+//! What the cases of verdicts share: where their files are, the load, the limits, and one examination by
+//! `check` together with the timers of the test.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -48,8 +48,8 @@ pub const PERIOD_US: u32 = 100_000;
 pub const LOAD: Load =
     Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 512, keys: 100, tolerant: true };
 
-/// Returns the limits and the load of the cases without a fault. In a repeated attempt the machine is busy: the
-/// limits are higher, and there is a pause between two puts.
+/// Returns the limits and the load of the cases without a fault. In a repeated attempt the machine is busy:
+/// the limits are higher, and there is a pause between two puts.
 pub fn without_fault(attempt: u32) -> (Limits, Load) {
     if attempt == 1 {
         return (Limits::GUIDANCE, LOAD);
@@ -66,8 +66,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// Makes the directory for an attempt at a case that has few syncs on a slow machine: a repeated one takes
-    /// longer.
+    /// Makes the directory for an attempt at a case that has few syncs on a slow machine: a repeated one
+    /// takes longer.
     pub fn for_attempt(attempt: u32, name: &str) -> Self {
         Self { window: WINDOW * attempt, ..Self::make(name) }
     }
