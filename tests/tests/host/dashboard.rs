@@ -186,8 +186,8 @@ fn every_panel_has_an_answer() {
     println!("{:?}", load.stop().unwrap());
 }
 
-/// Slows the first member's disk down and waits until its verdict is slow in Prometheus. The attempt is disturbed if
-/// the disk was not slow by its own clock, or its member was not by etcd's.
+/// Slows the first member's disk down and waits until its verdict is slow in Prometheus. The attempt is
+/// disturbed if the disk was not slow by its own clock, or its member was not by etcd's.
 fn slow_down() -> Attempt<(Setting, Running, anyhow::Result<Vec<Element>>)> {
     let setting = start();
     println!("rotating: {:?}", ROTATING.start(setting.members[0].endpoint()).wait().unwrap());
