@@ -36,25 +36,9 @@ pub fn capabilities(status: &Path, field: &str) -> anyhow::Result<CapabilitySet>
 
 /// Gives the calling thread the lowest real-time priority: it precedes all ordinary threads.
 pub fn take_precedence() -> io::Result<()> {
-    precede(0)
-}
-
-/// Does the same for all threads of a process; threads that they start later inherit it.
-pub fn give_precedence(pid: u32) -> anyhow::Result<()> {
-    let directory = format!("/proc/{pid}/task");
-    for thread in fs::read_dir(&directory).with_context(|| format!("cannot read {directory}"))?.flatten() {
-        let id = thread.file_name().to_str().and_then(|name| name.parse().ok());
-        precede(id.context("a thread has a number")?)
-            .with_context(|| format!("cannot give process {pid} a real-time priority"))?;
-    }
-    Ok(())
-}
-
-/// 0 is the calling thread.
-fn precede(thread: libc::pid_t) -> io::Result<()> {
     let lowest = libc::sched_param { sched_priority: 1 };
-    // SAFETY: it reads one `sched_param`, which outlives the call.
-    match unsafe { libc::sched_setscheduler(thread, libc::SCHED_RR, &raw const lowest) } {
+    // SAFETY: it reads one `sched_param`, which outlives the call. 0 is the calling thread.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const lowest) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

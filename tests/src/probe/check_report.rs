@@ -28,8 +28,8 @@ const LIMIT_S: f64 = 0.01;
 /// The figures that prove that the fault took effect.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Effect {
-    /// Every p99 is below its limit.
-    Healthy,
+    /// The p99 of WAL syncs is below this limit, in the kernel and in etcd.
+    Healthy(Duration),
     /// The p99 of WAL syncs is above its limit, in the kernel or in etcd.
     Slow,
     /// Anything: the figures do not show this fault.
@@ -44,6 +44,7 @@ pub struct CheckReport {
     log: String,
     /// See [`CheckReport::sampled_late`].
     late_share: f64,
+    late_worst: Duration,
 }
 
 /// Runs `check` for `duration` with these arguments; its output goes to files in `directory`.
@@ -76,14 +77,20 @@ pub fn finish(check: Running, duration: Duration) -> anyhow::Result<CheckReport>
 
 impl CheckReport {
     pub fn of(finished: Finished) -> anyhow::Result<Self> {
-        Ok(Self { code: finished.code, report: finished.json()?, log: finished.stderr, late_share: 0.0 })
+        Ok(Self {
+            code: finished.code,
+            report: finished.json()?,
+            log: finished.stderr,
+            late_share: 0.0,
+            late_worst: Duration::ZERO,
+        })
     }
 
-    /// Records by which share of the time a timer like that of the probe's sampler was late on this machine.
-    /// The parts of a slow operation cannot be complete to that share.
+    /// Records by which share of the time, and by how much at worst, a timer like that of the probe's sampler
+    /// was late on this machine. The parts of slow operations are incomplete to that degree.
     #[must_use]
-    pub fn sampled_late(self, late_share: f64) -> Self {
-        Self { late_share, ..self }
+    pub fn sampled_late(self, late_share: f64, late_worst: Duration) -> Self {
+        Self { late_share, late_worst, ..self }
     }
 
     fn members(&self) -> anyhow::Result<&Vec<Value>> {
@@ -233,9 +240,10 @@ impl Member<'_> {
         let summary = self.summary();
         let [kernel, etcd] = ["kernel", "etcd"].map(|side| self.p99_s(0, side));
         match effect {
-            Effect::Healthy => {
+            Effect::Healthy(limit) => {
+                let limit_s = limit.as_secs_f64();
                 ensure!(self.syncs() >= 100, "too few syncs for a p99: {summary}");
-                ensure!(kernel < LIMIT_S && etcd < LIMIT_S, "the disk is slow without a fault: {summary}");
+                ensure!(kernel < limit_s && etcd < limit_s, "the disk is slow without a fault: {summary}");
             }
             Effect::Slow => {
                 ensure!(self.syncs() >= 20, "too few syncs to be sure: {summary}");
@@ -249,7 +257,10 @@ impl Member<'_> {
         if effect == Effect::Slow
             && let Some(parts) = self.parts()
         {
-            ensure!(parts.are_the_whole(self.check.late_share), "the parts are not the whole: {summary}");
+            ensure!(
+                parts.are_the_whole(self.check.late_share, self.check.late_worst),
+                "the parts are not the whole: {summary}"
+            );
         }
         Ok(summary)
     }
@@ -264,9 +275,10 @@ struct Parts {
 }
 
 impl Parts {
-    fn are_the_whole(&self, late_share: f64) -> bool {
+    fn are_the_whole(&self, late_share: f64, late_worst: Duration) -> bool {
+        let sample_s = SAMPLE_S + late_worst.as_secs_f64();
         let resolved_s =
-            if self.operations < MANY_OPERATIONS { self.operations as f64 * SAMPLE_S } else { 0.0 };
+            if self.operations < MANY_OPERATIONS { self.operations as f64 * sample_s } else { 0.0 };
         self.known_s >= ((EXPLAINED - late_share) * self.total_s).min(self.total_s - resolved_s)
     }
 }

@@ -7,192 +7,76 @@
 //! All names begin with the same word, so that `cargo xtask test --only verdict_ --repeat 10` runs only
 //! these.
 
-mod place;
+mod examination;
 
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use probe_tests::etcd::Etcd;
 use probe_tests::etcd::load::{Amount, Load};
-use probe_tests::faults::attempts::{ATTEMPTS, Attempt, attempts};
-use probe_tests::faults::evidence::{self, Conditions, SyncTimer, Timers};
+use probe_tests::faults::attempts::{ATTEMPTS, attempts};
+use probe_tests::faults::evidence::{self, Conditions, Limits, SyncTimer, Timers};
 use probe_tests::faults::worker::Work;
 use probe_tests::faults::{self, Culprit};
 use probe_tests::machine::cancel::Cancel;
-use probe_tests::machine::cgroup::{Cgroup, Hierarchy, Throttled};
+use probe_tests::machine::cgroup::{Cgroup, Hierarchy};
 use probe_tests::machine::process;
 use probe_tests::machine::requirements::{self, Need};
-use probe_tests::machine::scratch::SlowFs;
-use probe_tests::probe::check_report::{self, CheckReport, Effect};
+use probe_tests::probe::check_report::{self, Effect};
 use probe_tests::probe::{self, loaded_programs};
 
-use place::{Examined, Place};
-
-const ETCD: &str = "3.5.16";
-
-/// The duration of `check` for each fault.
-const WINDOW: Duration = Duration::from_secs(8);
-
-/// How long load and fault last before `check` starts.
-const SETTLE: Duration = Duration::from_millis(500);
-
-/// Two WAL segments take 128 MiB.
-const DISK_MIB: u32 = 320;
-
-/// The latency of an adequate disk: a WAL sync takes two writes and often two flushes, plus the journal's.
-const GOOD_WRITE: Duration = Duration::from_micros(300);
-const GOOD_FLUSH: Duration = Duration::from_micros(500);
-
-/// The time limit for `check` to attach.
-const ATTACH_LIMIT: Duration = Duration::from_mins(1);
-
-/// The pause between two syncs of a test's own timer: it must not add to the load.
-const TIMER_PAUSE: Duration = Duration::from_millis(100);
-
-/// The longest median of these syncs on a fast disk, in milliseconds: half of etcd's limit.
-const FAST_MS: f64 = 5.0;
-
-/// The period of both limits of CPU time.
-const PERIOD_US: u32 = 100_000;
-
-/// Syncs one by one.
-const LOAD: Load =
-    Load { amount: Amount::UntilStopped, connections: 1, value_bytes: 512, keys: 100, tolerant: true };
-
-/// Returns the load of the cases without a fault. In a repeated attempt the machine is busy: etcd then
-/// precedes what makes it so, and its load has a pause between two puts.
-fn load_without_fault(attempt: u32, etcd: &Etcd) -> Load {
-    if attempt == 1 {
-        return LOAD;
-    }
-    process::give_precedence(etcd.pid()).unwrap();
-    Load { amount: Amount::Paced(Duration::from_millis(5)), ..LOAD }
-}
-
-/// Repeats a disturbed attempt.
-fn undisturbed<T>(name: &str, mut attempt: impl FnMut() -> Attempt<T>) -> T {
-    attempts(name, ATTEMPTS, |_| attempt())
-}
-
-/// Adds the condition for a disk that others use, too: a thread of the test that syncs there waits for the
-/// disk, not for a CPU.
-fn waits_for_the_disk(conditions: Conditions, timer: SyncTimer) -> Conditions {
-    let syncs = timer.stop().unwrap();
-    conditions
-        .at_least("syncs of the test's own", syncs.len() as f64, 10.0)
-        .at_least("median ms of them", evidence::median_ms(&syncs), 5.0)
-        .at_most("share of them in the run queue", evidence::run_queue_share(&syncs), 0.3)
-}
-
-/// Prints the summary of the member, and fails unless it names this fault.
-fn expect(report: &CheckReport, name: &str, verdict: &str, effect: Effect) {
-    let member = report.member(name).unwrap();
-    println!("{name}: {}", member.summary());
-    if let Err(error) = member.expect(verdict, effect) {
-        panic!("{name}: {error:#}");
-    }
-}
-
-fn require(more: &[&[Need]]) {
-    let always = [Need::Root, Need::Bpf, Need::Etcd(ETCD)];
-    requirements::require(&[&always[..], &more.concat()].concat());
-}
-
-/// Sets both latencies of a disk.
-fn slow_down(disk: &SlowFs, write: Duration, flush: Duration) {
-    disk.write_delay(write);
-    disk.flush_delay(flush);
-}
-
-/// Creates a cgroup for a neighbour in each hierarchy that the kernel may use to attribute its requests.
-fn neighbourhood(name: &str) -> Vec<Cgroup> {
-    let hierarchies = [Hierarchy::Controller("blkio"), Hierarchy::Controller("cpu"), Hierarchy::Unified];
-    let there = hierarchies.into_iter().filter(|hierarchy| hierarchy.root().is_ok());
-    let name = format!("{name}-{}", std::process::id());
-    there.map(|hierarchy| Cgroup::named(hierarchy, &name).unwrap()).collect()
-}
-
-fn worker(work: &Work, groups: &[&Cgroup]) -> Culprit {
-    Culprit::start(work.command(Path::new(env!("CARGO_BIN_EXE_worker"))), groups).unwrap()
-}
-
-/// Limits a cgroup to this share of one CPU.
-fn limit_cpu(group: &Cgroup, percent: u32) {
-    group.set("cpu.cfs_period_us", &PERIOD_US.to_string()).unwrap();
-    group.set("cpu.cfs_quota_us", &(PERIOD_US / 100 * percent).to_string()).unwrap();
-}
-
-/// How often and how long a limit of CPU time stops a cgroup, from now on.
-struct Quota<'a> {
-    group: &'a Cgroup,
-    before: Throttled,
-}
-
-impl<'a> Quota<'a> {
-    /// Limits it to this share of one CPU.
-    fn begin(group: &'a Cgroup, percent: u32) -> Self {
-        limit_cpu(group, percent);
-        Self { group, before: group.throttled().unwrap() }
-    }
-
-    /// Removes the limit and returns its effect.
-    fn end(self) -> Throttled {
-        let effect = self.group.throttled().unwrap().since(&self.before);
-        self.group.set("cpu.cfs_quota_us", "-1").unwrap();
-        println!("{effect:?}");
-        effect
-    }
-}
+use self::examination::{
+    ATTACH_LIMIT, Examined, FAST_MS, GOOD_FLUSH, GOOD_WRITE, LOAD, Place, Quota, SETTLE, TIMER_PAUSE, WINDOW,
+    expect, neighbourhood, require, slow_down, undisturbed, waits_for_the_disk, without_fault, worker,
+};
 
 #[test]
 fn verdict_a_fast_disk_is_healthy() {
     require(&[&requirements::LOOP_EXT4]);
-    let report = attempts("verdict_a_fast_disk_is_healthy", ATTEMPTS, |attempt| {
+    let (report, limit) = attempts("verdict_a_fast_disk_is_healthy", ATTEMPTS, |attempt| {
+        let (limits, load) = without_fault(attempt);
         let place = Place::make("verdict");
         let disk = place.fast_disk();
         let etcd = place.member("fast", disk.path()).start().unwrap();
-        let Examined { report, evidence, .. } =
-            place.examine_under(load_without_fault(attempt, &etcd), &etcd, || ());
-        evidence.healthy().judge(report)
+        let Examined { report, evidence, .. } = place.examine_by(limits, load, &etcd, || ());
+        evidence.healthy(limits).judge((report, limits.sync))
     });
-    expect(&report, "fast", "healthy", Effect::Healthy);
+    expect(&report, "fast", "healthy", Effect::Healthy(limit));
 }
 
 #[test]
 fn verdict_memory_is_healthy() {
     require(&[]);
-    let report = attempts("verdict_memory_is_healthy", ATTEMPTS, |attempt| {
+    let (report, limit) = attempts("verdict_memory_is_healthy", ATTEMPTS, |attempt| {
+        let (limits, load) = without_fault(attempt);
         let place = Place::make("verdict");
         let etcd = place.member("memory", &place.at("")).start().unwrap();
-        let Examined { report, evidence, .. } =
-            place.examine_under(load_without_fault(attempt, &etcd), &etcd, || ());
-        evidence.healthy().judge(report)
+        let Examined { report, evidence, .. } = place.examine_by(limits, load, &etcd, || ());
+        evidence.healthy(limits).judge((report, limits.sync))
     });
-    expect(&report, "memory", "healthy", Effect::Healthy);
+    expect(&report, "memory", "healthy", Effect::Healthy(limit));
 }
 
 /// The disk for the cases with neighbours: without them it is healthy.
 #[test]
 fn verdict_a_good_disk_is_healthy() {
     require(&[&requirements::SLOW_EXT4]);
-    let report = attempts("verdict_a_good_disk_is_healthy", ATTEMPTS, |attempt| {
+    let (report, limit) = attempts("verdict_a_good_disk_is_healthy", ATTEMPTS, |attempt| {
+        let (limits, load) = without_fault(attempt);
         let place = Place::make("verdict");
         let disk = place.slow_disk();
         let etcd = place.member("good", disk.path()).start().unwrap();
         slow_down(&disk, GOOD_WRITE, GOOD_FLUSH);
         let before = disk.served();
-        let Examined { report, evidence, .. } =
-            place.examine_under(load_without_fault(attempt, &etcd), &etcd, || ());
+        let Examined { report, evidence, .. } = place.examine_by(limits, load, &etcd, || ());
         let served = disk.served().since(&before);
         println!("good: {served:?}");
         evidence
-            .healthy()
+            .healthy(limits)
             .at_most("ms per write of the disk", served.mean_write_ms(), 2.0)
             .at_most("ms per flush of the disk", served.mean_flush_ms(), 2.0)
-            .judge(report)
+            .judge((report, limits.sync))
     });
-    expect(&report, "good", "healthy", Effect::Healthy);
+    expect(&report, "good", "healthy", Effect::Healthy(limit));
 }
 
 #[test]
@@ -431,20 +315,12 @@ fn verdict_a_few_syncs_are_too_few() {
         });
         let evidence = timers.stop().unwrap();
         println!("idle: {evidence}");
-        // Five slow events make a member slow.
+        // Five slow events would make a member slow.
+        let slow = evidence.slow_by(Limits::GUIDANCE);
         Conditions::default()
             .at_least("WAL syncs", evidence.wal_syncs.count, 1.0)
             .at_most("WAL syncs", evidence.wal_syncs.count, 50.0)
-            .at_most(
-                "share of WAL syncs above 8 ms",
-                evidence.wal_syncs.share_above(evidence::FAST_SYNC_S),
-                0.0,
-            )
-            .at_most(
-                "share of commits above 16 ms",
-                evidence.commits.share_above(evidence::FAST_COMMIT_S),
-                0.0,
-            )
+            .at_most("slow events", slow, 4.0)
             .judge(report)
     });
     expect(&report, "idle", "too_few_samples", Effect::Any);
@@ -506,7 +382,7 @@ fn verdict_of_two_faults_the_larger_comes_first() {
         // So many puts between two syncs that etcd needs more than its share of the CPU.
         let many = Load { connections: 256, ..LOAD };
         let Examined { report, evidence, fault: (quota, before) } =
-            place.examine_under(many, &etcd, || (Quota::begin(&group, 5), disk.served()));
+            place.examine_by(Limits::GUIDANCE, many, &etcd, || (Quota::begin(&group, 5), disk.served()));
         let (effect, served) = (quota.end(), disk.served().since(&before));
         println!("both: {served:?}");
         evidence
@@ -549,7 +425,7 @@ fn samples_agree_with_the_scheduler() {
             thread::sleep(SETTLE);
             let timers = Timers::start(&etcd).unwrap();
             let report = place.check(WINDOW, &["--causes", "exact"]);
-            let evidence = timers.stop().unwrap();
+            let evidence = timers.stop().unwrap().of_window(WINDOW);
             println!("sampled: {:?}; {evidence}", load.stop().unwrap());
             evidence
                 .slow()

@@ -210,8 +210,8 @@ impl Place {
         let arguments = ["--hook", case.hook.as_str()];
         let timers = Timers::start(etcd)?;
         let report = check_report::check(Path::new(PROBE), self.scratch.path(), self.window, &arguments)?;
-        let evidence = timers.stop()?;
+        let evidence = timers.stop()?.of_window(self.window);
         println!("guest: {:?}; {evidence}", load.stop()?);
-        Ok((report.sampled_late(evidence.lateness.share), evidence))
+        Ok((report.sampled_late(evidence.lateness.share, evidence.lateness.worst), evidence))
     }
 }

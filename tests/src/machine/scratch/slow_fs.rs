@@ -3,6 +3,7 @@
 //!
 //! One thread serves one request after the other, so requests queue as they do on a slow disk.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
@@ -231,7 +232,18 @@ impl Image {
 }
 
 /// Counts a request, waits for its delay, and adds up the time that this takes.
+///
+/// A disk does not wait for a CPU: the thread that serves it precedes others from its first request on.
+/// `Filesystem::init` runs on another thread.
 fn serve(count: &AtomicU64, delay_ns: &AtomicU64, served_ns: &AtomicU64) {
+    thread_local! {
+        static PRECEDES: Cell<bool> = const { Cell::new(false) };
+    }
+    if !PRECEDES.replace(true)
+        && let Err(error) = process::take_precedence()
+    {
+        eprintln!("cannot give the slow disk a real-time priority: {error}");
+    }
     count.fetch_add(1, Ordering::Relaxed);
     let delay_ns = delay_ns.load(Ordering::Relaxed);
     if delay_ns > 0 {
@@ -243,8 +255,6 @@ fn serve(count: &AtomicU64, delay_ns: &AtomicU64, served_ns: &AtomicU64) {
 
 impl Filesystem for Image {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // On the thread that serves the requests: a disk does not wait for a CPU.
-        process::take_precedence()?;
         // Without it the loop device issues one request at a time, and its queue hides the queue of the disk.
         config
             .add_capabilities(InitFlags::FUSE_ASYNC_DIO)
