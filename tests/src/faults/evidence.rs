@@ -255,7 +255,13 @@ impl Evidence {
     /// Returns the conditions for a member that its storage makes slow: [`Evidence::slow`], and waiting for a
     /// CPU takes less than half of the time of its syncs.
     pub fn slow_by_storage(&self) -> Conditions {
-        self.slow().at_most("run-queue delay per second of WAL syncs", self.run_queue_share(), 0.5)
+        self.slow_by_storage_within(0.5)
+    }
+
+    /// Returns the same conditions with another limit of the run-queue delay per second of WAL syncs.
+    pub fn slow_by_storage_within(&self, run_queue_share_max: f64) -> Conditions {
+        let run_queue_share = self.run_queue_share();
+        self.slow().at_most("run-queue delay per second of WAL syncs", run_queue_share, run_queue_share_max)
     }
 
     /// Returns the run-queue delay of all threads relative to the time of all WAL syncs.

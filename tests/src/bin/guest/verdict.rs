@@ -35,6 +35,11 @@ const STARVED_WINDOW: Duration = Duration::from_secs(25);
 /// How long load and fault last before `check` starts.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// The run-queue delay of all threads of etcd for each second of its WAL syncs above which an attempt is
+/// disturbed. On one emulated CPU the other threads wait in parallel: 0.6 to 1.5 was measured while the syncs
+/// themselves waited for the disk.
+const RUN_QUEUE_SHARE_MAX: f64 = 4.0;
+
 /// The delay of a slow operation.
 const SLOW: Duration = Duration::from_millis(40);
 
@@ -101,7 +106,7 @@ pub fn io_throttled(case: Case, machine: &Machine) -> anyhow::Result<String> {
         let rate = (group.unified_writes(&device)? - before) as f64 / since.elapsed().as_secs_f64();
         group.set("io.max", &format!("{device} wiops=max"))?;
         let conditions = evidence
-            .slow_by_storage()
+            .slow_by_storage_within(RUN_QUEUE_SHARE_MAX)
             .at_least("writes per second of the cgroup", rate, f64::from(FEW_WRITES) / 2.0)
             .at_most("writes per second of the cgroup", rate, f64::from(FEW_WRITES) * 1.2);
         Ok(conditions.judge(report))
@@ -160,8 +165,11 @@ pub fn queue_saturated(case: Case) -> anyhow::Result<String> {
         let (mut crowd, since) = crowd.context("the crowd was started")?;
         crowd.is_at_it()?;
         let rate = process::write_calls(crowd.pid())? as f64 / since.elapsed().as_secs_f64();
-        let conditions =
-            evidence.slow_by_storage().at_least("writes per second of the crowd", rate, CROWDED_WRITES);
+        let conditions = evidence.slow_by_storage_within(RUN_QUEUE_SHARE_MAX).at_least(
+            "writes per second of the crowd",
+            rate,
+            CROWDED_WRITES,
+        );
         Ok(conditions.judge((report, group.name())))
     };
     undisturbed(case, attempt, |(report, name)| {
